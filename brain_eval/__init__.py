@@ -1,0 +1,1 @@
+"""Stimuli, activations, benchmarks, comparison and tables: how primate-like is a network?"""

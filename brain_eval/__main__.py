@@ -1,0 +1,128 @@
+"""Command line: python -m brain_eval COMMAND. Each command is one stage of the workflow."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from brain_eval.errors import UserError
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Benchmarks = Annotated[
+    list[str], typer.Option("--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable.")
+]
+Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")]
+
+
+@app.command()
+def benchmarks(data: Data = Path("data")) -> None:
+    """List every benchmark: species, region, stimuli, neurons, licence, citation, data here or not."""
+    from brain_eval.benchmarks import listing
+
+    typer.echo(listing(data))
+
+
+@app.command()
+def fetch(benchmark: Benchmarks, out: Path, data: Data = Path("data")) -> None:
+    """Find or download each benchmark's files, check their hashes, write OUT/NAME.json for each."""
+    from brain_eval.benchmarks import fetch_all
+
+    fetch_all(benchmark, data, out)
+
+
+@app.command()
+def extract(
+    model: Annotated[str, typer.Option(help="network.pt, MODULE:FUNCTION, torchvision:NAME or pixels.")],
+    benchmark: Benchmarks,
+    out: Annotated[Path, typer.Option(help="Folder; one NAME.nc per benchmark is written there.")],
+    data: Data = Path("data"),
+    layers: Annotated[str, typer.Option(help="Comma-separated layers; empty: all stages.")] = "",
+    weights: Annotated[Path | None, typer.Option(help="State dict for MODULE:FUNCTION or torchvision.")] = None,
+    arguments: Annotated[str, typer.Option(help="JSON object of arguments for MODULE:FUNCTION.")] = "{}",
+    preprocessing: Annotated[
+        str,
+        typer.Option(
+            help='JSON {"image_size": 32, "channels": 3, "mean": [..], "std": [..]}, or a .json file with it.'
+        ),
+    ] = "",
+    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Torch's threads.")] = 1,
+) -> None:
+    """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""
+    from brain_eval.activations import extract_all
+    from brain_eval.models import load_model
+
+    if preprocessing.endswith(".json"):
+        preprocessing = json.dumps(json.loads(Path(preprocessing).read_text(encoding="utf-8"))["preprocessing"])
+    loaded = load_model(model, layers, weights, arguments, preprocessing)
+    extract_all(loaded, benchmark, data, out, batch_size=batch_size, device=device, threads=threads)
+
+
+@app.command()
+def score(
+    activations: Annotated[Path, typer.Option(help="Folder with one NAME.nc per benchmark.")],
+    benchmark: Benchmarks,
+    out: Annotated[Path, typer.Option(help="CSV of scores to write.")],
+    rdms: Annotated[Path, typer.Option(help="NetCDF of the model's RDMs to write (small benchmarks only).")],
+    data: Data = Path("data"),
+    identity: Annotated[
+        str, typer.Option(help="network,rule,kind,seed: who is scored.")
+    ] = "network,rule,kind,0",
+    metrics: Annotated[str, typer.Option(help="Comma-separated: spearman, rho-a.")] = "spearman,rho-a",
+    draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
+) -> None:
+    """Compare one model's RDMs with each benchmark's recordings, layer by layer."""
+    from brain_eval.scoring import score_model
+
+    score_model(
+        activations, benchmark, data, out, rdms,
+        identity=identity, metrics=metrics.split(","), draws=draws, seed=seed, confidence=confidence,
+    )  # fmt: skip
+
+
+@app.command()
+def tables(results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")]) -> None:
+    """Collect the study's CSVs into results/STUDY/tables."""
+    from brain_eval.tables import write_tables
+
+    write_tables(results)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")],
+    config: Annotated[Path, typer.Option(help="The study's YAML file.")],
+    data: Data = Path("data"),
+) -> None:
+    """Draw results/STUDY/figures and write results/STUDY/report.html, one file that opens offline."""
+    from brain_eval.report import write_report
+
+    write_report(results, config, data)
+
+
+def main() -> None:
+    """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"brain_eval: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"brain_eval: {error}; mend that and run the same command again", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

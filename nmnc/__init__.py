@@ -1,0 +1,1 @@
+"""Learning rules and networks: neural manifold noise correlation, its relatives and its controls."""

@@ -1,0 +1,18 @@
+"""The one exception for mistakes a user can make, and the question "did you mean"."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake the user can mend. The message is one line: what, where, what to do.
+
+    The command line prints it to stderr and ends with exit status 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for a near miss, else '; known: A, B, C' (known words sorted)."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"

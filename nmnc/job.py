@@ -1,0 +1,145 @@
+"""One training job: from a study, a network, a rule and a seed to the files of results/STUDY/networks."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmnc.checkpoint import run_key, save_network, weights_sha256
+from nmnc.config import Study
+from nmnc.data import Dataset, image_shape_of, load_dataset
+from nmnc.errors import UserError, did_you_mean
+from nmnc.files import only_writer, write_csv, write_text
+from nmnc.networks import build_network, layer_sizes
+from nmnc.provenance import git_commit, hardware, versions
+from nmnc.rules import make_rule
+from nmnc.runs import Identity, data_folder, results_folder
+from nmnc.training import ALIGNMENT_COLUMNS, EPOCH_COLUMNS, Trainer, choose_device, now
+
+
+def check(study: Study) -> None:
+    """Refuse what can be refused before any job runs: unknown networks and rules, subspaces that do not fit.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    if study.dataset is None:
+        return
+    shape, classes = image_shape_of(study.dataset, data_folder(study))
+    for name, entry in study.networks.items():
+        network = build_network(entry.kind, shape, classes, entry.arguments)
+        try:
+            sizes = layer_sizes(network, shape)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"networks.{name}: images of shape {shape} do not pass: {reason}") from None
+        if sizes[-1] != classes:
+            raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
+        for label in study.labels():
+            run = study.run(label)
+            try:
+                make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
+            except UserError as error:
+                raise UserError(f"rules.{label} on networks.{name}: {error}") from None
+
+
+def train_job(study: Study, network: str, label: str, seed: int, out: Path | None, wait: float) -> Path:
+    """Train one run, or finish a killed one, and write its files; returns their folder.
+
+    Args:
+        study: the checked study.
+        network: a name of study.networks.
+        label: a label of study.labels().
+        seed: decides everything random.
+        out: folder to write to; None: results/STUDY/networks/NETWORK/RULE/seedN.
+        wait: seconds to wait for another process that trains the same run.
+
+    Raises:
+        UserError: unknown names, unusable data, a second writer, or a run that diverged.
+    """
+    for word, known, what in ((network, study.networks, "network"), (label, study.labels(), "rule")):
+        if word not in known:
+            raise UserError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
+    run = study.run(label)
+    identity = Identity(network, label, run.kind, seed)
+    torch.set_num_threads(study.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    device = choose_device(study.device)
+    assert study.dataset is not None  # a study with networks has one (nmnc.config)
+    dataset = load_dataset(study.dataset, data_folder(study))
+    description = {
+        "network": study.networks[network].model_dump(mode="json"),
+        "run": run.model_dump(mode="json"),
+        "seed": seed,
+        "dataset_sha256": dataset.sha256,
+        "threads": study.threads,
+        "device": device.type,
+        "torch": torch.__version__,
+        "source": _source_sha256(),
+    }
+    folder = results_folder(study)
+    checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{run_key(description)}"
+    out = out or folder / "networks" / identity.folder
+    with only_writer(checkpoints, wait):
+        started = now()
+        trainer = Trainer(dataset, study.networks[network], run, seed, device)
+        trainer.train(checkpoints / "state.pt")
+        _publish(out, study, identity, trainer, dataset, started)
+    return out
+
+
+def _publish(out: Path, study: Study, identity: Identity, trainer: Trainer, dataset: Dataset, started: str) -> None:
+    """Write network.pt, the CSVs and the provenance, the network last: where it is, all is."""
+    entry = study.networks[identity.network]
+    facts = {
+        "name": dataset.name,
+        "sha256": dataset.sha256,
+        "citation": dataset.citation,
+        "licence": dataset.licence,
+        "n_train": len(dataset.train_labels),
+        "n_test": len(dataset.test_labels),
+    }
+    run = trainer.run.model_dump(mode="json")
+    provenance = {
+        "study": study.study,
+        **identity._asdict(),
+        "config": run | {"network": entry.model_dump(mode="json")},
+        "versions": versions(),
+        "hardware": hardware(trainer.device),
+        "threads": study.threads,
+        "device": trainer.device.type,
+        "dataset": facts,
+        "started": started,
+        "finished": now(),
+        "seconds": round(sum(trainer.seconds.values()), 3),
+        "git": git_commit(),
+        "weights_sha256": weights_sha256(trainer.network),
+    }
+    config: dict[str, Any] = {
+        "network": {
+            "name": identity.network,
+            "kind": entry.kind,
+            "image_shape": list(dataset.image_shape),
+            "classes": dataset.classes,
+            "arguments": entry.arguments,
+        },
+        "preprocessing": dataset.preprocessing(),
+        "run": run | {"rule": identity.rule, "seed": identity.seed},
+    }
+    write_csv(out / "epochs.csv", EPOCH_COLUMNS, trainer.epochs)
+    write_csv(out / "alignment.csv", ALIGNMENT_COLUMNS, trainer.alignment)
+    timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
+    write_csv(out / "timing.csv", ("stage", "seconds"), timing)
+    write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+    save_network(out / "network.pt", trainer.network, config)
+
+
+def _source_sha256() -> str:
+    """Hash of this package's sources: other code may train other weights."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
+    return digest.hexdigest()

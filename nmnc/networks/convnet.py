@@ -1,0 +1,44 @@
+"""Plain convolutional networks: convolution, ReLU, average pooling; then fully connected layers."""
+
+from itertools import pairwise
+
+from torch import nn
+
+from nmnc.networks.network import Network
+
+
+def convnet(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    channels: list[int] | None = None,
+    hidden: list[int] | None = None,
+    kernel: int = 3,
+    batch_norm: bool = False,
+    dropout: float = 0.0,
+) -> Network:
+    """Stages conv1, conv2, ..., fc1, ..., logits. A stage's output is taken after its pooling.
+
+    Args:
+        image_shape: (channels, height, width) of one image.
+        classes: number of outputs.
+        channels: output channels of each convolution (default 32, 64, 128); every one halves the map.
+        hidden: units of each fully connected layer before the logits (default 128).
+        kernel: side of the square kernels, odd.
+        batch_norm: normalise between convolution and ReLU.
+        dropout: probability of dropping a unit of a fully connected layer.
+    """
+    channels = [32, 64, 128] if channels is None else channels
+    hidden = [128] if hidden is None else hidden
+    stages: list[tuple[str, nn.Module]] = []
+    for number, (before, after) in enumerate(pairwise([image_shape[0], *channels]), 1):
+        normalise = [nn.BatchNorm2d(after)] if batch_norm else []
+        convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2)
+        stages.append((f"conv{number}", nn.Sequential(convolution, *normalise, nn.ReLU(), nn.AvgPool2d(2))))
+    side = [extent // 2 ** len(channels) for extent in image_shape[1:]]
+    units = [([image_shape[0], *channels][-1]) * side[0] * side[1], *hidden]
+    for number, (before, after) in enumerate(pairwise(units), 1):
+        drop = [nn.Dropout(dropout)] if dropout else []
+        stages.append((f"fc{number}", nn.Sequential(nn.Flatten(), nn.Linear(before, after), nn.ReLU(), *drop)))
+    stages.append(("logits", nn.Sequential(nn.Flatten(), nn.Linear(units[-1], classes))))
+    return Network(stages)

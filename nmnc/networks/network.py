@@ -1,0 +1,64 @@
+"""A network is a list of stages; each stage is any module from the previous stage's output to its own."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """Named stages run one after the other; the last one gives the logits.
+
+    Attributes:
+        stages: the modules, in order.
+        stage_names: their names, in order.
+    """
+
+    def __init__(self, stages: Iterable[tuple[str, nn.Module]]) -> None:
+        super().__init__()
+        named = list(stages)
+        self.stage_names = tuple(name for name, _ in named)
+        self.stages = nn.ModuleList(module for _, module in named)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (batch, channels, height, width) -> logits (batch, classes)."""
+        return self.suffix(x, 0)
+
+    def prefix(self, x: Tensor, stage: int) -> Tensor:
+        """Output of stage number `stage` (counted from 0) for images `x`."""
+        for module in self.stages[: stage + 1]:
+            x = module(x)
+        return x
+
+    def suffix(self, x: Tensor, from_stage: int) -> Tensor:
+        """Logits from the input of stage number `from_stage`."""
+        for module in self.stages[from_stage:]:
+            x = module(x)
+        return x
+
+    def outputs(self, x: Tensor, connected: bool) -> list[Tensor]:
+        """Outputs of every stage, the logits last.
+
+        Args:
+            x: images (batch, channels, height, width).
+            connected: True leaves the stages in one autograd graph; False gives each stage a
+                detached input, so that no gradient can flow from one stage to another.
+        """
+        results = []
+        for module in self.stages:
+            x = module(x)
+            results.append(x)
+            if not connected:
+                x = x.detach()
+        return results
+
+
+def layer_sizes(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
+    """Units in each stage's output for one image of (channels, height, width)."""
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        outputs = network.outputs(torch.zeros(1, *image_shape, device=device), connected=True)
+    network.train(was_training)
+    return [output.numel() for output in outputs]

@@ -1,0 +1,102 @@
+"""Perturbed copies see the clean batch's batch-norm statistics and dropout masks, never their own.
+
+Without this, noise in one image would leak into the statistics of all others, running statistics would
+drift with every perturbation, and a fresh dropout mask would drown the noise.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+Record = dict[nn.Module, tuple[Tensor, ...]]
+
+
+def _record_batch_norm(module: _BatchNorm, record: Record, update: bool, x: Tensor) -> Tensor:
+    over = [axis for axis in range(x.ndim) if axis != 1]
+    with torch.no_grad():
+        variance, mean = torch.var_mean(x, over, correction=0)
+    record[module] = (mean, variance)
+    running = (module.running_mean, module.running_var) if update else (None, None)
+    if update and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+    momentum = 0.1 if module.momentum is None else module.momentum
+    return F.batch_norm(x, *running, module.weight, module.bias, True, momentum, module.eps)
+
+
+def _replay_batch_norm(module: _BatchNorm, record: Record, x: Tensor) -> Tensor:
+    mean, variance = record[module]
+    return F.batch_norm(x, mean, variance, module.weight, module.bias, False, 0.0, module.eps)
+
+
+def _record_dropout(module: _DropoutNd, record: Record, x: Tensor) -> Tensor:
+    # F.dropout of ones draws whole channels for Dropout2d and single units for Dropout.
+    draw = F.dropout2d if isinstance(module, nn.Dropout2d) else F.dropout
+    mask = draw(torch.ones_like(x), module.p, True)
+    record[module] = (mask,)
+    return x * mask
+
+
+def _replay_dropout(module: _DropoutNd, record: Record, rows: int, x: Tensor) -> Tensor:
+    (mask,) = record[module]
+    return x * mask[:rows].repeat(len(x) // rows, *[1] * (x.ndim - 1))
+
+
+@contextmanager
+def _forwards(replaced: dict[nn.Module, partial[Tensor]]) -> Iterator[None]:
+    """Give modules another forward for a while."""
+    for module, forward in replaced.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in replaced:
+            del module.forward
+
+
+def _random_modules(network: nn.Module) -> tuple[list[_BatchNorm], list[_DropoutNd]]:
+    """Modules in training mode whose output depends on the rest of the batch or on chance."""
+    modules = [module for module in network.modules() if module.training]
+    norms = [module for module in modules if isinstance(module, _BatchNorm)]
+    return norms, [module for module in modules if isinstance(module, _DropoutNd)]
+
+
+@contextmanager
+def recording(network: nn.Module, update_statistics: bool = True) -> Iterator[Record]:
+    """Within: a forward pass keeps its batch-norm statistics and dropout masks in the yielded record.
+
+    Args:
+        network: in training mode; in evaluation mode nothing is recorded or needed.
+        update_statistics: False leaves batch norm's running statistics as they are.
+    """
+    record: Record = {}
+    norms, dropouts = _random_modules(network)
+    replaced: dict[nn.Module, partial[Tensor]] = {
+        module: partial(_record_batch_norm, module, record, update_statistics) for module in norms
+    }
+    replaced.update({module: partial(_record_dropout, module, record) for module in dropouts})
+    with _forwards(replaced):
+        yield record
+
+
+@contextmanager
+def replaying(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
+    """Within: forward passes use a record instead of their own batch.
+
+    Args:
+        network: the recorded network, in the same mode.
+        record: what `recording` yielded.
+        rows: the batch consists of whole copies of the first `rows` images of the recorded batch.
+    """
+    norms, dropouts = _random_modules(network)
+    replaced: dict[nn.Module, partial[Tensor]] = {
+        module: partial(_replay_batch_norm, module, record) for module in norms
+    }
+    replaced.update({module: partial(_replay_dropout, module, record, rows) for module in dropouts})
+    with _forwards(replaced):
+        yield

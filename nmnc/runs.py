@@ -1,0 +1,60 @@
+"""The runs of a study: which networks are trained, which models are scored, and their parameters."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nmnc.config import Study
+
+
+class Identity(NamedTuple):
+    """Who is scored: the key of every table."""
+
+    network: str
+    rule: str
+    kind: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """NETWORK/RULE/seedN, the folder below networks/, activations/ and so on."""
+        return f"{self.network}/{self.rule}/seed{self.seed}"
+
+
+def trained(study: Study) -> list[Identity]:
+    """One identity per network, rule (with untrained) and seed."""
+    return [
+        Identity(network, label, study.run(label).kind, seed)
+        for network in study.networks
+        for label in study.labels()
+        for seed in study.seeds
+    ]
+
+
+def references(study: Study) -> list[Identity]:
+    """The models that are scored but not trained here, and the pixels."""
+    models = [Identity(name, "pretrained", "pretrained", 0) for name in study.evaluation.models]
+    return [*models, Identity("pixels", "pixels", "pixels", 0)]
+
+
+def parameters(study: Study) -> Iterator[dict[str, Any]]:
+    """Rows of tables/runs.csv: identity, then every parameter of the run as SECTION.KEY."""
+    for identity in trained(study):
+        run = study.run(identity.rule)
+        row: dict[str, Any] = identity._asdict()
+        for section in ("training", "noise"):
+            row |= {f"{section}.{key}": value for key, value in getattr(run, section).model_dump().items()}
+        yield row
+    for identity in references(study):
+        yield identity._asdict()
+
+
+def data_folder(study: Study) -> Path:
+    """NMNC_DATA, else `paths.data` of the study."""
+    return Path(os.environ.get("NMNC_DATA") or study.paths.data)
+
+
+def results_folder(study: Study) -> Path:
+    """RESULTS/STUDY."""
+    return study.paths.results / study.study

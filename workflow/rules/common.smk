@@ -1,0 +1,146 @@
+# What all rules share: the checked study, paths, the command of each stage and its sources.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, workflow.basedir)
+
+from nmnc import runs
+from workflow.start import (
+    begin,
+    gpu_present,
+    owner_file,
+    prepare_environment,
+    remember_owner,
+)
+
+# Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
+# leak into every other one. The study is read whole from one file instead.
+CONFIG, STUDY, EVALUATION_BENCHMARKS = begin(
+    workflow.overwrite_configfiles, workflow.config_settings.config
+)
+RESULTS = runs.results_folder(STUDY).as_posix()
+DATA = runs.data_folder(STUDY).as_posix()
+TRAINED = runs.trained(STUDY)
+SCORED = [*TRAINED, *runs.references(STUDY)]
+EVALUATION = STUDY.evaluation
+RUN_FILES = [
+    "network.pt",
+    "epochs.csv",
+    "alignment.csv",
+    "timing.csv",
+    "provenance.json",
+]
+prepare_environment(DATA)
+GPUS = int(STUDY.device != "cpu" and gpu_present())
+
+
+wildcard_constraints:
+    network="[^/]+",
+    label="[^/]+",
+    seed=r"\d+",
+    benchmark="[^/]+",
+
+
+envvars:
+    "NMNC_DATA",
+
+
+onstart:
+    remember_owner()
+
+
+onsuccess:
+    owner_file().unlink(missing_ok=True)
+
+
+def sources(*modules):
+    """Files of our packages that these modules are made of, theirs and all they import."""
+    from workflow.sources import closure
+
+    return closure(Path(workflow.basedir), modules)
+
+
+def benchmark_sources():
+    """Modules of the study's benchmarks, which are imported by name and not by an import statement."""
+    folders = EVALUATION.benchmark_folders
+    names = ["folder" if name in folders else name for name in EVALUATION.benchmarks]
+    return [
+        "brain_eval.benchmarks",
+        *(f"brain_eval.benchmarks.{name}" for name in names),
+    ]
+
+
+def training_parameters(wildcards):
+    """What decides the weights beside the data: a change reruns the training."""
+    run = STUDY.run(wildcards.label).model_dump(mode="json")
+    network = STUDY.networks[wildcards.network].model_dump(mode="json")
+    return json.dumps(
+        {"run": run, "network": network, "threads": STUDY.threads}, sort_keys=True
+    )
+
+
+def pixel_preprocessing():
+    """Pixels as the study's networks see them: a file or JSON text for --preprocessing."""
+    if STUDY.networks:
+        return f"{RESULTS}/dataset.json"
+    given = [
+        model.preprocessing
+        for model in EVALUATION.models.values()
+        if model.preprocessing
+    ]
+    default = {"image_size": 32, "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
+    return given[0].model_dump_json() if given else json.dumps(default)
+
+
+def model_inputs(wildcards):
+    """The network.pt of a trained run; for pixels what says how the networks see them; else nothing."""
+    if wildcards.network == "pixels" and STUDY.networks:
+        return pixel_preprocessing()
+    if wildcards.network not in STUDY.networks:
+        return []
+    return f"{RESULTS}/networks/{wildcards.network}/{wildcards.label}/seed{wildcards.seed}/network.pt"
+
+
+def model_options(wildcards):
+    """Options of `brain_eval extract` that name the model."""
+    options = {
+        "--batch-size": "256",
+        "--device": STUDY.device,
+        "--threads": str(STUDY.threads),
+    }
+    if wildcards.network in STUDY.networks:
+        options["--model"] = model_inputs(wildcards)
+    elif wildcards.network in EVALUATION.models:
+        model = EVALUATION.models[wildcards.network]
+        options |= {
+            "--model": model.network,
+            "--arguments": json.dumps(model.arguments),
+        }
+        options["--layers"] = ",".join(model.layers)
+        if model.weights:
+            options["--weights"] = (Path(DATA) / model.weights).as_posix()
+        if model.preprocessing:
+            options["--preprocessing"] = model.preprocessing.model_dump_json()
+    else:
+        options |= {"--model": "pixels", "--preprocessing": pixel_preprocessing()}
+    return shlex.join(word for option in options.items() for word in option)
+
+
+def kind_of(wildcards):
+    """The kind of rule that a scored identity was trained by."""
+    key = (wildcards.network, wildcards.label, int(wildcards.seed))
+    return next(one.kind for one in SCORED if (one.network, one.rule, one.seed) == key)
+
+
+def benchmark_options(wildcards=None):
+    """--benchmark NAME or --benchmark NAME=FOLDER for every benchmark of the study."""
+    return " ".join(
+        f"--benchmark {shlex.quote(spec)}" for spec in EVALUATION_BENCHMARKS
+    )
+
+
+def per_identity(pattern):
+    """`pattern` with {folder} filled in for everything that is scored."""
+    return [pattern.format(folder=identity.folder) for identity in SCORED]

@@ -1,0 +1,47 @@
+# Data: found in the data folder, or downloaded to it; what they are is written beside the results.
+
+
+rule dataset:
+    input:
+        sources("nmnc.data"),
+    output:
+        f"{RESULTS}/dataset.json",
+    log:
+        f"{RESULTS}/logs/dataset.log",
+    benchmark:
+        f"{RESULTS}/timing/dataset.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+    params:
+        config=CONFIG.as_posix(),
+        dataset=STUDY.dataset.model_dump_json() if STUDY.dataset else "",
+    message:
+        "training images: found or downloaded, and described"
+    shell:
+        "python -m nmnc fetch --config {params.config:q} --out {output:q} 2> {log:q}"
+
+
+rule benchmarks:
+    input:
+        sources(*benchmark_sources()),
+    output:
+        [f"{RESULTS}/benchmarks/{name}.json" for name in EVALUATION.benchmarks],
+    log:
+        f"{RESULTS}/logs/benchmarks.log",
+    benchmark:
+        f"{RESULTS}/timing/benchmarks.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        benchmarks=benchmark_options(),
+        out=subpath(output[0], parent=True),
+    message:
+        "benchmarks: found or downloaded, hashes checked, and described"
+    shell:
+        "python -m brain_eval fetch {params.benchmarks} --out {params.out:q} 2> {log:q}"

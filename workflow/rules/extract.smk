@@ -1,0 +1,34 @@
+# Activations: one job per network, rule and seed, all layers and benchmarks in it.
+
+
+rule extract:
+    input:
+        model=model_inputs,
+        benchmarks=rules.benchmarks.output,
+        sources=sources(
+            "brain_eval.activations", "brain_eval.models", *benchmark_sources()
+        ),
+    output:
+        [
+            f"{RESULTS}/activations/{{network}}/{{label}}/seed{{seed}}/{name}.nc"
+            for name in EVALUATION.benchmarks
+        ],
+    log:
+        f"{RESULTS}/logs/extract/{{network}}-{{label}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/timing/extract/{{network}}-{{label}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: STUDY.threads
+    resources:
+        mem_mb=4000,
+        gpu=GPUS,
+    params:
+        model=model_options,
+        benchmarks=benchmark_options,
+        out=subpath(output[0], parent=True),
+    message:
+        "activations of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
+    shell:
+        "python -m brain_eval extract {params.model} {params.benchmarks}"
+        " --out {params.out:q} 2> {log:q}"

@@ -1,0 +1,89 @@
+# Tables, figures and the report.
+
+
+rule runs:
+    input:
+        sources("nmnc.runs"),
+    output:
+        f"{RESULTS}/tables/runs.csv",
+    log:
+        f"{RESULTS}/logs/runs.log",
+    benchmark:
+        f"{RESULTS}/timing/runs.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        config=CONFIG.as_posix(),
+        study=STUDY.model_dump_json(),
+    message:
+        "table of runs and their parameters"
+    shell:
+        "python -m nmnc runs --config {params.config:q} --out {output:q} 2> {log:q}"
+
+
+rule tables:
+    input:
+        runs=rules.runs.output,
+        networks=[
+            f"{RESULTS}/networks/{run.folder}/{name}"
+            for run in TRAINED
+            for name in RUN_FILES
+        ],
+        scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
+        sources=sources("brain_eval.tables"),
+    output:
+        [
+            report(
+                f"{RESULTS}/tables/{name}.csv",
+                caption=f"../report/{name}.rst",
+                category="Tables",
+            )
+            for name in ["scores", "accuracy", "alignment", "comparisons", "timing"]
+        ],
+    log:
+        f"{RESULTS}/logs/tables.log",
+    benchmark:
+        f"{RESULTS}/timing/tables.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        results=subpath(output[0], ancestor=2),
+    message:
+        "tables of the study"
+    shell:
+        "python -m brain_eval tables --results {params.results:q} 2> {log:q}"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.runs.output,
+        rules.benchmarks.output,
+        config=CONFIG.as_posix(),
+        rdms=per_identity(f"{RESULTS}/scores/{{folder}}_rdms.nc"),
+        sources=sources("brain_eval.report", *benchmark_sources()),
+    output:
+        report(
+            f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
+        ),
+    log:
+        f"{RESULTS}/logs/report.log",
+    benchmark:
+        f"{RESULTS}/timing/report.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+    params:
+        results=subpath(output[0], parent=True),
+    message:
+        "figures and report"
+    shell:
+        "python -m brain_eval report --results {params.results:q} --config {input.config:q} 2> {log:q}"

@@ -1,0 +1,32 @@
+# Scores: one job per network, rule and seed, all layers, benchmarks and metrics in it.
+
+
+rule score:
+    input:
+        activations=rules.extract.output,
+        sources=sources("brain_eval.scoring", *benchmark_sources()),
+    output:
+        scores=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}.csv",
+        rdms=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_rdms.nc",
+    log:
+        f"{RESULTS}/logs/score/{{network}}-{{label}}-seed{{seed}}.log",
+    benchmark:
+        f"{RESULTS}/timing/score/{{network}}-{{label}}-seed{{seed}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+    params:
+        activations=lambda wildcards, input: Path(input.activations[0]).parent,
+        benchmarks=benchmark_options,
+        identity=lambda wildcards: ",".join(
+            [wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]
+        ),
+        settings=f"--metrics {','.join(EVALUATION.metrics)} --draws {EVALUATION.bootstrap_draws}"
+        f" --seed {EVALUATION.seed} --confidence {EVALUATION.confidence}",
+    message:
+        "similarity of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}, to the recordings"
+    shell:
+        "python -m brain_eval score --activations {params.activations:q} {params.benchmarks}"
+        " --out {output.scores:q} --rdms {output.rdms:q} --identity {params.identity:q} {params.settings} 2> {log:q}"
