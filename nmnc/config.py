@@ -108,7 +108,9 @@ class ReferenceModel(Section):
 class Evaluation(Section):
     """What brain_eval's commands are called with; nmnc itself never reads this section."""
 
-    benchmarks: list[Name] = Field(["simulated"], min_length=1, description="names of the registry or of benchmark_folders")
+    benchmarks: list[Name] = Field(
+        ["simulated"], min_length=1, description="names of the registry or of benchmark_folders"
+    )
     benchmark_folders: dict[Name, Path] = Field({}, description="your own benchmarks: name -> folder")
     models: dict[Name, ReferenceModel] = Field({}, description="reference models to score beside the rules")
     metrics: list[Literal["spearman", "rho-a"]] = Field(["spearman", "rho-a"], description="RDM comparisons")

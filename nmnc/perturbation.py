@@ -67,9 +67,11 @@ def responses(
     with replaying(network, record, images):
         for stage, (output, perturbation) in enumerate(zip(clean, perturbations, strict=True)):
             flowing = [network.stages[stage](torch.cat(batch))] if batch else []
-            base = output[:images]
+            # One-sided, the unperturbed copy itself is perturbed: the clean pass's output may differ from it
+            # in the last bit, as another batch size takes another path through the matrix product.
+            base = flowing[0][:images] if flowing and not antithetic else output[:images]
             noise = perturbation.noise.view_as(base)
-            second = [base - noise] if antithetic else [base] if stage == 0 else []
+            second = [base - noise] if antithetic else [] if flowing else [base]
             batch = [*flowing, *second, base + noise]
         logits = network.suffix(torch.cat(batch), len(clean))
     logits = logits.view(-1, images, logits.shape[1])

@@ -1,0 +1,35 @@
+"""Fixtures every test may use."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+#: Set where all data sets are known to be there (CI): a test that would be skipped for want of them fails.
+REQUIRED = os.environ.get("NMNC_REQUIRE_DATA") == "1"
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Callable[..., Path]:
+    """A function that returns the data folder, or skips where the named files are not there."""
+
+    def find(*needed: str) -> Path:
+        folder = Path(os.environ.get("NMNC_DATA", "data"))
+        for name in needed:
+            if not (folder / name).exists():
+                pytest.skip(f"real data not here: {folder / name} (set NMNC_DATA to the data folder)")
+        return folder
+
+    return find
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn a skipped test of real data into a failed one where NMNC_REQUIRE_DATA=1."""
+    report = yield
+    needs_data = item.get_closest_marker("real_data") or "data_folder" in getattr(item, "fixturenames", ())
+    if REQUIRED and report.skipped and needs_data and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although NMNC_REQUIRE_DATA=1: {report.longrepr[2]}"
+    return report
