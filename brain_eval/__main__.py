@@ -32,7 +32,11 @@ def benchmarks(data: Data = Path("data")) -> None:
 
 
 @app.command()
-def fetch(benchmark: Benchmarks, out: Path, data: Data = Path("data")) -> None:
+def fetch(
+    benchmark: Benchmarks,
+    out: Annotated[Path, typer.Option(help="Folder; one NAME.json per benchmark is written there.")],
+    data: Data = Path("data"),
+) -> None:
     """Find or download each benchmark's files, check their hashes, write OUT/NAME.json for each."""
     from brain_eval.benchmarks import fetch_all
 

@@ -87,7 +87,8 @@ def main() -> None:
         print(f"nmnc: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"nmnc: {error}; mend that and run the same command again", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"nmnc: {what}; mend that and run the same command again", file=sys.stderr)
         sys.exit(2)
 
 

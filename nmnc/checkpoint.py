@@ -1,8 +1,8 @@
 """network.pt (weights and what they mean, as plain data) and the state a killed run resumes from."""
 
 import hashlib
+import io
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ def save_network(path: Path, network: Network, config: dict[str, Any]) -> None:
             `preprocessing` (image_size, channels, mean, std), and whatever else describes the run.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT, "config": config, "state_dict": weights}, temporary)
+    _save(path, {"format": FORMAT, "config": config, "state_dict": weights})
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -36,7 +35,8 @@ def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
         UserError: no such file, a truncated or foreign file, or weights that do not fit.
     """
     content = read_torch(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    complete = isinstance(content, dict) and {"format", "config", "state_dict"} <= content.keys()
+    if not complete or content["format"] != FORMAT:
         raise UserError(f"{path}: not a network.pt of format {FORMAT}; train it again with python -m nmnc train")
     recipe = content["config"]["network"]
     network = build_network(recipe["kind"], tuple(recipe["image_shape"]), recipe["classes"], recipe["arguments"])
@@ -52,11 +52,13 @@ def read_torch(path: Path) -> Any:
     """`torch.load` of plain data onto the CPU; UserError when missing, truncated or not plain data."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the network first, or mend the path")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: truncated or not a file of torch ({reason}); delete it and run again") from None
+    with path.open("rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # of many kinds for a damaged file; some texts of torch advise to unpickle it
+            raise UserError(
+                f"{path}: truncated, or not a file of torch with plain data; delete it and run again"
+            ) from None
 
 
 def weights_sha256(network: torch.nn.Module) -> str:
@@ -76,10 +78,18 @@ def run_key(description: dict[str, Any]) -> str:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write resume state (tensors and plain data) in one move."""
-    with replacing(path) as temporary:
-        torch.save(state, temporary)
+    _save(path, state)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
     """Resume state, or None where there is none."""
     return read_torch(path) if path.exists() else None
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain data in one move, equal content as equal bytes."""
+    # Through memory: torch itself writes the file's name into the file, and turns a full disk into a RuntimeError.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())

@@ -149,6 +149,8 @@ class Study(Section):
             raise ValueError(f"the name {sorted(taken)[0]!r} is taken; rename that network or model")
         for label in self.rules:
             run = self.run(label)
+            if label == "untrained" and run.kind != "untrained":
+                raise ValueError("rules.untrained: the label is kept for the kind untrained; rename that rule")
             if run.noise.images > run.training.batch_size:
                 raise ValueError(
                     f"rules.{label}: noise.images {run.noise.images} exceeds batch_size {run.training.batch_size}"
@@ -201,12 +203,15 @@ def load_study(path: Path) -> Study:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file of config/") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; give a YAML file of config/") from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" line {where.line + 1}" if where else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); mend it") from None
+        problem = str(getattr(error, "problem", error)).splitlines()[0]
+        raise UserError(f"{path}{line}: not valid YAML ({problem}); mend it") from None
     return study_from(content, str(path))
 
 

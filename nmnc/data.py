@@ -1,6 +1,7 @@
 """Training and test images as tensors: digits, CIFAR-10, an .npz file or a folder of classes."""
 
 import hashlib
+import importlib.util
 import io
 import pickle
 from collections.abc import Callable
@@ -80,12 +81,18 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
     """
     arrays, citation, licence = _source(config.name, data)
     train_images, test_images = (_as_images(arrays[f"x_{part}"], config) for part in ("train", "test"))
-    train_labels, test_labels = (torch.from_numpy(arrays[f"y_{part}"].astype(np.int64)) for part in ("train", "test"))
+    train_labels, test_labels = (_as_labels(arrays[f"y_{part}"], config) for part in ("train", "test"))
     for images, labels, part in ((train_images, train_labels, "train"), (test_images, test_labels, "test")):
         if len(images) != len(labels) or len(images) == 0:
             raise UserError(
                 f"dataset {config.name}: {len(images)} {part} images but {len(labels)} labels; mend the file"
             )
+    shape, other = train_images.shape[1:], test_images.shape[1:]
+    if shape != other or shape[1] != shape[2]:
+        raise UserError(
+            f"dataset {config.name}: images (channels, height, width) are {tuple(shape)} for training and "
+            f"{tuple(other)} for testing; make them alike and square, or set dataset.image_size"
+        )
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     train_images, train_labels = train_images[: config.train_images], train_labels[: config.train_images]
     test_images, test_labels = test_images[: config.test_images], test_labels[: config.test_images]
@@ -144,6 +151,16 @@ def _as_images(array: NDArray[Any], config: DatasetConfig) -> Tensor:
     return torch.cat(resized).round().clamp(0, 255).to(torch.uint8)
 
 
+def _as_labels(array: NDArray[Any], config: DatasetConfig) -> Tensor:
+    """Any whole numbers (images,) -> int64."""
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
+        raise UserError(
+            f"dataset {config.name}: labels are {array.dtype} of shape {array.shape}; "
+            "give whole numbers from 0 on, one for each image: shape (images,)"
+        )
+    return torch.from_numpy(array.astype(np.int64))
+
+
 def read_npz(path: Path) -> Arrays:
     """The four arrays of an .npz file; UserError when one is missing or the file is truncated."""
     try:
@@ -184,10 +201,13 @@ def read_folder(path: Path) -> Arrays:
 
 def _digits(_: Path) -> Arrays:
     """1,797 handwritten digits of 8 x 8 pixels; a fixed random fifth of them is the test set."""
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    # scikit-learn's own file, read as `load_digits` does, without the seconds its import costs every job.
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise UserError("dataset digits: it ships with scikit-learn, which is not installed; install scikit-learn")
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:1437], order[1437:]
     return {

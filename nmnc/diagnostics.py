@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.manifold import principal_basis
+from nmnc.manifold import layer_basis
 from nmnc.networks import Network
 from nmnc.rules import Rule
 
@@ -54,13 +54,19 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
         images: held-out images, normalised, (images, channels, height, width).
         labels: int64 (images,).
         activity_images: training images for the bases of rules without one.
+
+    Raises:
+        UserError: a layer's activity is NaN or infinite.
     """
     network = rule.network
     training = network.training
     network.eval()
     with torch.no_grad():
         activity = network.outputs(activity_images, connected=True)[:-1] if not rule.bases else []
-    bases = rule.bases or [principal_basis(output.flatten(1), noise.dimensions) for output in activity]
+    bases = rule.bases or [
+        layer_basis(name, output.flatten(1), noise.dimensions)
+        for name, output in zip(network.stage_names, activity, strict=False)
+    ]
 
     outputs = network.outputs(images, connected=True)
     hidden, logits = outputs[:-1], outputs[-1]
@@ -116,7 +122,8 @@ def _weight_cosines(network: Network, images: Tensor, true: list[Tensor], signal
     outputs = network.outputs(images, connected=False)
     cosines = []
     for stage, (gradient, signal) in enumerate(zip(true, signals, strict=True)):
-        output, weights = outputs[stage], list(network.stages[stage].parameters())
+        output = outputs[stage]
+        weights = [weight for weight in network.stages[stage].parameters() if weight.requires_grad]
         pair = [
             torch.cat(
                 [part.flatten() for part in torch.autograd.grad(output, weights, s.view_as(output), retain_graph=True)]

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can make, and the question "did you mean"."""
+"""The one exception for mistakes a user can make, and how errors are put into words."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,11 @@ class UserError(Exception):
 
     The command line prints it to stderr and ends with exit status 2.
     """
+
+
+def in_one_line(error: Exception) -> str:
+    """An error of somebody else's code: its kind and the first line of its text."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,14 +14,27 @@ from nmnc.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error."""
+    """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
+
+    An OSError that names no file, such as that of a full disk, is raised again with the name of `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_remnants(folder: Path) -> None:
+    """Delete the temporary files of `replacing` that killed processes left in `folder`."""
+    for remnant in folder.glob(".*.part"):
+        remnant.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,6 +59,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]
 def only_writer(folder: Path, wait: float) -> Iterator[None]:
     """Hold the lock of `folder` (made if absent); the kernel drops it when the process dies.
 
+    What killed holders left half-written there is removed.
+
     Args:
         folder: the folder no second process may write to meanwhile.
         wait: seconds to wait for another holder before giving up.
@@ -66,4 +81,5 @@ def only_writer(folder: Path, wait: float) -> Iterator[None]:
                         f"another process is training in {folder}; wait for it or stop it, then run again"
                     ) from None
                 time.sleep(0.2)
+        remove_remnants(folder)
         yield

@@ -11,7 +11,7 @@ from nmnc.checkpoint import run_key, save_network, weights_sha256
 from nmnc.config import Study
 from nmnc.data import Dataset, image_shape_of, load_dataset
 from nmnc.errors import UserError, did_you_mean
-from nmnc.files import only_writer, write_csv, write_text
+from nmnc.files import only_writer, remove_remnants, write_csv, write_text
 from nmnc.networks import build_network, layer_sizes
 from nmnc.provenance import git_commit, hardware, versions
 from nmnc.rules import make_rule
@@ -32,9 +32,8 @@ def check(study: Study) -> None:
         network = build_network(entry.kind, shape, classes, entry.arguments)
         try:
             sizes = layer_sizes(network, shape)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"networks.{name}: images of shape {shape} do not pass: {reason}") from None
+        except UserError as error:
+            raise UserError(f"networks.{name}: {error}") from None
         if sizes[-1] != classes:
             raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
         for label in study.labels():
@@ -65,8 +64,9 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     run = study.run(label)
     identity = Identity(network, label, run.kind, seed)
     torch.set_num_threads(study.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     device = choose_device(study.device)
+    if device.type == "cuda":  # on the CPU nothing we use is random, and the call imports seconds of torch
+        torch.use_deterministic_algorithms(True, warn_only=True)
     assert study.dataset is not None  # a study with networks has one (nmnc.config)
     dataset = load_dataset(study.dataset, data_folder(study))
     description = {
@@ -92,6 +92,8 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
 
 def _publish(out: Path, study: Study, identity: Identity, trainer: Trainer, dataset: Dataset, started: str) -> None:
     """Write network.pt, the CSVs and the provenance, the network last: where it is, all is."""
+    remove_remnants(out)
+    (out / "network.pt").unlink(missing_ok=True)
     entry = study.networks[identity.network]
     facts = {
         "name": dataset.name,

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from nmnc.errors import UserError
+
 #: Singular values below this part of the largest are lost in the Gram matrix's square (float32 input).
 RELATIVE_TOLERANCE = 1e-4
 
@@ -19,15 +21,30 @@ def principal_basis(activity: Tensor, dimensions: int) -> Tensor:
 
     Returns:
         (units, d) in the dtype of `activity`, d <= dimensions: fewer where activity spans fewer.
+
+    Raises:
+        FloatingPointError: the activity is NaN, infinite or so large that its square is.
     """
     centred = activity - activity.mean(0)
     gram = (centred @ centred.T).double()
+    if not gram.isfinite().all():
+        raise FloatingPointError("activity is NaN or infinite")
     eigenvalues, vectors = torch.linalg.eigh(gram)
     eigenvalues, vectors = eigenvalues.flip(0)[:dimensions], vectors.flip(1)[:, :dimensions]
     keep = eigenvalues > eigenvalues[0].clamp_min(0) * RELATIVE_TOLERANCE**2
     components = centred.T @ vectors[:, keep].to(activity.dtype)
     # The eigenvectors are orthogonal in float64, their float32 images only nearly so.
     return torch.linalg.qr(components).Q
+
+
+def layer_basis(layer: str, activity: Tensor, dimensions: int) -> Tensor:
+    """`principal_basis` of a layer's activity; UserError with the layer's name when that is not finite."""
+    try:
+        return principal_basis(activity, dimensions)
+    except FloatingPointError as error:
+        raise UserError(
+            f"layer {layer}: {error}; lower training.learning_rate or set training.clip_norm, then run again"
+        ) from None
 
 
 def random_basis(units: int, dimensions: int, generator: torch.Generator, device: torch.device) -> Tensor:

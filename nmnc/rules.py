@@ -14,7 +14,7 @@ from torch import Tensor
 from nmnc.config import Noise
 from nmnc.errors import UserError, did_you_mean
 from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback
-from nmnc.manifold import principal_basis, random_basis
+from nmnc.manifold import layer_basis, random_basis
 from nmnc.networks import Network
 from nmnc.perturbation import Perturbation, isotropic, responses, within_subspace
 from nmnc.replay import Record
@@ -171,9 +171,12 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         bases = []
         for name, outputs in zip(self.network.stage_names, zip(*batches, strict=True), strict=False):
             activity = torch.cat([output.flatten(1) for output in outputs])[-self.noise.basis_images :]
-            basis = principal_basis(activity, self.noise.dimensions)
+            basis = layer_basis(name, activity, self.noise.dimensions)
             if basis.shape[1] == 0:
-                raise UserError(f"layer {name} is dead: its activity is the same for all images; lower learning_rate")
+                raise UserError(
+                    f"layer {name} is dead: its activity is the same for all images; "
+                    "lower training.learning_rate, then run again"
+                )
             bases.append(basis)
         return bases
 

@@ -74,7 +74,7 @@ class Trainer:
             )
         self.rule = make_rule(run.kind, self.network, sizes[:-1], dataset.classes, run.noise, seeds["noise"])
         training = run.training
-        self.weights = list(self.network.parameters())
+        self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimiser = torch.optim.SGD(
             self.weights, training.learning_rate, training.momentum, weight_decay=training.weight_decay
         )
@@ -94,10 +94,12 @@ class Trainer:
         """Run all epochs, going on from `state_file` where it exists and writing it after every epoch.
 
         Raises:
-            UserError: the loss or a gradient became NaN or infinite; says at which step and layer.
+            UserError: the loss, a gradient or activity became NaN or infinite, or a layer died; says at which
+                step and layer.
         """
         epochs = 0 if self.run.kind == "untrained" else self.run.training.epochs
-        self.rule.start(self._first_outputs())
+        with self._naming_step():
+            self.rule.start(self._first_outputs())
         state = load_state(state_file)
         if state is not None:
             self.load_state_dict(state)
@@ -119,7 +121,8 @@ class Trainer:
             total = torch.zeros((), device=self.device)
             for start in range(0, self.steps_per_epoch * batch_size, batch_size):
                 chosen = shuffled[start : start + batch_size]
-                total += self._step(self.images[chosen], self.labels[chosen])
+                with self._naming_step(total):
+                    total += self._step(self.images[chosen], self.labels[chosen])
                 progress.update()
             self._stop_if_not_finite(total)
             return (total / self.steps_per_epoch).item()
@@ -144,14 +147,13 @@ class Trainer:
 
     def _clip_and_check(self, clip_norm: float | None) -> None:
         """Scale the whole gradient to at most `clip_norm`; remember on the device where it was not finite."""
-        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
+        gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
         norms = torch.stack([gradient.norm() for gradient in gradients])
         if clip_norm is not None:
             factor = (clip_norm / (norms.norm() + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_(gradients, factor)
-        if len(gradients) == len(self.weights):
-            bad = ~norms.isfinite() & (self.first_bad_step < 0)
-            self.first_bad_step = torch.where(bad, self.step, self.first_bad_step)
+        bad = ~norms.isfinite() & (self.first_bad_step < 0)
+        self.first_bad_step = torch.where(bad, self.step, self.first_bad_step)
 
     def _stop_if_not_finite(self, total: Tensor) -> None:
         """Raise when the summed loss or any gradient of the epoch was NaN or infinite."""
@@ -186,7 +188,7 @@ class Trainer:
             accuracy = self.accuracy()
         counts = {"perturbations": self.rule.perturbations, "forward_passes": self.rule.forward_passes}
         self.epochs.append({"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy} | counts)
-        with self._timed("diagnosis"):
+        with self._timed("diagnosis"), self._naming_step():
             held_out = slice(self.run.diagnostics.images)
             rows = diagnose(
                 self.rule,
@@ -205,6 +207,16 @@ class Trainer:
         for images, labels in zip(self.test_images.split(500), self.test_labels.split(500), strict=True):
             right += (self.network(self.dataset.normalise(images)).argmax(1) == labels).sum()
         return right.item() / len(self.test_labels)
+
+    @contextmanager
+    def _naming_step(self, total: Tensor | None = None) -> Iterator[None]:
+        """Say at which step a rule or the diagnosis failed, or that the gradient failed before (`total`: its loss)."""
+        try:
+            yield
+        except UserError as error:
+            if total is not None:
+                self._stop_if_not_finite(total)
+            raise UserError(f"training: step {self.step}: {error}") from None
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nmnc.errors import UserError, did_you_mean
+from nmnc.errors import UserError, did_you_mean, in_one_line
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.networks.network import Network, layer_sizes
@@ -32,7 +32,8 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
         arguments: further keyword arguments.
 
     Raises:
-        UserError: unknown name, module, function or argument, or a result without stages.
+        UserError: unknown name, module, function or argument, a function that fails, or stages that cannot
+            be trained one by one.
     """
     function = _imported(kind) if ":" in kind else NETWORKS.get(kind)
     if function is None:
@@ -44,13 +45,19 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
                 raise UserError(f"network {kind}: unknown argument {name!r}{did_you_mean(name, list(known)[2:])}")
     try:
         network = function(image_shape, classes, **arguments)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"network {kind} with arguments {arguments} cannot be built: {message}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the user's own function may raise anything
+        raise UserError(f"network {kind} with arguments {arguments} cannot be built: {in_one_line(error)}") from error
     if isinstance(network, nn.Sequential):
         network = Network(network.named_children())
     if not isinstance(network, Network):
         raise UserError(f"network {kind} returned {type(network).__name__}; return an nn.Sequential of stages")
+    if len(network.stages) < 2:
+        raise UserError(f"network {kind} has no hidden stage; put at least one before the logits")
+    for name, stage in zip(network.stage_names, network.stages, strict=True):
+        if not any(weight.requires_grad for weight in stage.parameters()):
+            raise UserError(f"network {kind}: stage {name} has no weights to train; join it with the one before it")
     return network
 
 
@@ -60,8 +67,12 @@ def _imported(kind: str) -> Callable[..., Any]:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        return getattr(importlib.import_module(module_name), function_name)
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(f"network {kind}: {error}; is the folder of {module_name} on PYTHONPATH?") from error
-    except AttributeError:
-        raise UserError(f"network {kind}: module {module_name} has no function {function_name}") from None
+    except Exception as error:  # the user's own module may raise anything
+        raise UserError(f"network {kind}: module {module_name} cannot be imported: {in_one_line(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"network {kind}: module {module_name} has no function {function_name}")
+    return function

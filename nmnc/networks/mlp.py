@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from nmnc.errors import UserError, did_you_mean
 from nmnc.networks.network import Network
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "linear": nn.Identity}
@@ -25,6 +26,8 @@ def mlp(
         hidden: units of each hidden layer (default 1024, 512).
         activation: relu, tanh or linear (linear networks test the laws of the estimator).
     """
+    if activation not in ACTIVATIONS:
+        raise UserError(f"network mlp: unknown activation {activation!r}{did_you_mean(activation, ACTIVATIONS)}")
     units = [int(torch.Size(image_shape).numel()), *([1024, 512] if hidden is None else hidden)]
     stages: list[tuple[str, nn.Module]] = [
         (f"fc{number}", nn.Sequential(nn.Flatten(), nn.Linear(before, after), ACTIVATIONS[activation]()))

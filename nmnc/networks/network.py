@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from nmnc.errors import UserError, in_one_line
+
 
 class Network(nn.Module):
     """Named stages run one after the other; the last one gives the logits.
@@ -54,11 +56,19 @@ class Network(nn.Module):
 
 
 def layer_sizes(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
-    """Units in each stage's output for one image of (channels, height, width)."""
+    """Units in each stage's output for one image of (channels, height, width).
+
+    Raises:
+        UserError: images of that shape do not pass through the network.
+    """
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    with torch.no_grad():
-        outputs = network.outputs(torch.zeros(1, *image_shape, device=device), connected=True)
+    try:
+        with torch.no_grad():
+            outputs = network.outputs(torch.zeros(1, *image_shape, device=device), connected=True)
+    except Exception as error:  # the user's own stages may raise anything
+        reason = in_one_line(error)
+        raise UserError(f"images of shape {image_shape} do not pass through the network: {reason}") from error
     network.train(was_training)
     return [output.numel() for output in outputs]

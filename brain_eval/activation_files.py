@@ -1,0 +1,182 @@
+"""The NetCDF file of activations: its layout, its writing, and whether one on disk is still good.
+
+One file per model and benchmark. It opens with a plain `xarray.open_dataset`: float32 variable
+`activations` (presentation, neuroid), uncompressed, with the coordinates that Brain-Score names
+stimulus_id and stimulus_num (presentation; the latter is the position in the stimulus set), layer,
+channel, channel_x, channel_y and neuroid_num (neuroid; the latter counts within its layer). As in
+Brain-Score's activations extractor, channel_x is the index along the first and channel_y along the
+second axis of a map after its channel (row and column of a torch layer), both 0 where a layer has none.
+`stimulus_num` is there because a NeuroidAssembly drops the name of a dimension's only coordinate.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from math import ceil, prod
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+from numpy.typing import NDArray
+
+from brain_eval.errors import UserError
+from brain_eval.files import replacing
+
+#: Of one chunk. Large enough to write fast, small enough that one layer reads without its neighbours.
+CHUNK_BYTES = 2**20
+#: Of the block of presentations in memory, unless one batch is larger.
+BLOCK_BYTES = 2**26
+#: Presentations in a block, unless one batch is larger.
+BLOCK_ROWS = 256
+#: Room for the file's own tables, and for the coordinates of one neuroid, on top of the activations.
+FILE_BYTES, NEUROID_BYTES = 2**20, 20
+
+#: (channels, extent along channel_x, extent along channel_y) of a layer's output for one image.
+Shape = tuple[int, int, int]
+
+
+def write(
+    path: Path,
+    stimulus_ids: Sequence[str],
+    shapes: Mapping[str, Shape],
+    attributes: Mapping[str, str],
+    blocks: Iterable[tuple[int, NDArray[np.float32]]],
+    chunk: tuple[int, int],
+) -> None:
+    """Write one file, under a temporary name until it is whole.
+
+    Args:
+        path: the file.
+        stimulus_ids: one per presentation.
+        shapes: layer -> shape, in the order of the neuroids.
+        attributes: of the file; see `is_current`.
+        blocks: (position of the first presentation, float32 (presentations, neuroids)), covering all.
+        chunk: from `layout`.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    with replacing(path) as temporary:
+        with _disk_errors(path):
+            dataset = netCDF4.Dataset(temporary, "w", format="NETCDF4")
+        try:
+            with _disk_errors(path):
+                variable = _define(dataset, stimulus_ids, shapes, attributes, chunk)
+            for first, block in blocks:
+                with _disk_errors(path):
+                    variable[first : first + len(block)] = block
+        except BaseException:
+            # What is there is thrown away; a second failure while closing would hide the first.
+            with suppress(OSError, RuntimeError):
+                dataset.close()
+            raise
+        with _disk_errors(path):
+            dataset.close()
+
+
+def layout(n: int, shapes: Mapping[str, Shape], batch_size: int) -> tuple[int, tuple[int, int]]:
+    """Presentations per block, and the chunk (presentations, neuroids), for `n` presentations.
+
+    A chunk is as tall as a block, so that each is written once and whole; and narrow, so that reading
+    one layer for all presentations touches little else.
+    """
+    total = neuroids(shapes)
+    batches = min(BLOCK_ROWS // batch_size, BLOCK_BYTES // (batch_size * total * 4))
+    rows = batch_size * max(batches, 1)
+    tall = min(rows, n)
+    return rows, (tall, min(max(CHUNK_BYTES // (tall * 4), 1), total))
+
+
+def bytes_needed(n: int, shapes: Mapping[str, Shape], batch_size: int) -> int:
+    """Upper bound on the size of the file of `n` presentations."""
+    _, (tall, wide) = layout(n, shapes, batch_size)
+    chunks = ceil(n / tall) * ceil(neuroids(shapes) / wide)  # those at the edges take their full size
+    return chunks * tall * wide * 4 + neuroids(shapes) * NEUROID_BYTES + FILE_BYTES
+
+
+def refuse_without_room(out: Path, needed: int) -> None:
+    """UserError when `needed` bytes do not fit on the disk that holds the folder `out`."""
+    available = shutil.disk_usage(out).free
+    if needed > available:
+        raise UserError(
+            f"{out}: activations need {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are available; "
+            "make room, name fewer layers, or choose a folder on another disk"
+        )
+
+
+def is_current(path: Path, attributes: Mapping[str, str]) -> bool:
+    """Whether `path` is a readable file with just these attributes, which name all its values depend on."""
+    if not path.is_file():
+        return False
+    try:
+        with netCDF4.Dataset(path) as dataset:
+            return {name: dataset.getncattr(name) for name in dataset.ncattrs()} == dict(attributes)
+    except (OSError, RuntimeError):
+        return False  # truncated or foreign: written anew
+
+
+def columns(shapes: Mapping[str, Shape]) -> dict[str, slice]:
+    """Where each layer's neuroids stand."""
+    ends = np.cumsum([prod(shape) for shape in shapes.values()]).tolist()
+    return {layer: slice(end - prod(shape), end) for (layer, shape), end in zip(shapes.items(), ends, strict=True)}
+
+
+def neuroids(shapes: Mapping[str, Shape]) -> int:
+    """Neuroids of all layers together."""
+    return sum(prod(shape) for shape in shapes.values())
+
+
+def _define(
+    dataset: netCDF4.Dataset,
+    stimulus_ids: Sequence[str],
+    shapes: Mapping[str, Shape],
+    attributes: Mapping[str, str],
+    chunk: tuple[int, int],
+) -> netCDF4.Variable:
+    """Dimensions, coordinates, attributes and the empty variable `activations`."""
+    dataset.set_fill_off()  # every value is written anyway
+    dataset.createDimension("presentation", len(stimulus_ids))
+    dataset.createDimension("neuroid", neuroids(shapes))
+    dataset.setncatts(dict(attributes))
+    grids = [np.indices(shape).reshape(3, -1) for shape in shapes.values()]
+    channel, channel_x, channel_y = np.concatenate(grids, axis=1)
+    _text(dataset, "stimulus_id", "presentation", stimulus_ids)
+    _integers(dataset, "stimulus_num", "presentation", np.arange(len(stimulus_ids)))
+    sizes = [prod(shape) for shape in shapes.values()]
+    _text(dataset, "layer", "neuroid", np.repeat(list(shapes), sizes))
+    _integers(dataset, "channel", "neuroid", channel)
+    _integers(dataset, "channel_x", "neuroid", channel_x)
+    _integers(dataset, "channel_y", "neuroid", channel_y)
+    _integers(dataset, "neuroid_num", "neuroid", np.concatenate([np.arange(size) for size in sizes]))
+    variable = dataset.createVariable("activations", "f4", ("presentation", "neuroid"), chunksizes=chunk)
+    variable.set_auto_maskandscale(False)
+    variable.coordinates = "stimulus_id stimulus_num layer channel channel_x channel_y neuroid_num"
+    return variable
+
+
+def _integers(dataset: netCDF4.Dataset, name: str, dimension: str, values: NDArray[np.intp]) -> None:
+    variable = dataset.createVariable(name, "i4", (dimension,), compression="zlib", complevel=1)
+    variable[:] = values
+
+
+def _text(dataset: netCDF4.Dataset, name: str, dimension: str, values: Sequence[str] | NDArray[np.str_]) -> None:
+    """Strings as UTF-8 characters: a third of the time to read of variable-length ones, and they compress."""
+    encoded = np.char.encode(np.asarray(values, dtype=np.str_), "utf-8")
+    width = max(encoded.dtype.itemsize, 1)
+    dataset.createDimension(f"{name}_characters", width)
+    variable = dataset.createVariable(name, "S1", (dimension, f"{name}_characters"), compression="zlib", complevel=1)
+    variable._Encoding = "utf-8"
+    variable.set_auto_chartostring(False)
+    variable[:] = encoded.astype(f"S{width}").view("S1").reshape(len(encoded), width)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """HDF5 says "NetCDF: HDF error" for a full disk: make it one line that can be acted on."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free / 1e9
+        raise UserError(
+            f"{path}: cannot be written ({error}), {free:.2f} GB are available; make room and run it again"
+        ) from error

@@ -1,0 +1,136 @@
+"""The registry of benchmarks. Importing it is cheap: a benchmark's module is imported when asked for."""
+
+import difflib
+import importlib
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from brain_eval.benchmarks.base import Benchmark, Description
+from brain_eval.errors import UserError
+from brain_eval.files import replacing
+
+#: One line per benchmark: a module of this package with DESCRIPTION and load(data_folder).
+MODULES = (
+    "simulated",
+    "kriegeskorte2008",
+    "cowley2023",
+)
+
+
+def load_benchmark(spec: str, data_folder: Path) -> Benchmark:
+    """Load and check a benchmark.
+
+    Args:
+        spec: NAME of a registered benchmark, or NAME=FOLDER for a folder of the user's own, whose
+            benchmark.yaml gives the same name.
+        data_folder: where the data sets lie; absent files are downloaded to there.
+
+    Raises:
+        UserError: unknown name ("did you mean"), or whatever the source finds wrong with its files.
+    """
+    name, is_folder, folder = spec.partition("=")
+    if not is_folder:
+        return _module(name).load(Path(data_folder))
+    from brain_eval.benchmarks.folder import load
+
+    if name in MODULES:
+        raise UserError(f"'{name}' is a benchmark of ours; give the folder {folder} another name than {name}")
+    return load(name, Path(folder))
+
+
+def listing(data: Path) -> str:
+    """Return a text table of the registered benchmarks; reads and hashes files, downloads nothing.
+
+    The last column says whether the data are here: yes, no, or damaged (there, but not as published).
+    """
+    head = (
+        "name", "version", "species", "regions", "stimuli", "neuroids", "licence", "citation", "here"
+    )  # fmt: skip
+    rows = [head, *(_row(_module(name).DESCRIPTION, Path(data)) for name in MODULES)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def fetch_all(specs: list[str], data: Path, out: Path) -> None:
+    """Find or download the benchmarks' files, check them, write OUT/NAME.json for each.
+
+    The JSON says what scores.csv needs to be traced back: name, version, species, regions, citation,
+    licence, simulated, n_stimuli, stimulus_set_sha256, recordings, files. It holds no absolute path.
+
+    Raises:
+        UserError: as `load_benchmark`; a name given twice; an unreadable image in a user's folder.
+    """
+    from tqdm import tqdm
+
+    names = [spec.partition("=")[0] for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"benchmark '{name}' is given {names.count(name)} times; name each once")
+    for spec, name in zip(specs, names, strict=True):
+        benchmark = load_benchmark(spec, Path(data))
+        if name not in MODULES:
+            # Published files are pinned by their hash; a user's images are decoded once, here, so
+            # that a broken one is found before networks are trained.
+            for i in tqdm(range(len(benchmark.stimulus_set.stimulus_ids)), f"{name} images", disable=None):
+                benchmark.stimulus_set.read(np.array([i]))
+        with replacing(Path(out) / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(_summary(benchmark), indent=2, ensure_ascii=False) + "\n")
+
+
+def _module(name: str) -> ModuleType:
+    if name not in MODULES:
+        close = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(MODULES)}"
+        raise UserError(f"unknown benchmark '{name}'; {hint} (a folder of your own is NAME=FOLDER)")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def _row(description: Description, data: Path) -> tuple[str, ...]:
+    from brain_eval.benchmarks.sources import state
+
+    return (
+        description.name,
+        str(description.version),
+        ", ".join(description.species),
+        ", ".join(description.regions),
+        str(description.n_stimuli),
+        description.n_neuroids,
+        description.licence,
+        # The first author and year: the whole citation stands in NAME.json.
+        re.sub(r"\).*", ")", description.citation),
+        state(description.files, data),
+    )
+
+
+def _summary(benchmark: Benchmark) -> dict[str, object]:
+    about = benchmark.description
+    return {
+        "name": about.name,
+        "version": about.version,
+        "species": list(about.species),
+        "regions": list(about.regions),
+        "citation": about.citation,
+        "licence": about.licence,
+        "simulated": about.simulated,
+        "n_stimuli": len(benchmark.stimulus_set.stimulus_ids),
+        "stimulus_set_sha256": benchmark.stimulus_set.sha256,
+        "recordings": [
+            {
+                "session": recording.session,
+                "animal": recording.animal,
+                "species": recording.species,
+                "region": recording.region,
+                "n_neuroids": recording.n_neuroids,
+                "n_stimuli": len(recording.stimuli),
+            }
+            for recording in benchmark.recordings
+        ],
+        "files": [
+            {"path": file.path, "size": file.size, "sha256": file.sha256, "url": file.url} for file in about.files
+        ],
+    }

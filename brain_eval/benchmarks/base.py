@@ -1,0 +1,129 @@
+"""What a benchmark is: one stimulus set and the recordings made with it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class StimulusSet:
+    """Images in a fixed order, read a few at a time.
+
+    Attributes:
+        name: unique name, e.g. "kriegeskorte2008".
+        stimulus_ids: one unique string per image.
+        read: indices (any integer sequence) -> list of uint8 arrays, each (height, width, 3).
+        sha256: `stimulus_digest` over the ids and the pixels (or the files' bytes), in order.
+        categories: one category label per image, or empty.
+        degrees: width of each image in degrees of visual angle, or empty where unknown.
+    """
+
+    name: str
+    stimulus_ids: tuple[str, ...]
+    read: Callable[[NDArray[np.intp]], list[NDArray[np.uint8]]]
+    sha256: str
+    categories: tuple[str, ...] = ()
+    degrees: tuple[float, ...] = ()
+
+
+def stimulus_digest(stimulus_ids: Sequence[str], contents: Iterable[bytes]) -> str:
+    """Return the hex SHA-256 over (id, SHA-256 of the image's content), in order.
+
+    Hashing hashes keeps neighbours apart: no two sets run together to the same bytes.
+    """
+    digest = hashlib.sha256()
+    for stimulus_id, content in zip(stimulus_ids, contents, strict=True):
+        digest.update(hashlib.sha256(stimulus_id.encode()).digest())
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def stimuli_in_memory(
+    name: str, stimulus_ids: Sequence[str], images: NDArray[np.uint8], categories: Sequence[str] = ()
+) -> StimulusSet:
+    """Return the stimulus set of a small array of images, (n, height, width, 3) uint8."""
+
+    def read(indices: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+        return [images[i].copy() for i in indices]
+
+    contents = (repr(image.shape).encode() + image.tobytes() for image in images)
+    return StimulusSet(name, tuple(stimulus_ids), read, stimulus_digest(stimulus_ids, contents), tuple(categories))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Noise ceiling of a recording, in the units of the metric. None: unknown, never 1."""
+
+    lower: float | None
+    upper: float | None
+    definition: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One session (or one subject) of a benchmark: an RDM, or the responses behind it.
+
+    Attributes:
+        session, animal, species, region: labels for the tables.
+        stimuli: (n,) positions in the benchmark's stimulus set, in the order of the RDM's rows.
+        n_neuroids: neurons, sites or voxels; None where the source does not say.
+        rdm: (n, n) float64 dissimilarities (1 - Pearson), zero diagonal.
+        repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a
+            repetition is missing; None where only averages or an RDM were published. They are
+            normalised like the averages: `rdm` is that of their mean over repetitions.
+    """
+
+    session: str
+    animal: str
+    species: str
+    region: str
+    stimuli: NDArray[np.intp]
+    n_neuroids: int | None
+    rdm: NDArray[np.float64]
+    repetitions: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a source: where it lies below the data folder, and what it must be."""
+
+    path: str
+    url: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be said of a benchmark without its data.
+
+    `n_stimuli` and `n_neuroids` (in words) are for listings; loading counts anew.
+    """
+
+    name: str
+    version: int
+    species: tuple[str, ...]
+    regions: tuple[str, ...]
+    citation: str
+    licence: str
+    files: tuple[DataFile, ...] = ()
+    simulated: bool = False
+    n_stimuli: int | None = None
+    n_neuroids: str = ""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A description, its stimuli and its recordings, loaded and checked."""
+
+    description: Description
+    stimulus_set: StimulusSet
+    recordings: tuple[Recording, ...] = field(default_factory=tuple)
+
+
+#: A source module offers `DESCRIPTION` and `load(data_folder) -> Benchmark`.
+Loader = Callable[[Path], Benchmark]

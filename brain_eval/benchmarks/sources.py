@@ -1,0 +1,122 @@
+"""Files from elsewhere: found below the data folder with the right hash, or downloaded to there."""
+
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brain_eval.benchmarks.base import DataFile
+from brain_eval.errors import UserError
+from brain_eval.files import replacing, sha256_of_file
+
+#: Seconds without an answer from the server before a download is given up.
+TIMEOUT = 30
+
+
+def ensure(files: Sequence[DataFile], data_folder: Path) -> list[Path]:
+    """Return the path of every file, all verified; download those that are absent.
+
+    Every call hashes every file: 25 MB take 20 ms, and a remembered hash could be stale.
+
+    Args:
+        files: what the source needs, with sizes in bytes and hex SHA-256.
+        data_folder: a file lies at data_folder / file.path, and is downloaded to there.
+
+    Raises:
+        UserError: a file is truncated or has another hash (names both), or is absent and cannot be
+            downloaded (names URL, hash and place). A file that is there is never overwritten.
+    """
+    if data_folder.exists() and not data_folder.is_dir():
+        raise UserError(f"the data folder {data_folder} is not a folder; set NMNC_DATA or --data to one")
+    paths = [data_folder / file.path for file in files]
+    # What is there is checked first: no download is spent before a damaged neighbour is told.
+    for path, file in zip(paths, files, strict=True):
+        if path.exists():
+            _check(path, file)
+    absent = [(path, file) for path, file in zip(paths, files, strict=True) if not path.exists()]
+    for number, (path, file) in enumerate(absent):
+        _download(path, file, data_folder, others=len(absent) - number - 1)
+    return paths
+
+
+def state(files: Sequence[DataFile], data_folder: Path) -> str:
+    """Return "yes" where every file is here and right, "no" where one is absent, else "damaged"."""
+    paths = [data_folder / file.path for file in files]
+    if not all(path.is_file() for path in paths):
+        return "no"
+    try:
+        for path, file in zip(paths, files, strict=True):
+            _check(path, file)
+    except UserError:
+        return "damaged"
+    return "yes"
+
+
+def _check(path: Path, file: DataFile) -> None:
+    mend = f"delete it and run again to download it from {file.url}"
+    if not path.is_file():
+        raise UserError(f"{path} is not a file; move it away and run again to download it from {file.url}")
+    size = path.stat().st_size
+    if size < file.size:
+        raise UserError(f"{path} is truncated: {size} of {file.size} bytes; {mend}")
+    sha256 = sha256_of_file(path)
+    if sha256 != file.sha256:
+        raise UserError(f"{path} has the wrong sha256 {sha256}, expected {file.sha256}; {mend}")
+
+
+def _download(path: Path, file: DataFile, data_folder: Path, others: int) -> None:
+    # Imported here: listing and scoring with the data in place need neither.
+    import pooch
+    import requests
+    from tqdm import tqdm
+
+    by_hand = f"put it at {path} by hand (sha256 {file.sha256})"
+    more = f"; {others} more files of this source are absent too" if others else ""
+    # A misspelt data folder would otherwise look like a missing download.
+    nowhere = "" if data_folder.exists() else f" (the data folder {data_folder} does not exist)"
+    bar = tqdm(total=file.size, desc=path.name, unit="B", unit_scale=True, disable=None)
+    downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16, timeout=TIMEOUT)
+    try:
+        with bar, replacing(path) as temporary:
+            downloader(file.url, str(temporary), None)
+            _check_download(temporary, path, file)
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            reason = f"the server answered {error.response.status_code}"
+        raise UserError(
+            f"{path} is absent{nowhere} and could not be downloaded from {file.url} ({reason}); "
+            f"connect to the network and run again, or {by_hand}{more}"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}; make room or rights there, or set "
+            "NMNC_DATA to another folder, and run again"
+        ) from error
+
+
+def _check_download(temporary: Path, path: Path, file: DataFile) -> None:
+    size, sha256 = temporary.stat().st_size, sha256_of_file(temporary)
+    if sha256 != file.sha256:
+        raise UserError(
+            f"the download of {path} from {file.url} has {size} bytes and sha256 {sha256}, expected "
+            f"{file.size} bytes and {file.sha256}; nothing was kept, run again"
+        )
+
+
+def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode an image file's bytes to (height, width, 3) uint8, grey and palettes turned into RGB.
+
+    Raises:
+        UserError: not an image, or truncated; `name` says which.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read as an image ({error}); replace that file") from error

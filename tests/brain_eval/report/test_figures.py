@@ -1,0 +1,357 @@
+"""What the figures show is what the tables say, in fixed colours, with honest intervals and ceilings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from brain_eval.benchmarks.base import Benchmark
+from brain_eval.figures import draw_similarity, draw_training, palette, save_all
+from brain_eval.figures.rdms import (
+    ModelRdms,
+    category_order,
+    model_rdms_figure,
+    percentiles,
+    recorded_rdms_figure,
+)
+from brain_eval.figures.sessions import has_sessions, sessions_figure
+from brain_eval.figures.similarity import similarity_figure
+from brain_eval.figures.style import KNOWN, file_name
+from brain_eval.figures.summary import headline_rows, over_seeds
+from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
+
+Tables = dict[str, pd.DataFrame]
+
+
+def runs_of(*kinds: str) -> pd.DataFrame:
+    return pd.DataFrame({"rule": kinds, "kind": kinds})
+
+
+def legend_colors(figure: Figure) -> dict[str, str]:
+    legend = figure.legends[0]
+    return {
+        text.get_text(): to_hex(handle.get_color())
+        for text, handle in zip(legend.get_texts(), legend.get_lines(), strict=False)
+    }
+
+
+def mean_lines(axis: Axes) -> dict[str, np.ndarray]:
+    """Colour -> y values, of the lines that have a marker."""
+    return {
+        to_hex(line.get_color()): np.asarray(line.get_ydata(), dtype=float)
+        for line in axis.lines
+        if line.get_marker() not in ("None", "", None) and len(line.get_ydata()) > 1
+    }
+
+
+# Colours
+
+
+def test_known_rule_has_its_colour_whatever_else_is_in_the_study() -> None:
+    for others in (["pixels"], ["mine", "nmnc_d8"], list(KNOWN)):
+        assert palette(runs_of(*others, "nmnc"))["nmnc"] == KNOWN["nmnc"]
+
+
+def test_only_rule_of_a_kind_has_the_colour_of_the_kind() -> None:
+    alone = pd.DataFrame({"rule": ["nmnc_d32"], "kind": ["nmnc"]})
+    assert palette(alone)["nmnc_d32"] == KNOWN["nmnc"]
+    two = pd.DataFrame({"rule": ["nmnc_d32", "nmnc"], "kind": ["nmnc", "nmnc"]})
+    assert palette(two)["nmnc_d32"] != KNOWN["nmnc"]
+    borrowed = pd.DataFrame({"rule": ["vnc_b", "vnc"], "kind": ["vnc", "nmnc"]})
+    assert palette(borrowed)["vnc_b"] != palette(borrowed)["vnc"]
+
+
+def test_no_two_of_many_rules_look_alike() -> None:
+    labels = [*KNOWN, *(f"nmnc_b{b}" for b in range(60))]
+    styles = palette(pd.DataFrame({"rule": labels, "kind": [*KNOWN, *["nmnc"] * 60]}))
+    assert len(set(styles.values())) == len(labels)
+
+
+def test_references_come_last() -> None:
+    assert list(palette(runs_of("pixels", "untrained", "nmnc", "mine")))[:2] == ["nmnc", "mine"]
+
+
+#: Machado et al. 2009, severity 1, on linear RGB: deuteranopia, protanopia, tritanopia.
+COLOR_BLINDNESS = (
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+)
+
+
+def cielab(linear: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("matrix", [np.eye(3), *map(np.array, COLOR_BLINDNESS)])
+def test_main_rules_stay_apart_in_colour_blindness(matrix: np.ndarray) -> None:
+    rules = ("backprop", "nmnc", "vnc", "random_subspace", "untrained", "pixels")
+    srgb = np.array([to_rgb(KNOWN[rule].color) for rule in rules])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    seen = cielab(np.clip(linear @ matrix.T, 0, 1))
+    distances = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    assert distances[np.triu_indices(len(rules), 1)].min() > 20
+
+
+def test_a_rule_has_one_colour_in_all_figures(tables: Tables, hostile: str) -> None:
+    styles = palette(tables["runs"])
+    scores = tables["scores"][tables["scores"]["metric"].eq("spearman")]
+    figures = draw_training(tables, styles) + draw_similarity(scores[scores["benchmark"].eq("scenes")], styles)
+    assert {figure.name.partition("_")[0] for figure in figures} == {
+        "accuracy", "alignment", "alpha", "margin", "similarity", "sessions",
+    }  # fmt: skip
+    shown = {hostile.replace("$", r"\$"): hostile}
+    for figure in figures:
+        for label, color in legend_colors(figure.figure).items():
+            if (rule := shown.get(label, label)) in styles:
+                assert color == to_hex(styles[rule].color), (figure.name, label)
+
+
+# Training
+
+
+def test_accuracy_shows_mean_and_extremes_over_seeds(tables: Tables) -> None:
+    styles = palette(tables["runs"])
+    axis = accuracy_figure(tables["accuracy"], styles).figure.axes[0]
+    grouped = tables["accuracy"][tables["accuracy"]["rule"].eq("vnc")].groupby("epoch")["test_accuracy"]
+    np.testing.assert_allclose(mean_lines(axis)[to_hex(styles["vnc"].color)], grouped.mean())
+    bands = [band for band in axis.collections if to_hex(band.get_facecolor()[0]) == to_hex(styles["vnc"].color)]
+    corners = bands[0].get_paths()[0].vertices
+    for epoch, values in grouped:
+        here = corners[corners[:, 0] == epoch, 1]
+        np.testing.assert_allclose([here.min(), here.max()], [values.min(), values.max()])
+
+
+def test_caption_counts_seeds_in_the_data(tables: Tables) -> None:
+    styles, accuracy = palette(tables["runs"]), tables["accuracy"]
+    assert "n = 2 seeds per rule" in accuracy_figure(accuracy, styles).caption
+    one = accuracy[accuracy["seed"].eq(0)]
+    assert "n = 1 seed per rule" in accuracy_figure(one, styles).caption
+    uneven = accuracy[~(accuracy["rule"].eq("vnc") & accuracy["seed"].eq(1))]
+    assert "backprop 2, vnc 1" in accuracy_figure(uneven, styles).caption
+
+
+def test_alpha_is_shown_less_chance(tables: Tables) -> None:
+    styles, alignment = palette(tables["runs"]), tables["alignment"]
+    figure = alpha_figure(alignment, "convnet", styles)
+    rows = alignment.query("layer == 'conv2' and space == 'activity' and rule == 'nmnc'")
+    expected = (rows["alpha_gradient"] - rows["d"] / rows["n"]).groupby(rows["epoch"]).mean()
+    axis = next(axis for axis in figure.figure.axes if axis.get_title().startswith("conv2"))
+    solid = [
+        line for line in axis.lines
+        if line.get_linestyle() == "-" and to_hex(line.get_color()) == to_hex(styles["nmnc"].color)
+    ]  # fmt: skip
+    np.testing.assert_allclose(solid[0].get_ydata(), expected)
+    assert "(n = 512, d = 16)" in axis.get_title()
+
+
+def test_both_spaces_have_a_panel_per_layer(tables: Tables) -> None:
+    figure = alignment_figure(tables["alignment"], "convnet", palette(tables["runs"]))
+    titles = [axis.get_title() for axis in figure.figure.axes]
+    assert len(titles) == 6
+    assert len(set(titles)) == 3
+    weight = alignment_figure(tables["alignment"].query("space == 'weight'"), "convnet", palette(tables["runs"]))
+    assert len(weight.figure.axes) == 3
+
+
+def test_untrained_network_has_no_alignment_but_an_alpha(tables: Tables) -> None:
+    styles = palette(tables["runs"])
+    assert "untrained" not in alignment_figure(tables["alignment"], "convnet", styles).alt
+    assert "untrained" in alpha_figure(tables["alignment"], "convnet", styles).alt
+
+
+def test_many_layers_wrap_into_rows(tables: Tables) -> None:
+    rows = tables["alignment"].query("layer == 'fc' and space == 'activity'")
+    many = pd.concat([rows.assign(layer=f"layer{i}") for i in range(7)])
+    figure = margin_figure(many, "convnet", palette(tables["runs"]))
+    assert len(figure.figure.axes) == 7
+    assert len({axis.get_subplotspec().rowspan.start for axis in figure.figure.axes}) == 2
+
+
+def test_nothing_trained_draws_nothing(tables: Tables) -> None:
+    empty = {name: table.iloc[:0] for name, table in tables.items()}
+    assert draw_training(empty, palette(tables["runs"])) == []
+
+
+# Similarity
+
+
+def test_one_row_speaks_for_a_region(tables: Tables) -> None:
+    chosen = headline_rows(tables["scores"])
+    keys = ["network", "rule", "seed", "layer", "benchmark", "species", "region", "metric"]
+    assert not chosen.duplicated(keys).any()
+    assert len(chosen) == len(tables["scores"].drop_duplicates(keys))
+    several = chosen[chosen["benchmark"].ne("objects") | chosen["species"].eq("human")]
+    assert several["session"].eq("mean").all()
+    assert several["animal"].eq("all").all()
+
+
+def test_scores_are_means_over_seeds_of_the_regions_row(tables: Tables) -> None:
+    styles = palette(tables["runs"])
+    figure = similarity_figure(tables["scores"], "objects", "spearman", "convnet", styles).figure
+    axis = next(axis for axis in figure.axes if axis.get_title() == "human IT")
+    rows = tables["scores"].query(
+        "benchmark == 'objects' and metric == 'spearman' and rule == 'nmnc' and species == 'human' "
+        "and session == 'mean' and animal == 'all'"
+    )
+    expected = rows.groupby("layer", sort=False)["raw"].mean()
+    np.testing.assert_allclose(mean_lines(axis)[to_hex(styles["nmnc"].color)], expected)
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == list(expected.index)
+
+
+def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
+    figure = similarity_figure(tables["scores"], "objects", "spearman", "convnet", palette(tables["runs"]))
+    monkey, human = figure.figure.axes
+    assert "ceiling unknown" in [text.get_text() for text in monkey.texts]
+    assert monkey.get_ylim()[1] < 0.6
+    assert not human.texts
+    spans = [patch.get_extents().transformed(human.transData.inverted()) for patch in human.patches]
+    assert any(np.allclose([span.y0, span.y1], [0.31, 0.42]) for span in spans)
+    assert "a stated definition" in figure.caption
+
+
+def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
+    scores = tables["scores"].assign(n_draws=321)
+    caption = similarity_figure(scores, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
+    assert "321 draws" in caption
+    assert "macaque IT: 24 stimuli, 674 neuroids" in caption
+    assert "bootstrap over stimuli" in caption
+    unknown = similarity_figure(
+        scores.assign(n_neuroids=np.nan, ci_low=np.nan, ci_high=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
+        "objects", "rho-a", "convnet", palette(tables["runs"]),
+    ).caption  # fmt: skip
+    assert "unknown number of neuroids" in unknown
+    assert "no interval in the table" in unknown
+    assert "Noise ceiling: unknown." in unknown
+
+
+def test_simulated_is_said_where_it_is_and_only_there(tables: Tables) -> None:
+    figures = draw_similarity(
+        tables["scores"].query("metric == 'spearman' and layer in ['fc', 'pixels']"), palette(tables["runs"])
+    )
+    assert {figure.benchmark for figure in figures} == {"objects", "scenes", "simulated"}
+    for figure in figures:
+        expected = figure.benchmark == "simulated"
+        said = (figure.title, figure.caption, figure.figure.get_suptitle())
+        assert all(("simulated, not recorded" in text) == expected for text in said)
+
+
+def test_layer_without_scores_leaves_a_gap(tables: Tables) -> None:
+    scores = tables["scores"].copy()
+    dead = scores["layer"].eq("conv2") & scores["rule"].eq("vnc")
+    scores.loc[dead, ["raw", "ci_low", "ci_high"]] = np.nan
+    scores.loc[dead, "interval_method"] = "none: RDM is constant"
+    styles = palette(tables["runs"])
+    figure = similarity_figure(scores, "scenes", "spearman", "convnet", styles)
+    assert np.isnan(mean_lines(figure.figure.axes[0])[to_hex(styles["vnc"].color)]).tolist() == [False, True, False]
+    assert "constant" not in figure.caption
+    assert sessions_figure(scores, "scenes", "spearman", "convnet", styles).alt
+
+
+def test_sessions_and_animals_each_have_a_line(tables: Tables) -> None:
+    figure = sessions_figure(tables["scores"], "scenes", "spearman", "convnet", palette(tables["runs"]))
+    labels = [tick.get_text() for tick in figure.figure.axes[0].get_yticklabels()]
+    assert labels == ["190923 (WE)", "201025 (PE)", "210325 (PE)", "mean PE", "mean of all"]
+    assert "3 recordings, 2 animals" in figure.caption
+    assert not has_sessions(tables["scores"].query("species == 'macaque' and region == 'IT'"))
+
+
+# RDMs
+
+
+def models_of(benchmark: Benchmark, layers: tuple[str, ...] = ("conv1", "fc")) -> list[ModelRdms]:
+    rng = np.random.default_rng(1)
+    n = len(benchmark.stimulus_set.stimulus_ids)
+    rdms = [1 - np.corrcoef(rng.standard_normal((n, 20))) for _ in layers]
+    pixels = ModelRdms("pixels", "pixels", 0, ("pixels",), np.stack(rdms[:1]))
+    return [ModelRdms("convnet", "nmnc", 0, layers, np.stack(rdms)), pixels]
+
+
+def test_percentiles_keep_ranks_only() -> None:
+    rdm = 1 - np.corrcoef(np.random.default_rng(0).standard_normal((9, 20)))
+    ranks = percentiles(rdm)
+    np.testing.assert_allclose(ranks, percentiles(np.exp(3 * rdm)))
+    np.testing.assert_array_equal(ranks, ranks.T)
+    pairs = ranks[np.triu_indices(9, 1)]
+    np.testing.assert_allclose(np.sort(pairs), np.linspace(0, 100, 36))
+    assert np.isnan(percentiles(np.full((9, 9), np.nan))).all()
+
+
+def test_categories_stand_together_in_order_of_appearance() -> None:
+    categories = ("tool", "face", "tool", "place", "face")
+    assert category_order(categories, 5).tolist() == [0, 2, 1, 4, 3]
+    assert category_order((), 3).tolist() == [0, 1, 2]
+
+
+def test_shareable_picture_holds_no_recorded_rdm(objects: Benchmark) -> None:
+    models, styles = models_of(objects), palette(runs_of("nmnc", "pixels"))
+    shared, beside = model_rdms_figure(objects, models, styles), recorded_rdms_figure(objects, models, styles)
+    assert beside is not None
+    assert (shared.local, beside.local) == (False, True)
+    order = category_order(objects.stimulus_set.categories, 24)
+
+    def pictures(figure: Figure) -> list[np.ndarray]:
+        return [np.asarray(axis.images[0].get_array()) for axis in figure.axes if axis.images]
+
+    monkey = percentiles(objects.recordings[0].rdm)[np.ix_(order, order)]
+    assert not any(np.array_equal(picture, monkey) for picture in pictures(shared.figure))
+    assert any(np.array_equal(picture, monkey) for picture in pictures(beside.figure))
+    assert len(pictures(beside.figure)) == len(pictures(shared.figure)) + 2
+    assert "human IT: mean of 2 recordings" in beside.caption
+
+
+def test_recordings_of_parts_of_the_stimuli_have_no_picture(objects: Benchmark) -> None:
+    part = objects.recordings[0]
+    short = type(part)("s", "A", "macaque", "IT", np.arange(9), None, part.rdm[:9, :9])
+    benchmark = Benchmark(objects.description, objects.stimulus_set, (short,))
+    styles = palette(runs_of("nmnc", "pixels"))
+    assert recorded_rdms_figure(benchmark, models_of(objects), styles) is None
+
+
+# Files
+
+
+def test_same_tables_same_bytes(tables: Tables, tmp_path: Path, hostile: str) -> None:
+    assert hostile in tables["accuracy"]["rule"].to_numpy()
+    pictures = []
+    for folder in ("a", "b"):
+        figure = accuracy_figure(tables["accuracy"], palette(tables["runs"]))
+        pictures.append(save_all([figure], tmp_path / folder)[0].read_bytes())
+    assert pictures[0] == pictures[1]
+    assert b"Software" not in pictures[0]
+
+
+def test_captions_stand_beside_and_old_figures_go(tables: Tables, objects: Benchmark, tmp_path: Path) -> None:
+    styles = palette(tables["runs"])
+    local = recorded_rdms_figure(objects, models_of(objects), styles)
+    accuracy = accuracy_figure(tables["accuracy"], styles)
+    assert local is not None
+    save_all([accuracy, local], tmp_path)
+    (tmp_path / "mine.png").write_bytes(b"the user's own")
+    assert json.loads((tmp_path / "captions.json").read_text())["accuracy.png"]["caption"] == accuracy.caption
+    assert (tmp_path / "local/rdms_objects_convnet.png").exists()
+    save_all([accuracy], tmp_path)
+    assert not (tmp_path / "local/rdms_objects_convnet.png").exists()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png", "mine.png"}
+
+
+@pytest.mark.parametrize("part", ["a/b", "..", "a b", "ü", "x:y"])
+def test_file_names_stay_in_their_folder(part: str) -> None:
+    name = f"{file_name('similarity', part)}.png"
+    assert Path(name).name == name
+    assert name.isascii()
+
+
+def test_empty_cells_do_not_enter_a_mean() -> None:
+    frame = pd.DataFrame({"rule": ["a", "a", "b"], "value": [1.0, np.nan, np.nan]})
+    assert over_seeds(frame, ["rule"], "value").to_dict("records") == [
+        {"rule": "a", "mean": 1.0, "low": 1.0, "high": 1.0, "n": 1}
+    ]

@@ -1,0 +1,322 @@
+"""The report: one file, nothing loaded, every number the table's own, every mistake one line."""
+
+import base64
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import brain_eval.report.study
+from brain_eval.benchmarks.base import Benchmark
+from brain_eval.errors import UserError
+from brain_eval.figures import palette
+from brain_eval.report import render, write_report
+from brain_eval.report.rows import MOST_ROWS, interval, listing, number, shown
+from brain_eval.report.study import COLUMNS, read_study
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, text outside style and script, and tables as lists of rows."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.tables: list[list[list[str]]] = []
+        self._raw = 0
+        self._cell = False
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+        self._raw += tag in ("style", "script")
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw -= tag in ("style", "script")
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if not self._raw:
+            self.text += data
+            if self._cell:
+                self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def with_columns(self, *columns: str) -> list[list[list[str]]]:
+        return [table for table in self.tables if set(columns) <= set(table[0])]
+
+
+@pytest.fixture(scope="session")
+def html(written: Any) -> str:
+    return (written.results / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_nothing_is_loaded_from_anywhere(page: Page, html: str) -> None:
+    assert not page.all("link")
+    assert not page.all("iframe")
+    assert not any("src" in script for script in page.all("script"))
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
+    assert all(anchor["href"].startswith("#") for anchor in page.all("a"))
+    assert not any("style" in attributes and "url(" in attributes["style"] for _, attributes in page.tags)
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert len(html) < 8e6
+
+
+def test_every_figure_is_embedded_with_its_words(page: Page, written: Any) -> None:
+    folder = written.results / "figures"
+    drawn = {path.read_bytes(): path for path in folder.rglob("*.png")}
+    shown_here = {base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")}
+    assert shown_here <= set(drawn)
+    # A network's RDMs alone are drawn to be shared; here they stand beside the recorded ones.
+    left_out = {path.name.partition("_")[0] for data, path in drawn.items() if data not in shown_here}
+    assert left_out <= {"modelrdms"}
+    assert all(image["alt"] for image in page.all("img"))
+    assert len(page.all("figcaption")) == len(page.all("img"))
+
+
+def test_contents_lead_somewhere(page: Page) -> None:
+    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    links = [anchor["href"][1:] for anchor in page.all("a")]
+    assert len(links) == 8
+    assert set(links) <= targets
+
+
+def test_labels_are_escaped(page: Page, html: str, hostile: str) -> None:
+    assert hostile in page.text
+    assert hostile not in html
+    assert not page.all("i")
+    assert "# a comment with <tags> & signs" in page.text
+    assert not page.all("tags")
+
+
+def test_simulated_is_said_wherever_it_stands(page: Page, html: str) -> None:
+    for table in page.with_columns("rule", "noise ceiling"):
+        assert table  # each has the heading before it, checked below
+    for heading in html.split("<h4>")[1:]:
+        title = heading.partition("</h4>")[0]
+        assert ("simulated IT" in title or "simulated V1" in title or "simulated, version" in title) == (
+            'class="badge">simulated' in title
+        )
+    for figure in html.split("<figcaption>")[1:]:
+        caption = figure.partition("</figcaption>")[0]
+        if "_simulated_" in caption:
+            assert "(simulated, not recorded)" in caption
+            assert "not for sharing" not in caption
+    assert "say nothing about any brain" in page.text
+
+
+def test_recorded_panels_are_marked(html: str) -> None:
+    caption = next(
+        part.partition("</figcaption>")[0]
+        for part in html.split("<figcaption>")
+        if "figures/local/rdms_objects" in part.partition("</figcaption>")[0]
+    )
+    assert "shows recorded data: not for sharing" in caption
+
+
+def test_headline_accuracy_is_the_tables(page: Page, written: Any) -> None:
+    from scipy import stats
+
+    accuracy = written.table("accuracy")
+    table = page.with_columns("rule", "test accuracy", "forward passes")[0]
+    assert len(table) == 1 + accuracy["rule"].nunique()
+    for row in table[1:]:
+        own = accuracy[accuracy["rule"].eq(row[1])]
+        last = own[own["epoch"].eq(own["epoch"].max())]["test_accuracy"]
+        low, high = stats.t.interval(0.95, len(last) - 1, last.mean(), stats.sem(last))
+        assert row[3] == f"{last.mean():.3f}[{low:.3f}, {high:.3f}]"
+        assert row[4] == f"{last.min():.3f} to {last.max():.3f}"
+        assert (row[5], row[6]) == ("2", "360")
+
+
+def test_every_layer_has_score_interval_ceiling_and_n(page: Page, written: Any) -> None:
+    scores = written.table("scores").query(
+        "benchmark == 'objects' and metric == 'spearman' and species == 'human' and session == 'mean'"
+    )
+    tables = page.with_columns("rule", "seeds", "conv1", "conv2", "fc", "noise ceiling")
+    human = tables[1]
+    assert [row[0] for row in human[1:]] == list(dict.fromkeys(scores["rule"]))
+    for row in human[1:-1]:
+        own = scores[scores["rule"].eq(row[0])].groupby("layer", sort=False)
+        means = own[["raw", "ci_low", "ci_high"]].mean()
+        assert row[1] == "2"
+        assert row[2:5] == [f"{m.raw:.3f}[{m.ci_low:.3f}, {m.ci_high:.3f}]" for m in means.itertuples()]
+        assert row[5] == "0.310 to 0.420"
+    pixels = scores[scores["rule"].eq("pixels")].iloc[0]
+    assert f"{pixels.raw:.3f} [{pixels.ci_low:.3f}, {pixels.ci_high:.3f}]" in human[-1][2]
+    assert "n = 24 stimuli, 400 neuroids" in page.text
+
+
+def test_unknown_ceiling_is_unknown_and_never_one(page: Page) -> None:
+    monkey = page.with_columns("rule", "seeds", "conv1", "noise ceiling")[0]
+    assert {row[-1] for row in monkey[1:]} == {"unknown"}
+    for table in page.with_columns("raw", "ceiling_upper"):
+        column = table[0].index("ceiling_upper")
+        cells = {row[column] for row in table[1:]}
+        assert "unknown" in cells
+        assert not cells & {"", "1", "1.0", "nan"}
+        ceiled = table[0].index("ceiled")
+        assert all((row[ceiled] == "unknown") == (row[column] == "unknown") for row in table[1:])
+
+
+def test_listed_scores_are_those_of_the_csv(page: Page, written: Any) -> None:
+    scores = written.table("scores")
+    listed = page.with_columns("raw", "ci_low", "ci_high")
+    numbers = [float(row[table[0].index("raw")]) for table in listed for row in table[1:]]
+    grouped = scores.groupby(["benchmark", "metric"], sort=False)
+    expected = pd.concat([rows for _, rows in grouped])["raw"]
+    assert len(numbers) == len(scores)
+    np.testing.assert_allclose(numbers, expected, rtol=5.1e-4)
+
+
+def test_provenance_tells_all(page: Page) -> None:
+    for fact in (
+        "torch 2.14.1", "A CPU", "unknown (not a git checkout)", "ef" * 32, "ab" * 32, "cd" * 32,
+        "C & D", "A & B (2026) objects", "CC0", "BSD", "https://example.org/y.mat", "61.2",
+    ):  # fmt: skip
+        assert fact in page.text, fact
+    assert len(page.with_columns("weights, sha256", "device")[0]) == 1 + 10
+
+
+def test_same_study_same_page(fake_study: Any) -> None:
+    pages = []
+    for _ in range(2):
+        study = read_study(fake_study.results, fake_study.config, fake_study.data)
+        pages.append(render(study, palette(study.tables["runs"]), []))
+    assert pages[0] == pages[1]
+
+
+def test_nothing_trained_still_makes_a_page(fake_study: Any) -> None:
+    tables = fake_study.results / "tables"
+    runs = fake_study.table("runs").query("kind == 'pixels'")
+    resnet = pd.DataFrame([{"network": "resnet20", "rule": "pretrained", "kind": "pretrained", "seed": 0}])
+    pd.concat([resnet, runs]).to_csv(tables / "runs.csv", index=False)
+    for name in ("accuracy", "alignment"):
+        fake_study.table(name).iloc[:0].to_csv(tables / f"{name}.csv", index=False)
+    scores = fake_study.table("scores").query("rule in ['backprop', 'pixels'] and seed == 0")
+    own = scores["rule"].eq("backprop")
+    scores.loc[own, ["network", "rule", "kind"]] = ["resnet20", "pretrained", "pretrained"]
+    scores.to_csv(tables / "scores.csv", index=False)
+    here = fake_study.results / "scores"
+    (here / "resnet20/pretrained").mkdir(parents=True)
+    shutil.copy(here / "convnet/backprop/seed0_rdms.nc", here / "resnet20/pretrained/seed0_rdms.nc")
+    study = read_study(fake_study.results, fake_study.config, fake_study.data)
+    text = Page(render(study, palette(study.tables["runs"]), [])).text
+    assert "No network was trained in this study." in text
+    assert "objects, macaque IT · resnet20" in text
+
+
+@pytest.mark.parametrize("name", list(COLUMNS))
+def test_missing_table_is_named_with_its_command(fake_study: Any, name: str) -> None:
+    (fake_study.results / f"tables/{name}.csv").unlink()
+    command = "python -m nmnc runs" if name == "runs" else "python -m brain_eval tables"
+    with pytest.raises(UserError, match=rf"tables/{name}\.csv is missing; make it with: {command}") as error:
+        write_report(fake_study.results, fake_study.config, fake_study.data)
+    assert "\n" not in str(error.value)
+    assert not (fake_study.results / "report.html").exists()
+    assert not (fake_study.results / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("networks/convnet/vnc/seed1/provenance.json", r"provenance\.json is missing; .*python -m nmnc train"),
+        ("benchmarks/scenes.json", r"scenes\.json is missing; .*brain_eval fetch --benchmark scenes"),
+        ("scores/convnet/nmnc/seed0_rdms.nc", r"seed0_rdms\.nc is missing; .*brain_eval score"),
+    ],
+)
+def test_other_missing_files_are_named(fake_study: Any, path: str, message: str) -> None:
+    (fake_study.results / path).unlink()
+    with pytest.raises(UserError, match=message):
+        read_study(fake_study.results, fake_study.config, fake_study.data)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("tables/scores.csv", "network,rule\na,b\n", r"scores\.csv lacks the column kind"),
+        ("tables/accuracy.csv", "", r"accuracy\.csv is not a CSV table"),
+        ("benchmarks/scenes.json", "{", r"scenes\.json is not a JSON object"),
+        ("scores/convnet/nmnc/seed0_rdms.nc", "text", r"seed0_rdms\.nc holds no RDMs"),
+    ],
+)
+def test_damaged_files_are_named(fake_study: Any, path: str, content: str, message: str) -> None:
+    (fake_study.results / path).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_study(fake_study.results, fake_study.config, fake_study.data)
+
+
+def test_text_for_a_number_is_named(fake_study: Any) -> None:
+    path = fake_study.results / "tables/accuracy.csv"
+    fake_study.table("accuracy").astype({"epoch": object}).replace({"epoch": {1: "one"}}).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"accuracy\.csv has text where a number belongs.*one"):
+        read_study(fake_study.results, fake_study.config, fake_study.data)
+
+
+def test_missing_or_broken_config_is_named(fake_study: Any) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml is missing; give the study's YAML file"):
+        read_study(fake_study.results, Path("absent.yaml"), fake_study.data)
+    fake_study.config.write_text("a: [")
+    with pytest.raises(UserError, match=r"study\.yaml is not valid YAML"):
+        read_study(fake_study.results, fake_study.config, fake_study.data)
+
+
+def test_own_benchmarks_are_loaded_from_their_folder(fake_study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(spec: str, data: Path) -> Benchmark:
+        asked.append(spec)
+        return fake_study.benchmarks[spec.partition("=")[0]]
+
+    monkeypatch.setattr(brain_eval.report.study, "load_benchmark", load)
+    fake_study.config.write_text("evaluation:\n  benchmark_folders: {objects: my/objects}\n")
+    read_study(fake_study.results, fake_study.config, fake_study.data)
+    assert asked == ["objects=my/objects", "simulated"]
+
+
+def test_numbers_and_intervals_in_words() -> None:
+    assert number(0.12345) == "0.123"
+    assert number(None) == number(float("nan")) == "unknown"
+    assert interval(0.1, None) == "unknown"
+    assert interval(-0.1, 0.25) == "[-0.100, 0.250]"
+
+
+def test_cells_keep_what_is_no_decimal() -> None:
+    assert [shown(text) for text in ("0.123456", "1e-07", "190923", "1.2.3", "nmnc", "")] == [
+        "0.1235", "1e-07", "190923", "1.2.3", "nmnc", "",
+    ]  # fmt: skip
+
+
+def test_long_tables_say_what_they_leave_out() -> None:
+    table = pd.DataFrame({"a": ["x"] * (MOST_ROWS + 5), "b": [str(i) for i in range(MOST_ROWS + 5)]})
+    cut = listing(table)
+    assert (len(cut["rows"]), cut["total"]) == (MOST_ROWS, MOST_ROWS + 5)
+    assert cut["common"] == {"a": "x"}
+    assert listing(table.iloc[:1])["columns"] == ["a", "b"]
+
+
+def test_report_starts_without_torch() -> None:
+    code = "import brain_eval.report, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,120 @@
+"""Preprocessing against Pillow, which resizes by the same antialiased triangle filter, and its laws."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from brain_eval.errors import UserError
+from brain_eval.stimuli import Preprocessing
+
+PLAIN = Preprocessing(32, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+GREY = Preprocessing(32, 1, (0.0,), (1.0,))
+SETTINGS = {"image_size": 32, "channels": 3, "mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1]}
+
+
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(175, 175), (112, 112), (33, 90), (16, 16), (32, 32), (8, 200)])
+def test_resizing_is_pillows(height, width):
+    image = random_image(height, width)
+    ours = PLAIN([image])[0].numpy()
+    for channel in range(3):
+        floats = Image.fromarray(image[..., channel].astype(np.float32), mode="F")
+        theirs = np.asarray(floats.resize((32, 32), Image.Resampling.BILINEAR)) / 255
+        np.testing.assert_allclose(ours[channel], theirs, atol=1e-5)
+
+
+def test_an_image_of_the_right_size_is_only_scaled():
+    image = random_image(32, 32)
+    assert torch.equal(PLAIN([image])[0], torch.from_numpy(image).permute(2, 0, 1).float() / 255)
+
+
+def test_grey_is_the_luma_that_pillow_uses():
+    image = random_image(32, 32)
+    theirs = np.asarray(Image.fromarray(image).convert("L")) / 255
+    ours = GREY([image])
+    assert ours.shape == (1, 1, 32, 32)
+    np.testing.assert_allclose(ours[0, 0].numpy(), theirs, atol=0.51 / 255)  # Pillow rounds to 8 bits
+
+
+@given(
+    colour=st.tuples(*[st.integers(0, 255)] * 3),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    side=st.integers(1, 48),
+)
+@settings(deadline=None, max_examples=40)
+def test_one_colour_stays_one_colour(colour, size, side):
+    mean, std = (0.5, 0.4, 0.3), (0.3, 0.2, 0.1)
+    image = np.full((*size, 3), colour, dtype=np.uint8)
+    expected = (np.array(colour) / 255 - mean) / std
+    result = Preprocessing(side, 3, mean, std)([image])[0].numpy()
+    np.testing.assert_allclose(result, np.broadcast_to(expected[:, None, None], (3, side, side)), atol=1e-4)
+
+
+@pytest.mark.parametrize("preprocessing", [PLAIN, GREY])
+def test_images_of_several_sizes_keep_their_order(preprocessing):
+    images = [random_image(*size, seed) for seed, size in enumerate([(40, 40), (20, 50), (40, 40), (32, 32), (20, 50)])]
+    together = preprocessing(images)
+    assert together.dtype == torch.float32
+    for position, image in enumerate(images):
+        assert torch.equal(together[position : position + 1], preprocessing([image]))
+
+
+def test_images_are_not_changed():
+    image = random_image(32, 32)
+    before = image.copy()
+    Preprocessing.from_plain(SETTINGS, "here")([image])
+    np.testing.assert_array_equal(image, before)
+
+
+def test_the_description_is_one_readable_line_and_tells_settings_apart():
+    text = Preprocessing.from_plain(SETTINGS, "here").describe()
+    assert text == "32x32 RGB, antialiased bilinear, mean 0.5 0.4 0.3, std 0.3 0.2 0.1"
+    others = [SETTINGS | change for change in ({"image_size": 33}, {"mean": [0.5, 0.4, 0.3000001]}, {"std": [1, 1, 1]})]
+    described = {Preprocessing.from_plain(values, "here").describe() for values in others}
+    assert len(described | {text, GREY.describe()}) == 5
+
+
+def test_json_and_plain_data_agree():
+    assert Preprocessing.from_json(json.dumps(SETTINGS), "x") == Preprocessing.from_plain(SETTINGS, "y")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 3}, "needs exactly image_size"),
+        ({"image_size": 0}, "image_size must be"),
+        ({"image_size": 32.0}, "image_size must be"),
+        ({"channels": 4}, "channels 1 or 3"),
+        ({"mean": [0.5]}, "need 3 values each"),
+        ({"std": [0.5, 0.0, 0.5]}, "above 0"),
+        ({"std": [0.5, float("nan"), 0.5]}, "above 0"),
+        ({"mean": "abc"}, "lists of numbers"),
+        ({"mean": 3}, "lists of numbers"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError, match=message) as error:
+        Preprocessing.from_plain(SETTINGS | change, "config")
+    assert str(error.value).startswith("config: ")
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_not_json_is_refused():
+    with pytest.raises(UserError, match="--preprocessing: not JSON"):
+        Preprocessing.from_json("{32}", "--preprocessing")
+    with pytest.raises(UserError, match="needs exactly"):
+        Preprocessing.from_json("[32]", "--preprocessing")
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
+def test_arrays_that_are_no_images_are_refused(image):
+    with pytest.raises(ValueError, match="not uint8"):
+        PLAIN([image])
