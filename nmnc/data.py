@@ -1,11 +1,10 @@
 """Training and test images as tensors: digits, CIFAR-10, an .npz file or a folder of classes."""
 
 import hashlib
-import importlib.util
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +55,20 @@ class Dataset:
         return {
             "image_size": self.image_shape[1],
             "channels": self.image_shape[0],
-            "mean": [round(value, 6) for value in self.mean.tolist()],
+            "mean": [round(value, 6) for value in self.mean.tolist()],  # float32 holds the 6 digits kept
             "std": [round(value, 6) for value in self.std.tolist()],
         }
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (batch, channels, height, width) on any device -> float32, standardised per channel."""
-        preprocessing = self.preprocessing()
-        mean, std = (
-            torch.tensor(preprocessing[key], device=images.device).view(1, -1, 1, 1) for key in ("mean", "std")
-        )
-        return (images.float() / 255 - mean) / std
+        """uint8 (batch, channels, height, width) on this data set's device -> float32, standardised."""
+        return (images.float() / 255 - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same data set with every tensor on `device`."""
+        tensors: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
@@ -104,7 +106,8 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
         name=config.name, classes=classes, sha256=digest.hexdigest(), citation=citation, licence=licence,
         train_images=train_images, train_labels=train_labels,
         test_images=test_images, test_labels=test_labels,
-        mean=pixels.mean(1).float(), std=pixels.std(1).clamp_min(1e-6).float(),
+        mean=pixels.mean(1).round(decimals=6).float(),
+        std=pixels.std(1).clamp_min(1e-6).round(decimals=6).float(),
     )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def _as_labels(array: NDArray[Any], config: DatasetConfig) -> Tensor:
 def read_npz(path: Path) -> Arrays:
     """The four arrays of an .npz file; UserError when one is missing or the file is truncated."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; it needs x_train, y_train, x_test and y_test") from None
@@ -201,13 +204,10 @@ def read_folder(path: Path) -> Arrays:
 
 def _digits(_: Path) -> Arrays:
     """1,797 handwritten digits of 8 x 8 pixels; a fixed random fifth of them is the test set."""
-    # scikit-learn's own file, read as `load_digits` does, without the seconds its import costs every job.
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise UserError("dataset digits: it ships with scikit-learn, which is not installed; install scikit-learn")
-    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
-    images = np.round(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    labels = table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:1437], order[1437:]
     return {

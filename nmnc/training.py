@@ -63,7 +63,7 @@ class Trainer:
         Raises:
             UserError: a setting that does not fit the network or the data set.
         """
-        self.run, self.dataset, self.device = run, dataset, device
+        self.run, self.dataset, self.device = run, dataset.to(device), device
         seeds = seeds_of(seed)
         torch.manual_seed(seeds["weights"])  # fresh weights; later also dropout masks
         self.network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments).to(device)
@@ -79,8 +79,8 @@ class Trainer:
             self.weights, training.learning_rate, training.momentum, weight_decay=training.weight_decay
         )
         self.order = torch.Generator().manual_seed(seeds["order"])
-        self.images, self.labels = dataset.train_images.to(device), dataset.train_labels.to(device)
-        self.test_images, self.test_labels = dataset.test_images.to(device), dataset.test_labels.to(device)
+        self.images, self.labels = self.dataset.train_images, self.dataset.train_labels
+        self.test_images, self.test_labels = self.dataset.test_images, self.dataset.test_labels
         self.steps_per_epoch = len(self.images) // training.batch_size
         if self.steps_per_epoch == 0 and training.epochs:
             raise UserError(f"training.batch_size {training.batch_size} exceeds the {len(self.images)} training images")

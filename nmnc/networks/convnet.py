@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from nmnc.errors import UserError
 from nmnc.networks.network import Network
 
 
@@ -29,13 +30,18 @@ def convnet(
         dropout: probability of dropping a unit of a fully connected layer.
     """
     channels = [32, 64, 128] if channels is None else channels
+    side = [extent // 2 ** len(channels) for extent in image_shape[1:]]
+    if 0 in side:
+        raise UserError(
+            f"network convnet: images of {image_shape[1]} x {image_shape[2]} pixels cannot be halved "
+            f"{len(channels)} times; give fewer channels or a larger dataset.image_size"
+        )
     hidden = [128] if hidden is None else hidden
     stages: list[tuple[str, nn.Module]] = []
     for number, (before, after) in enumerate(pairwise([image_shape[0], *channels]), 1):
         normalise = [nn.BatchNorm2d(after)] if batch_norm else []
         convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2)
         stages.append((f"conv{number}", nn.Sequential(convolution, *normalise, nn.ReLU(), nn.AvgPool2d(2))))
-    side = [extent // 2 ** len(channels) for extent in image_shape[1:]]
     units = [([image_shape[0], *channels][-1]) * side[0] * side[1], *hidden]
     for number, (before, after) in enumerate(pairwise(units), 1):
         drop = [nn.Dropout(dropout)] if dropout else []

@@ -76,7 +76,7 @@ def test_leave_one_out_refuses_one_subject_and_unlike_stimuli():
         leave_one_out([rdms[0], rdms[1][:5, :5]], "spearman")
 
 
-@pytest.mark.parametrize("noise", [3.0, 6.0])
+@pytest.mark.parametrize("noise", [4.0, 8.0])
 @pytest.mark.parametrize("metric", METRICS)
 def test_split_half_upper_is_the_correlation_with_the_noiseless_rdm(noise, metric):
     truth, repetitions = simulated_repetitions(noise)

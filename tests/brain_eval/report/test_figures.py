@@ -120,8 +120,8 @@ def test_a_rule_has_one_colour_in_all_figures(tables: Tables, hostile: str) -> N
 
 def test_accuracy_shows_mean_and_extremes_over_seeds(tables: Tables) -> None:
     styles = palette(tables["runs"])
-    axis = accuracy_figure(tables["accuracy"], styles).figure.axes[0]
-    grouped = tables["accuracy"][tables["accuracy"]["rule"].eq("vnc")].groupby("epoch")["test_accuracy"]
+    axis = accuracy_figure(tables["epochs"], styles).figure.axes[0]
+    grouped = tables["epochs"][tables["epochs"]["rule"].eq("vnc")].groupby("epoch")["test_accuracy"]
     np.testing.assert_allclose(mean_lines(axis)[to_hex(styles["vnc"].color)], grouped.mean())
     bands = [band for band in axis.collections if to_hex(band.get_facecolor()[0]) == to_hex(styles["vnc"].color)]
     corners = bands[0].get_paths()[0].vertices
@@ -131,11 +131,11 @@ def test_accuracy_shows_mean_and_extremes_over_seeds(tables: Tables) -> None:
 
 
 def test_caption_counts_seeds_in_the_data(tables: Tables) -> None:
-    styles, accuracy = palette(tables["runs"]), tables["accuracy"]
-    assert "n = 2 seeds per rule" in accuracy_figure(accuracy, styles).caption
-    one = accuracy[accuracy["seed"].eq(0)]
+    styles, epochs = palette(tables["runs"]), tables["epochs"]
+    assert "n = 2 seeds per rule" in accuracy_figure(epochs, styles).caption
+    one = epochs[epochs["seed"].eq(0)]
     assert "n = 1 seed per rule" in accuracy_figure(one, styles).caption
-    uneven = accuracy[~(accuracy["rule"].eq("vnc") & accuracy["seed"].eq(1))]
+    uneven = epochs[~(epochs["rule"].eq("vnc") & epochs["seed"].eq(1))]
     assert "backprop 2, vnc 1" in accuracy_figure(uneven, styles).caption
 
 
@@ -320,10 +320,10 @@ def test_recordings_of_parts_of_the_stimuli_have_no_picture(objects: Benchmark) 
 
 
 def test_same_tables_same_bytes(tables: Tables, tmp_path: Path, hostile: str) -> None:
-    assert hostile in tables["accuracy"]["rule"].to_numpy()
+    assert hostile in tables["epochs"]["rule"].to_numpy()
     pictures = []
     for folder in ("a", "b"):
-        figure = accuracy_figure(tables["accuracy"], palette(tables["runs"]))
+        figure = accuracy_figure(tables["epochs"], palette(tables["runs"]))
         pictures.append(save_all([figure], tmp_path / folder)[0].read_bytes())
     assert pictures[0] == pictures[1]
     assert b"Software" not in pictures[0]
@@ -332,7 +332,7 @@ def test_same_tables_same_bytes(tables: Tables, tmp_path: Path, hostile: str) ->
 def test_captions_stand_beside_and_old_figures_go(tables: Tables, objects: Benchmark, tmp_path: Path) -> None:
     styles = palette(tables["runs"])
     local = recorded_rdms_figure(objects, models_of(objects), styles)
-    accuracy = accuracy_figure(tables["accuracy"], styles)
+    accuracy = accuracy_figure(tables["epochs"], styles)
     assert local is not None
     save_all([accuracy, local], tmp_path)
     (tmp_path / "mine.png").write_bytes(b"the user's own")

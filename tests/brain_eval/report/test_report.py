@@ -17,7 +17,7 @@ from brain_eval.benchmarks.base import Benchmark
 from brain_eval.errors import UserError
 from brain_eval.figures import palette
 from brain_eval.report import render, write_report
-from brain_eval.report.rows import MOST_ROWS, interval, listing, number, shown
+from brain_eval.report.rows import MOST_ROWS, count, interval, listing, number, shown
 from brain_eval.report.study import COLUMNS, read_study
 
 
@@ -137,18 +137,16 @@ def test_recorded_panels_are_marked(html: str) -> None:
 
 
 def test_headline_accuracy_is_the_tables(page: Page, written: Any) -> None:
-    from scipy import stats
-
     accuracy = written.table("accuracy")
     table = page.with_columns("rule", "test accuracy", "forward passes")[0]
     assert len(table) == 1 + accuracy["rule"].nunique()
     for row in table[1:]:
         own = accuracy[accuracy["rule"].eq(row[1])]
-        last = own[own["epoch"].eq(own["epoch"].max())]["test_accuracy"]
-        low, high = stats.t.interval(0.95, len(last) - 1, last.mean(), stats.sem(last))
-        assert row[3] == f"{last.mean():.3f}[{low:.3f}, {high:.3f}]"
-        assert row[4] == f"{last.min():.3f} to {last.max():.3f}"
+        last = own[own["epoch"].eq(own["epoch"].max())].iloc[0]
+        assert row[3] == f"{last['mean']:.3f}[{last.ci_low:.3f}, {last.ci_high:.3f}]"
+        assert row[4] == f"{last['min']:.3f} to {last['max']:.3f}"
         assert (row[5], row[6]) == ("2", "360")
+        assert row[8].replace(",", "") == f"{last.perturbations:.0f}"
 
 
 def test_every_layer_has_score_interval_ceiling_and_n(page: Page, written: Any) -> None:
@@ -213,7 +211,7 @@ def test_nothing_trained_still_makes_a_page(fake_study: Any) -> None:
     runs = fake_study.table("runs").query("kind == 'pixels'")
     resnet = pd.DataFrame([{"network": "resnet20", "rule": "pretrained", "kind": "pretrained", "seed": 0}])
     pd.concat([resnet, runs]).to_csv(tables / "runs.csv", index=False)
-    for name in ("accuracy", "alignment"):
+    for name in ("accuracy", "epochs", "alignment"):
         fake_study.table(name).iloc[:0].to_csv(tables / f"{name}.csv", index=False)
     scores = fake_study.table("scores").query("rule in ['backprop', 'pixels'] and seed == 0")
     own = scores["rule"].eq("backprop")
@@ -269,9 +267,9 @@ def test_damaged_files_are_named(fake_study: Any, path: str, content: str, messa
 
 
 def test_text_for_a_number_is_named(fake_study: Any) -> None:
-    path = fake_study.results / "tables/accuracy.csv"
-    fake_study.table("accuracy").astype({"epoch": object}).replace({"epoch": {1: "one"}}).to_csv(path, index=False)
-    with pytest.raises(UserError, match=r"accuracy\.csv has text where a number belongs.*one"):
+    path = fake_study.results / "tables/epochs.csv"
+    fake_study.table("epochs").astype({"epoch": object}).replace({"epoch": {1: "one"}}).to_csv(path, index=False)
+    with pytest.raises(UserError, match=r"epochs\.csv has text where a number belongs.*one"):
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
 
@@ -297,6 +295,8 @@ def test_own_benchmarks_are_loaded_from_their_folder(fake_study: Any, monkeypatc
 
 
 def test_numbers_and_intervals_in_words() -> None:
+    assert count(float("nan")) == count(None) == "unknown"
+    assert count(1234567.4) == "1,234,567"
     assert number(0.12345) == "0.123"
     assert number(None) == number(float("nan")) == "unknown"
     assert interval(0.1, None) == "unknown"

@@ -1,0 +1,165 @@
+"""Noise ceilings: how well the best possible model could do, given the noise of a recording."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brain_eval.benchmarks.base import Ceiling
+from brain_eval.errors import UserError
+from brain_eval.similarity import (
+    Metric,
+    UndefinedSimilarity,
+    Vector,
+    correlate,
+    correlation_rdm,
+    find_metric,
+    upper_triangle,
+)
+from brain_eval.statistics import generator
+
+
+def leave_one_out(rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Sequence[str] | None = None) -> Ceiling:
+    """Lower and upper noise ceiling from several subjects (Nili et al. 2014, PLoS Comput Biol 10:e1003553).
+
+    Lower: each RDM against the mean of the other subjects' RDMs. Upper: each RDM against the mean of
+    all. Both averaged over the RDMs; RDMs are averaged after the metric's transform (ranks).
+
+    Args:
+        rdms: (n, n) each, the same stimuli in the same order.
+        metric: a name in similarity.METRICS.
+        subjects: one label per RDM; RDMs of one subject are left out together, or a second session
+            would tell the average what this subject is like. None: each RDM is its own subject.
+
+    Raises:
+        UserError: fewer than two subjects, different sizes, unknown metric.
+        UndefinedSimilarity: a constant RDM.
+    """
+    chosen = find_metric(metric)
+    labels = list(subjects) if subjects is not None else [str(index) for index in range(len(rdms))]
+    if len(labels) != len(rdms) or len(set(labels)) < 2:
+        raise UserError(f"a leave-one-out ceiling needs RDMs of at least 2 subjects, got {len(set(labels))}")
+    if len({np.shape(rdm) for rdm in rdms}) > 1:
+        raise UserError("a leave-one-out ceiling needs RDMs of the same stimuli; score them apart")
+    transformed = np.stack([chosen.transform(upper_triangle(rdm)) for rdm in rdms])
+    everyone = chosen.transform(transformed.mean(axis=0))
+    lower, upper = [], []
+    for index, label in enumerate(labels):
+        others = np.array([other != label for other in labels])
+        pooled = chosen.transform(transformed[others].mean(axis=0))
+        lower.append(correlate(pooled, transformed[index], chosen))
+        upper.append(correlate(everyone, transformed[index], chosen))
+    words = "leave-one-subject-out over %d subjects (%d RDMs; mean of ranks; Nili et al. 2014)"
+    return Ceiling(float(np.mean(lower)), float(np.mean(upper)), words % (len(set(labels)), len(rdms)))
+
+
+def _available(repetitions: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return (repetitions, n): which repetitions of which image were recorded."""
+    if repetitions.ndim != 3:
+        raise UserError(f"repetitions must be (repetitions, stimuli, neuroids), got {repetitions.shape}")
+    missing = np.isnan(repetitions)
+    available = ~missing.any(axis=2)
+    if (missing.any(axis=2) != missing.all(axis=2)).any():
+        raise UserError("a repetition is NaN for some neuroids only; mark the whole repetition as missing or drop them")
+    return available
+
+
+def _half_means(
+    values: NDArray[np.float64], available: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Split each image's repetitions in two at random and return both (n, neuroids) means.
+
+    An odd repetition falls to either half by chance. `values` holds 0 where not available.
+    """
+    repetitions, n = available.shape
+    keys = np.where(available, rng.random((repetitions, n)), np.inf)
+    order = np.argsort(np.argsort(keys, axis=0, kind="stable"), axis=0, kind="stable")
+    counts = available.sum(axis=0)
+    cut = (counts + (rng.random(n) < 0.5)) // 2
+    halves = []
+    for chosen in (available & (order < cut), available & (order >= cut)):
+        sums = np.einsum("rn,rnp->np", chosen.astype(np.float64), values, optimize=True)
+        halves.append(sums / chosen.sum(axis=0)[:, None])
+    return halves[0], halves[1]
+
+
+def split_half_correlations(
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int
+) -> tuple[dict[str, Vector], int]:
+    """Correlate the RDMs of two random halves of the repetitions, `n_splits` times.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images
+            with fewer than two repetitions are left out.
+        metrics: names in similarity.METRICS; metrics that share a transform share its cost.
+        n_splits: number of random splits.
+        seed: of the splits.
+
+    Returns:
+        Per metric (n_splits,) float64, and the number of images used.
+
+    Raises:
+        UserError: fewer than 3 images with two repetitions, NaN for some neuroids only.
+        UndefinedSimilarity: a half is constant over the neuroids for some image.
+    """
+    chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
+    available = _available(repetitions)
+    used = available.sum(axis=0) >= 2
+    if used.sum() < 3:
+        raise UserError(
+            f"a split-half ceiling needs 3 images with 2 repetitions each, got {int(used.sum())}; give the average only"
+        )
+    available = available[:, used]
+    values = np.nan_to_num(repetitions[:, used], nan=0.0)
+    rng = generator(seed, "split-half")
+    correlations: dict[str, list[float]] = {name: [] for name in chosen}
+    for _ in range(n_splits):
+        halves = _half_means(values, available, rng)
+        first, second = (upper_triangle(correlation_rdm(half)) for half in halves)
+        transforms = {metric.transform for metric in chosen.values()}
+        shared = {transform: (transform(first), transform(second)) for transform in transforms}
+        for name, metric in chosen.items():
+            a, b = shared[metric.transform]
+            correlations[name].append(correlate(a, b, metric))
+    return {name: np.array(values) for name, values in correlations.items()}, int(used.sum())
+
+
+def ceiling_of_halves(correlations: Vector, n_images: int) -> Ceiling:
+    """Turn split-half correlations (n_splits,) into a ceiling.
+
+    lower = their mean m (uncorrected); reliability r = 2 m / (1 + m) (Spearman 1910, Brown 1910), that
+    of the RDM from all repetitions; upper = sqrt(r), the expected correlation of that RDM with the
+    noiseless one. Upper is unknown where m is not positive.
+    """
+    mean = float(np.mean(correlations))
+    words = (
+        f"split-half over repetitions ({len(correlations)} random splits; {n_images} images): "
+        "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
+    )
+    if mean <= 0.0:
+        return Ceiling(mean, None, words + "; reliability not positive")
+    return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
+
+
+def split_half(repetitions: NDArray[np.float64], metric: str, n_splits: int = 100, seed: int = 0) -> Ceiling:
+    """Noise ceiling of one recording from its repetitions; see `ceiling_of_halves` for the definition.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing.
+        metric: a name in similarity.METRICS.
+        n_splits: random splits of each image's repetitions.
+        seed: of the splits.
+    """
+    correlations, n_images = split_half_correlations(repetitions, [metric], n_splits, seed)
+    return ceiling_of_halves(correlations[metric], n_images)
+
+
+def split_half_all(
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int
+) -> dict[str, Ceiling]:
+    """Return `split_half` for several metrics at the cost of one; empty ceilings where it is undefined."""
+    try:
+        correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed)
+    except UndefinedSimilarity as error:
+        return {name: Ceiling(None, None, f"none: {error}") for name in metrics}
+    return {name: ceiling_of_halves(correlations[name], n_images) for name in metrics}

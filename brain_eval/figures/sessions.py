@@ -1,0 +1,142 @@
+"""Figures of the spread over recordings: the score with each session, subject and animal."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from brain_eval.figures.similarity import (
+    CEILING_COLOR,
+    ceiling_of,
+    ceiling_text,
+    interval_text,
+    metric_name,
+    region_title,
+    simulated_note,
+)
+from brain_eval.figures.style import (
+    CaptionedFigure,
+    RuleStyle,
+    file_name,
+    legend_below,
+    panel_grid,
+    plain,
+    rule_handles,
+    styled,
+)
+from brain_eval.figures.summary import count_text, groups
+
+COLUMNS = 5
+
+
+def has_sessions(rows: pd.DataFrame) -> bool:
+    """Whether some region of these scores was recorded in more than one session."""
+    single = rows[rows["session"].ne("mean")]
+    pairs = single[["species", "region", "session", "animal"]].drop_duplicates()
+    return bool(pairs.groupby(["species", "region"]).size().gt(1).any())
+
+
+def _row_order(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """(session, animal) of each line of the figure: animal by animal, each one's mean, then all."""
+    pairs = list(rows[["session", "animal"]].drop_duplicates().itertuples(index=False, name=None))
+    animals = list(dict.fromkeys(animal for _, animal in pairs if animal != "all"))
+    order = {"mean": 1}
+    return sorted(
+        pairs,
+        key=lambda pair: (
+            len(animals) if pair[1] == "all" else animals.index(pair[1]),
+            order.get(pair[0], 0),
+        ),
+    )
+
+
+def _label(session: str, animal: str) -> str:
+    """Tick label of one recording or mean."""
+    if session != "mean":
+        return plain(f"{session} ({animal})" if animal and animal != session else session)
+    return "mean of all" if animal == "all" else plain(f"mean {animal}")
+
+
+def _draw_layer(axis: Axes, rows: pd.DataFrame, order: list[tuple[str, str]], styles: dict[str, RuleStyle]) -> None:
+    """One layer: a line per recording, and on it a mark with its interval per rule."""
+    rules = [rule for rule in styles if rows["rule"].eq(rule).any()]
+    shifts = np.linspace(-0.3, 0.3, len(rules)) if len(rules) > 1 else [0.0]
+    places = {pair: place for place, pair in enumerate(order)}
+    for (session, animal), here in groups(rows, ["session", "animal"]):
+        place = places[session, animal]
+        low, high = ceiling_of(here)
+        if not np.isnan([low, high]).all():
+            span = np.nan_to_num([low, high], nan=low if np.isnan(high) else high)
+            axis.plot(span, [place, place], color=CEILING_COLOR, linewidth=6, solid_capstyle="butt", zorder=0)
+        if session == "mean":
+            axis.axhspan(place - 0.46, place + 0.46, color="#f3f3f3", zorder=-1, linewidth=0)
+    for rule, shift in zip(rules, shifts, strict=True):
+        own = rows[rows["rule"].eq(rule)].groupby(["session", "animal"], sort=False)
+        mean = own[["raw", "ci_low", "ci_high"]].mean().reindex(order)
+        ends = np.abs(mean[["ci_low", "ci_high"]].to_numpy().T - mean["raw"].to_numpy())
+        axis.errorbar(mean["raw"], np.arange(len(order)) + shift, xerr=ends, linestyle="", elinewidth=1.0,
+                      color=styles[rule].color, marker=styles[rule].marker, markersize=3.2)  # fmt: skip
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axis.axvline(0, color="#444444", linewidth=0.8)
+    axis.set_ylim(len(order) - 0.5, -0.5)
+    axis.set_yticks(range(len(order)), [_label(*pair) for pair in order])
+
+
+@styled
+def sessions_figure(
+    scores: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
+) -> CaptionedFigure:
+    """Score with each recording, each animal's mean and the mean of all, a panel per region and layer.
+
+    Args:
+        scores: tables/scores.csv.
+        benchmark, metric, network: which rows to show; `has_sessions` must hold for the benchmark.
+    """
+    chosen = scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)]
+    chosen = chosen[chosen["network"].eq(network)]
+    regions = [
+        (species, region, rows)
+        for (species, region), rows in groups(chosen, ["species", "region"])
+        if has_sessions(rows)
+    ]
+    layers = list(chosen["layer"].unique())
+    columns = min(COLUMNS, len(layers))
+    slots = -(-len(layers) // columns) * columns
+    lines = max(len(_row_order(rows)) for _, _, rows in regions)
+    n_rules = chosen["rule"].nunique()
+    figure, axes = panel_grid(
+        slots * len(regions), columns, (2.3, 0.9 + lines * (0.1 + 0.065 * n_rules)), sharex=True, sharey=False
+    )
+    counts = []
+    for start, (species, region, rows) in enumerate(regions):
+        order = _row_order(rows)
+        block = axes[start * slots : (start + 1) * slots]
+        for place, (axis, layer) in enumerate(zip(block, layers, strict=False)):
+            _draw_layer(axis, rows[rows["layer"].eq(layer)], order, styles)
+            axis.set_title(plain(f"{region_title(species, region)}: {layer}"))
+            axis.set_xlabel(metric_name(metric) if len(layers) == 1 else metric)
+            if place % columns:
+                axis.tick_params(labelleft=False)
+        for unused in block[len(layers) :]:
+            unused.remove()
+        single = rows[rows["session"].ne("mean")]
+        n = len(single[["session", "animal"]].drop_duplicates())
+        counts.append(
+            f"{region_title(species, region)}: {n} recordings, {single['animal'].nunique()} animals or subjects"
+        )
+    handles: list[Artist] = [*rule_handles(styles, list(chosen["rule"].unique()))]
+    if chosen[["ceiling_lower", "ceiling_upper"]].notna().any(axis=None):
+        handles.append(Patch(color=CEILING_COLOR, label="noise ceiling, lower to upper"))
+    legend_below(figure, handles)
+    title = f"{benchmark}, {metric}, by recording: {network}{simulated_note(chosen)}"
+    figure.suptitle(plain(title), fontsize=10)
+    caption = (
+        f"Score of {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in brackets), "
+        f"the mean of each animal with several, and the mean of all. Marks: mean over seeds "
+        f"({count_text(chosen)}); bars: {interval_text(chosen)}, ends averaged over the seeds. "
+        f"{ceiling_text(chosen)} {'; '.join(counts)}."
+    )
+    alt = f"Scores of {network} with the single recordings of {benchmark}."
+    return CaptionedFigure(file_name("sessions", benchmark, metric, network), title, caption, alt, figure, benchmark)

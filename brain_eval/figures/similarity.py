@@ -1,0 +1,159 @@
+"""Figures of similarity: each layer against each region, with intervals and noise ceilings."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from brain_eval.figures.style import (
+    CaptionedFigure,
+    RuleStyle,
+    file_name,
+    legend_below,
+    panel_grid,
+    plain,
+    rule_handles,
+    styled,
+)
+from brain_eval.figures.summary import count_text, distinct, groups, headline_rows, unit_text
+
+METRIC_NAMES = {"spearman": "Spearman correlation of RDMs", "rho-a": "rho-a of RDMs"}
+CEILING_COLOR = "#dcdcdc"
+
+
+def metric_name(metric: str) -> str:
+    """A metric's name for an axis."""
+    return METRIC_NAMES.get(metric, metric)
+
+
+def region_title(species: str, region: str) -> str:
+    """ "macaque IT"; a simulated region says so."""
+    return f"{species} {region}"
+
+
+def mean_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Score and interval of each rule and layer, averaged over seeds.
+
+    The interval's ends are averaged as well: it shows what the choice of stimuli does to one network of
+    that rule. The seeds share their stimuli, so it does not shrink with their number; their spread is
+    shown by a point each.
+    """
+    grouped = rows.groupby(["rule", "layer"], sort=False)
+    return grouped.agg(
+        raw=("raw", "mean"), low=("ci_low", "mean"), high=("ci_high", "mean"), n=("seed", "nunique")
+    ).reset_index()
+
+
+def ceiling_of(rows: pd.DataFrame) -> tuple[float, float]:
+    """Lower and upper ceiling of some rows of scores; NaN where unknown."""
+    # The mean of an empty column is NaN: unknown stays unknown.
+    return float(rows["ceiling_lower"].mean()), float(rows["ceiling_upper"].mean())
+
+
+def draw_ceiling(axis: Axes, rows: pd.DataFrame, across: bool = True) -> bool:
+    """The band between the ceilings (a line where one is known), or the words "ceiling unknown"."""
+    low, high = ceiling_of(rows)
+    span, line = (axis.axhspan, axis.axhline) if across else (axis.axvspan, axis.axvline)
+    if np.isnan(low) and np.isnan(high):
+        axis.text(0.99, 0.99, "ceiling unknown", transform=axis.transAxes, ha="right", va="top",
+                  color="#777777", fontsize=7.5)  # fmt: skip
+        return False
+    if np.isnan(low) or np.isnan(high):
+        line(high if np.isnan(low) else low, color="#a0a0a0", linewidth=3, alpha=0.6, zorder=0)
+    else:
+        span(low, high, color=CEILING_COLOR, zorder=0)
+    return True
+
+
+def _draw_region(
+    axis: Axes, rows: pd.DataFrame, pixels: pd.DataFrame, layers: list[str], styles: dict[str, RuleStyle]
+) -> None:
+    """One region: a line per rule over the layers, a point per seed, an interval at the mean."""
+    trained = [rule for rule in styles if rows["rule"].eq(rule).any()]
+    shifts = np.linspace(-0.26, 0.26, len(trained)) if len(trained) > 1 else [0.0]
+    means = mean_over_seeds(rows)
+    for rule, shift in zip(trained, shifts, strict=True):
+        style = styles[rule]
+        reference = rows.loc[rows["rule"].eq(rule), "kind"].eq("untrained").any()
+        mean = means[means["rule"].eq(rule)].set_index("layer").reindex(layers)
+        x = np.arange(len(layers)) + shift
+        ends = np.abs(mean[["low", "high"]].to_numpy().T - mean["raw"].to_numpy())
+        axis.errorbar(x, mean["raw"], yerr=ends, color=style.color, marker=style.marker, markersize=4.5,
+                      linestyle="--" if reference else "-", linewidth=1.0, elinewidth=1.1, alpha=0.95)  # fmt: skip
+        seeds = rows[rows["rule"].eq(rule)]
+        places = np.array([layers.index(layer) for layer in seeds["layer"]]) + shift + 0.045
+        axis.scatter(places, seeds["raw"], s=7, color=style.color, alpha=0.55, linewidths=0, zorder=3)
+    for (rule,), mean in groups(mean_over_seeds(pixels), ["rule"]):
+        style = styles[rule]
+        axis.axhspan(mean["low"].iloc[0], mean["high"].iloc[0], color=style.color, alpha=0.12, linewidth=0)
+        axis.axhline(mean["raw"].iloc[0], color=style.color, linestyle=":", linewidth=1.6)
+    axis.axhline(0, color="#444444", linewidth=0.8)
+    axis.set_xticks(range(len(layers)), [plain(layer) for layer in layers])
+    if max(map(len, layers)) * len(layers) > 36:
+        axis.tick_params(axis="x", rotation=35)
+
+
+@styled
+def similarity_figure(
+    scores: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
+) -> CaptionedFigure:
+    """Score of every layer of one network with every region of one benchmark.
+
+    Args:
+        scores: tables/scores.csv.
+        benchmark, metric, network: which rows to show. Pixels are a reference line.
+    """
+    chosen = headline_rows(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
+    own, pixels = chosen[chosen["network"].eq(network)], chosen[chosen["kind"].eq("pixels")]
+    layers = list(own["layer"].unique())
+    regions = list(own[["species", "region"]].drop_duplicates().itertuples(index=False, name=None))
+    figure, axes = panel_grid(len(regions), 2, (4.6, 3.4), sharey=False)
+    sizes, with_ceiling = [], False
+    for axis, (species, region) in zip(axes, regions, strict=True):
+        here = own[own["species"].eq(species) & own["region"].eq(region)]
+        reference = pixels[pixels["species"].eq(species) & pixels["region"].eq(region)]
+        _draw_region(axis, here, reference, layers, styles)
+        with_ceiling |= draw_ceiling(axis, here)
+        axis.set(title=plain(region_title(species, region)), ylabel=metric_name(metric), xlabel="layer")
+        sizes.append(f"{region_title(species, region)}: {unit_text(here)}")
+    handles: list[Artist] = [*rule_handles(styles, list(own["rule"].unique()))]
+    handles += [Line2D([], [], color=styles[str(rule)].color, linestyle=":", label=plain(str(rule)))
+                for rule in pixels["rule"].unique()]  # fmt: skip
+    if with_ceiling:
+        handles.append(Patch(color=CEILING_COLOR, label="noise ceiling, lower to upper"))
+    legend_below(figure, handles)
+    title = f"{benchmark}, {metric}: {network}" + simulated_note(own)
+    figure.suptitle(plain(title), fontsize=10)
+    caption = (
+        f"{metric_name(metric)} between every layer of {network} and each region of {benchmark}"
+        f"{simulated_note(own)}. Large markers: mean over seeds ({count_text(own)}); small points: each "
+        f"seed. Bars: {interval_text(own)}, its ends averaged over the seeds. Dotted line and band: the "
+        f"images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
+    )
+    alt = f"Similarity of {network}'s layers with {benchmark} ({metric}), {len(regions)} regions."
+    return CaptionedFigure(file_name("similarity", benchmark, metric, network), title, caption, alt, figure, benchmark)
+
+
+def simulated_note(rows: pd.DataFrame) -> str:
+    """ " (simulated, not recorded)" where the rows come from a simulation, else nothing."""
+    return " (simulated, not recorded)" if rows["species"].eq("simulated").any() else ""
+
+
+def interval_text(rows: pd.DataFrame) -> str:
+    """How the intervals of some rows of scores were made, in the words of the table itself."""
+    known = rows.dropna(subset=["ci_low", "ci_high"])
+    if known.empty:
+        return "no interval in the table"
+    methods, draws = distinct(known["interval_method"]), distinct(known["n_draws"])
+    return f"{' / '.join(methods)} ({' / '.join(draws)} draws)"
+
+
+def ceiling_text(rows: pd.DataFrame) -> str:
+    """How the ceilings of some rows were made, in the words of the table itself; "unknown" where empty."""
+    known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
+    definitions = distinct(known["ceiling_definition"])
+    if not definitions:
+        return "Noise ceiling: unknown."
+    return f"Grey band, noise ceiling: {' / '.join(definitions).rstrip('.')}."

@@ -1,0 +1,63 @@
+"""What figures and report say of several seeds, and which rows of scores.csv speak for a region."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+#: A region of one species in one benchmark: one panel, one table.
+REGION = ["benchmark", "species", "region"]
+
+
+def headline_rows(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows that stand for a whole region: the mean over its recordings, else its only recording."""
+    overall = scores["session"].eq("mean") & scores["animal"].eq("all")
+    averaged = overall.groupby([scores[key] for key in REGION]).transform("any")
+    return scores[overall | (~averaged & scores["session"].ne("mean"))]
+
+
+def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows that agree in some text columns, in order of appearance: (their values, the rows)."""
+    for values, rows in frame.groupby(keys, sort=False):
+        yield tuple(str(value) for value in values), rows
+
+
+def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean, lowest and highest seed and number of seeds of a column, for each group; empty cells drop out.
+
+    Returns:
+        frame with the columns of `by` and mean, low, high (in the value's unit) and n.
+    """
+    known = frame.dropna(subset=[value])
+    grouped = known.groupby(by, sort=False)[value]
+    return grouped.agg(mean="mean", low="min", high="max", n="count").reset_index()
+
+
+def count_text(frame: pd.DataFrame) -> str:
+    """How many seeds each rule has, in words: "n = 3 seeds per rule" or rule by rule."""
+    counts = frame.groupby("rule", sort=False)["seed"].nunique()
+    if counts.empty:
+        return "n = 0 seeds"
+    if counts.nunique() == 1:
+        n = int(counts.iloc[0])
+        return f"n = {n} seed{'s' if n != 1 else ''} per rule"
+    return "seeds per rule: " + ", ".join(f"{rule} {n}" for rule, n in counts.items())
+
+
+def distinct(values: pd.Series) -> list[str]:
+    """The different non-empty values as text, in order of appearance; numbers without ".0"."""
+    known = values.dropna().unique()
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in known if value != ""]
+
+
+def unit_text(frame: pd.DataFrame) -> str:
+    """Numbers of stimuli and neuroids of some rows of scores, e.g. "92 stimuli, 674 neuroids"."""
+    parts = []
+    for column, word in (("n_stimuli", "stimuli"), ("n_neuroids", "neuroids")):
+        known = frame[column].dropna()
+        if known.empty:
+            parts.append(f"unknown number of {word}")
+        elif known.min() == known.max():
+            parts.append(f"{known.min():.0f} {word}")
+        else:
+            parts.append(f"{known.min():.0f} to {known.max():.0f} {word}")
+    return ", ".join(parts)

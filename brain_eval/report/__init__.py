@@ -1,0 +1,100 @@
+"""The study's report: its figures as PNG files, and one HTML file that opens without a network."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from brain_eval.figures import (
+    CaptionedFigure,
+    RuleStyle,
+    draw_rdms,
+    draw_similarity,
+    draw_training,
+    palette,
+    save_all,
+)
+from brain_eval.files import replacing
+from brain_eval.report.rows import accuracy_rows, listing, score_listings, similarity_tables
+from brain_eval.report.study import Study, read_study
+
+_TEMPLATES = Path(__file__).parent.parent / "templates"
+
+
+def write_report(results: Path, config_path: Path, data: Path) -> None:
+    """Draw RESULTS/figures and write RESULTS/report.html from the study's tables.
+
+    The HTML holds its style, script and figures, and loads nothing from anywhere. Figures that show
+    recorded data go to RESULTS/figures/local; the HTML holds them too and says so.
+
+    Args:
+        results: the study's folder, with tables/, scores/, benchmarks/ and networks/ in it.
+        config_path: the study's YAML file, shown as it stands.
+        data: data folder; the recorded RDMs are read from there.
+
+    Raises:
+        UserError: a table or another file of the study is missing or lacks a column.
+    """
+    study = read_study(results, config_path, data)
+    styles = palette(study.tables["runs"])
+    figures = draw_training(study.tables, styles) + draw_similarity(study.tables["scores"], styles)
+    for benchmark, models in study.rdms:
+        figures += draw_rdms(benchmark, models, styles)
+    paths = save_all(figures, results / "figures")
+    html = render(study, styles, list(zip(figures, paths, strict=True)))
+    with replacing(results / "report.html") as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[CaptionedFigure, Path]]) -> str:
+    """The report's HTML.
+
+    Args:
+        study: everything read from the study's folder.
+        styles: the style of each rule.
+        figures: each figure with the PNG it was saved to.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,  # a name the template misspells is an error, not an empty cell
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scores = study.tables["scores"]
+    simulated = [about["name"] for about in study.benchmarks if about["simulated"]]
+    return environment.get_template("report.html").render(
+        study=study,
+        colors={rule: style.color for rule, style in styles.items()},
+        simulated=simulated,
+        metrics=list(scores["metric"].unique()),
+        networks=list(study.tables["runs"].loc[lambda runs: runs["kind"].ne("pixels"), "network"].unique()),
+        accuracy=accuracy_rows(study),
+        similarity=similarity_tables(scores),
+        figures=[_embedded(figure, path, simulated) for figure, path in figures],
+        score_listings=score_listings(study.text_tables["scores"]),
+        listings={name: listing(table, name) for name, table in study.text_tables.items() if name != "scores"},
+        facts={key: _distinct(study.provenance, key) for key in ("git", "hardware", "versions", "dataset")},
+    )
+
+
+def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict[str, Any]:
+    """What the template needs of a figure; the image as a data URI."""
+    return {
+        "group": figure.name.partition("_")[0],
+        "benchmark": figure.benchmark,
+        "title": figure.title,
+        "caption": figure.caption,
+        "alt": figure.alt,
+        "recorded": figure.local and figure.benchmark not in simulated,
+        "file": f"figures/{'local/' if figure.local else ''}{path.name}",
+        "source": "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii"),
+    }
+
+
+def _distinct(provenance: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+    """The different values of one entry of the runs' provenance, each with its number of runs."""
+    texts = [json.dumps(run.get(key), sort_keys=True) for run in provenance]
+    return [{"value": json.loads(text), "runs": texts.count(text)} for text in dict.fromkeys(texts)]

@@ -1,0 +1,155 @@
+"""The report's tables, as plain rows for the template. Rounding happens here and nowhere else."""
+
+import re
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brain_eval.figures.similarity import ceiling_of, interval_text, mean_over_seeds, metric_name
+from brain_eval.figures.summary import distinct, groups, headline_rows, unit_text
+from brain_eval.report.study import Study
+
+#: Rows of one listing; what is beyond stands in the CSV only, and the report says so.
+MOST_ROWS = 1200
+UNKNOWN = "unknown"
+_DECIMAL = re.compile(r"-?\d*\.\d+([eE][-+]?\d+)?|-?\d+[eE][-+]?\d+")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with fixed decimals; "unknown" where there is none."""
+    return UNKNOWN if value is None or np.isnan(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with separators; "unknown" where there is none."""
+    return UNKNOWN if value is None or np.isnan(value) else f"{value:,.0f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """ "[low, high]", or "unknown" where there is none."""
+    ends = number(low), number(high)
+    return UNKNOWN if UNKNOWN in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def accuracy_rows(study: Study) -> list[dict[str, Any]]:
+    """Accuracy after the last epoch, a row per network and rule: mean, interval and n of accuracy.csv.
+
+    Forward passes are the mean over seeds of epochs.csv; n are the seeds and the test images.
+    """
+    passes = study.tables["epochs"].groupby(["network", "rule", "epoch"])["forward_passes"].mean()
+    images = {(run["network"], run["rule"]): (run.get("dataset") or {}).get("n_test") for run in study.provenance}
+    rows = []
+    for (network, rule), epochs in groups(study.tables["accuracy"], ["network", "rule"]):
+        last = epochs.sort_values("epoch").iloc[-1]
+        rows.append(
+            {
+                "network": network,
+                "rule": rule,
+                "kind": last["kind"],
+                "epoch": f"{last['epoch']:.0f}",
+                "mean": number(last["mean"]),
+                "interval": interval(last["ci_low"], last["ci_high"]),
+                "range": f"{number(last['min'])} to {number(last['max'])}",
+                "seeds": f"{last['n_seeds']:.0f}",
+                "images": images.get((network, rule)) or UNKNOWN,
+                "perturbations": count(last["perturbations"]),
+                "passes": count(passes.get((network, rule, last["epoch"]))),
+            }
+        )
+    return rows
+
+
+def similarity_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels."""
+    chosen = headline_rows(scores)
+    own, pixels = chosen[chosen["kind"].ne("pixels")], chosen[chosen["kind"].eq("pixels")]
+    keys = ["benchmark", "metric", "species", "region"]
+    tables = []
+    for (benchmark, metric, species, region, network), rows in groups(own, [*keys, "network"]):
+        here = pixels[pixels[keys].eq([benchmark, metric, species, region]).all(axis=1)]
+        low, high = ceiling_of(rows)
+        layers = list(rows["layer"].unique())
+        means = mean_over_seeds(rows).set_index(["rule", "layer"])
+        tables.append(
+            {
+                "benchmark": benchmark,
+                "version": rows["version"].iloc[0],
+                "metric": metric,
+                "metric_name": metric_name(metric),
+                "network": network,
+                "region": f"{species} {region}",
+                "simulated": species == "simulated",
+                "layers": layers,
+                "rows": [
+                    {
+                        "rule": rule,
+                        "seeds": group["seed"].nunique(),
+                        "cells": [_cell(means, (rule, layer)) for layer in layers],
+                    }
+                    for rule, group in rows.groupby("rule", sort=False)
+                ],
+                "pixels": [
+                    {"rule": rule, "cell": _cell(mean.set_index("rule"), rule)}
+                    for rule, mean in mean_over_seeds(here).groupby("rule", sort=False)
+                ],
+                "ceiling": UNKNOWN if np.isnan([low, high]).all() else f"{number(low)} to {number(high)}",
+                "ceiling_definition": " / ".join(distinct(rows["ceiling_definition"])),
+                "interval": interval_text(rows),
+                "n": unit_text(rows),
+            }
+        )
+    return tables
+
+
+def _cell(means: pd.DataFrame, key: Any) -> dict[str, str] | None:
+    """Score and interval of one rule and layer, or None where that rule has no such layer."""
+    if key not in means.index:
+        return None
+    mean = means.loc[key]
+    if isinstance(mean, pd.DataFrame):
+        mean = mean.iloc[0]
+    return {"raw": number(mean["raw"]), "interval": interval(mean["low"], mean["high"])}
+
+
+def shown(text: str) -> str:
+    """A cell of a CSV for the page: decimals to four significant digits, all else as it stands."""
+    return f"{float(text):.4g}" if _DECIMAL.fullmatch(text) else text
+
+
+def listing(table: pd.DataFrame, title: str = "") -> dict[str, Any]:
+    """A CSV table for the page: columns that never vary stand once above it.
+
+    Args:
+        table: every cell as text, empty where unknown.
+        title: heading of the listing.
+    """
+    constant = [c for c in table.columns if len(table) > 1 and table[c].nunique() == 1]
+    varying = table.drop(columns=constant)
+    ceilings = [c for c in varying.columns if c.startswith("ceil") and c != "ceiling_definition"]
+    cells = varying.head(MOST_ROWS).apply(lambda column: column.map(shown))
+    for column in ceilings:
+        cells[column] = cells[column].replace("", UNKNOWN)
+    common = {c: shown(table[c].iloc[0]) or UNKNOWN for c in constant}
+    return {
+        "title": title,
+        "simulated": False,
+        "columns": list(varying.columns),
+        "numeric": [bool(len(cells)) and _is_numeric(varying[c]) for c in varying.columns],
+        "rows": cells.to_numpy().tolist(),
+        "total": len(table),
+        "common": {c: text for c, text in common.items() if text != UNKNOWN or c.startswith("ceil")},
+    }
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether every non-empty cell of a text column is a number."""
+    return bool(pd.to_numeric(column[column.ne("")], errors="coerce").notna().all())
+
+
+def score_listings(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """scores.csv (cells as text) cut into one listing per benchmark and metric."""
+    return [
+        listing(rows, f"{benchmark}, {metric}") | {"simulated": rows["species"].eq("simulated").any()}
+        for (benchmark, metric), rows in groups(scores, ["benchmark", "metric"])
+    ]

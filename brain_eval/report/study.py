@@ -1,0 +1,195 @@
+"""Reading a study's folder for its report, and saying what is missing."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from brain_eval.benchmarks import load_benchmark
+from brain_eval.benchmarks.base import Benchmark
+from brain_eval.errors import UserError
+from brain_eval.figures import ModelRdms
+
+_RUN = ("network", "rule", "kind", "seed")
+#: Tables of a study and the columns its report needs.
+COLUMNS = {
+    "runs": _RUN,
+    "accuracy": (
+        "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "min", "max", "perturbations",
+    ),
+    "epochs": (*_RUN, "epoch", "test_accuracy", "perturbations", "forward_passes"),
+    "alignment": (
+        *_RUN, "epoch", "layer", "space", "cosine", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
+    ),
+    "scores": (
+        *_RUN, "layer", "benchmark", "version", "session", "animal", "species", "region", "metric", "raw",
+        "ci_low", "ci_high", "interval_method", "n_draws", "ceiling_lower", "ceiling_upper", "ceiled",
+        "ceiling_definition", "n_stimuli", "n_neuroids",
+    ),
+    "comparisons": (),
+    "timing": (),
+}  # fmt: skip
+_NUMBERS = {
+    "epoch", "test_accuracy", "perturbations", "forward_passes", "mean", "min", "max", "n_seeds", "cosine",
+    "alpha_gradient", "alpha_jacobian", "margin", "d", "n", "raw", "ci_low", "ci_high", "n_draws", "ceiling_lower",
+    "ceiling_upper", "ceiled", "n_stimuli", "n_neuroids",
+}  # fmt: skip
+#: Kinds of rows in runs.csv that no training stands behind.
+NOT_TRAINED_HERE = ("pretrained", "pixels")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the report shows.
+
+    Attributes:
+        name: the study's name.
+        config: the text of its YAML file, as it stands.
+        text_tables: each table with every cell as the CSV's own text, empty where unknown.
+        tables: the same with numbers as float64 (seed: int), NaN where unknown.
+        benchmarks: what benchmarks/NAME.json says of each benchmark in the scores.
+        provenance: provenance.json of each run trained here.
+        rdms: each benchmark that has stored model RDMs, with those of every rule's first seed.
+    """
+
+    name: str
+    config: str
+    text_tables: dict[str, pd.DataFrame]
+    tables: dict[str, pd.DataFrame]
+    benchmarks: list[dict[str, Any]]
+    provenance: list[dict[str, Any]]
+    rdms: list[tuple[Benchmark, list[ModelRdms]]]
+
+
+def read_study(results: Path, config_path: Path, data: Path) -> Study:
+    """Read results/STUDY and the study's YAML file.
+
+    Raises:
+        UserError: a file is missing, is not what it should be, or lacks a column; one line that names
+            the file and the command that makes it.
+    """
+    config = _read_text(config_path, "give the study's YAML file with --config")
+    texts = {name: _read_table(results, name) for name in COLUMNS}
+    tables = {name: _numbers(table, results / f"tables/{name}.csv") for name, table in texts.items()}
+    names = list(tables["scores"]["benchmark"].unique())
+    remedy = f"python -m brain_eval fetch --benchmark NAME --out {results / 'benchmarks'}"
+    benchmarks = [_read_json(results / f"benchmarks/{name}.json", remedy.replace("NAME", name)) for name in names]
+    provenance = [
+        _read_json(_folder(results, "networks", run) / "provenance.json", "python -m nmnc train")
+        for run in _records(tables["runs"])
+        if run["kind"] not in NOT_TRAINED_HERE
+    ]
+    return Study(
+        name=results.resolve().name,
+        config=config,
+        text_tables=texts,
+        tables=tables,
+        benchmarks=benchmarks,
+        provenance=provenance,
+        rdms=_read_rdms(results, tables["runs"], names, _benchmark_folders(config, config_path), data),
+    )
+
+
+def _records(runs: pd.DataFrame) -> list[dict[str, Any]]:
+    """Identity of each row of runs.csv."""
+    return [dict(zip(_RUN, row, strict=True)) for row in runs[list(_RUN)].itertuples(index=False)]
+
+
+def _folder(results: Path, stage: str, run: dict[str, Any]) -> Path:
+    """results/STUDY/STAGE/NETWORK/RULE/seedN of one row of runs.csv."""
+    return results / stage / run["network"] / run["rule"] / f"seed{run['seed']}"
+
+
+def _read_text(path: Path, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {remedy}") from None
+
+
+def _read_json(path: Path, command: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(_read_text(path, f"make it with: {command}")))
+    except ValueError:
+        raise UserError(f"{path} is not a JSON object; make it anew with: {command}") from None
+
+
+def _read_table(results: Path, name: str) -> pd.DataFrame:
+    """A table as text; empty cells are empty strings."""
+    path = results / "tables" / f"{name}.csv"
+    command = "python -m nmnc runs" if name == "runs" else f"python -m brain_eval tables --results {results}"
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: {command}")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise UserError(f"{path} is not a CSV table; delete it and make it anew with: {command}") from None
+    missing = [column for column in COLUMNS[name] if column not in table]
+    if missing:
+        raise UserError(f"{path} lacks the column {missing[0]}; delete it and make it anew with: {command}")
+    return table
+
+
+def _numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with its numeric columns as float64, NaN where empty, and seeds as int64."""
+    table = table.copy()
+    try:
+        for column in _NUMBERS & set(table.columns):
+            table[column] = pd.to_numeric(table[column].replace("", np.nan)).astype(np.float64)
+        if "seed" in table:
+            table["seed"] = table["seed"].astype(np.int64)
+    except ValueError as error:
+        raise UserError(f"{path} has text where a number belongs ({error}); delete it and rerun") from None
+    return table
+
+
+def _benchmark_folders(config: str, path: Path) -> dict[str, str]:
+    """NAME -> folder of the user's own benchmarks, from the study's YAML."""
+    try:
+        content = yaml.safe_load(config)
+    except yaml.YAMLError:
+        raise UserError(f"{path} is not valid YAML; mend it") from None
+    evaluation = content.get("evaluation") if isinstance(content, dict) else None
+    return dict((evaluation or {}).get("benchmark_folders") or {})
+
+
+def _read_rdms(
+    results: Path, runs: pd.DataFrame, names: list[str], folders: dict[str, str], data: Path
+) -> list[tuple[Benchmark, list[ModelRdms]]]:
+    """Model RDMs of every rule's first seed, by benchmark, with the benchmark (recorded RDMs, categories)."""
+    found: dict[str, list[ModelRdms]] = {}
+    first_seeds = runs.sort_values("seed", kind="stable").drop_duplicates(["network", "rule"])
+    for run in _records(first_seeds.sort_index()):
+        folder = _folder(results, "scores", run)
+        for name, model in _model_rdms(folder.with_name(f"{folder.name}_rdms.nc"), run, names):
+            found.setdefault(name, []).append(model)
+    return [
+        (load_benchmark(f"{name}={folders[name]}" if name in folders else name, data), found[name])
+        for name in names
+        if name in found
+    ]
+
+
+def _model_rdms(path: Path, run: dict[str, Any], names: list[str]) -> list[tuple[str, ModelRdms]]:
+    """(benchmark, RDMs) of one model, from the file that `score` wrote."""
+    import netCDF4
+
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: python -m brain_eval score")
+    try:
+        with netCDF4.Dataset(path) as file:
+            file.set_auto_mask(False)
+            models = []
+            for name in (name for name in names if name in file.variables):
+                layers = tuple(str(layer) for layer in file[file[name].dimensions[0]][:])
+                values = np.asarray(file[name][:], dtype=np.float64)
+                models.append((name, ModelRdms(run["network"], run["rule"], run["seed"], layers, values)))
+            return models
+    except (OSError, IndexError) as error:
+        raise UserError(
+            f"{path} holds no RDMs ({error}); delete it and make it anew with: python -m brain_eval score"
+        ) from None

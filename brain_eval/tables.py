@@ -1,0 +1,253 @@
+"""The study's tables: one CSV each from the files of its runs.
+
+runs.csv fixes the order of everything: rows stand in its order, and within a run in that of the run's
+own file (epochs ascending, layers from first to last). Copied cells keep their text; computed numbers
+have ten significant digits. So the same files give the same bytes.
+"""
+
+import csv
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from brain_eval.errors import UserError
+from brain_eval.files import replacing
+from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
+from brain_eval.statistics import holm, t_interval
+
+RUN = ("network", "rule", "kind", "seed")
+EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")
+ALIGNMENT = (
+    "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
+)  # fmt: skip
+ACCURACY = (
+    "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "min", "max", "perturbations",
+)  # fmt: skip
+COMPARISONS = (
+    "network", "rule_a", "rule_b", "quantity", "benchmark", "species", "region", "metric", "layer", "n",
+    "mean_difference", "ci_low", "ci_high", "interval_method", "p", "p_holm", "family", "n_family",
+)  # fmt: skip
+TIMING = (*RUN, "stage", "seconds", "device", "threads", "cpu", "gpu")
+#: Kinds in runs.csv that are scored but not trained here.
+REFERENCES = ("pretrained", "pixels")
+CONFIDENCE = 0.95
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A row of runs.csv with the rows of its files; lists are empty for models not trained here."""
+
+    identity: Row
+    scores: list[Row]
+    epochs: list[Row]
+    alignment: list[Row]
+    timing: list[Row]
+    provenance: dict[str, Any]
+
+
+def write_tables(results_folder: Path) -> None:
+    """Write scores, accuracy, epochs, alignment, comparisons and timing .csv into tables/.
+
+    Args:
+        results_folder: results/STUDY, with tables/runs.csv and the files of every run it lists.
+
+    accuracy.csv: mean test accuracy over seeds at each epoch, Student's t interval (empty below 2
+    seeds), lowest and highest seed, mean number of perturbations so far. epochs.csv: the same seed by
+    seed. comparisons.csv: see `_comparisons`. timing.csv alone holds times.
+
+    Raises:
+        UserError: a file is missing or is not what its stage writes; names the command that makes it.
+    """
+    folder = Path(results_folder) / "tables"
+    runs = [_read_run(Path(results_folder), row) for row in _read(folder / "runs.csv", RUN, "python -m nmnc runs")]
+    trained = [run for run in runs if run.identity["kind"] not in REFERENCES]
+    scores = [row for run in runs for row in run.scores]
+    tables: dict[str, tuple[Sequence[str], Iterable[dict[str, Any]]]] = {
+        "scores": (SCORE_COLUMNS, scores),
+        "accuracy": (ACCURACY, _accuracy(trained)),
+        "epochs": ((*RUN, *EPOCHS), [run.identity | row for run in trained for row in run.epochs]),
+        "alignment": ((*RUN, *ALIGNMENT), [run.identity | row for run in trained for row in run.alignment]),
+        "comparisons": (COMPARISONS, _comparisons(trained)),
+        "timing": (TIMING, _timing(trained)),
+    }
+    # All is computed before anything is written: a mistake found late leaves the old tables whole.
+    texts = {name: (columns, [_cells(row, columns) for row in rows]) for name, (columns, rows) in tables.items()}
+    for name, (columns, rows) in texts.items():
+        with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(rows)
+
+
+def _cells(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    values = (row.get(column) for column in columns)
+    return ["" if v is None else f"{v:.10g}" if isinstance(v, float) else str(v) for v in values]
+
+
+def _read(path: Path, columns: Sequence[str], command: str) -> list[Row]:
+    """Read a CSV as text; UserError where it is missing or lacks a column."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, restval="")
+            rows, header = list(reader), reader.fieldnames or ()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it with: {command}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV table ({error}); delete it and run: {command}") from None
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(f"{path} lacks the column {missing[0]}; delete it and run: {command}")
+    return rows
+
+
+def _read_run(results: Path, row: Row) -> _Run:
+    identity = {column: row[column] for column in RUN}
+    below = Path(identity["network"]) / identity["rule"] / f"seed{identity['seed']}"
+    scores_path = results / "scores" / below.with_name(f"{below.name}.csv")
+    scores = _read(scores_path, SCORE_COLUMNS, "python -m brain_eval score")
+    if any(score[column] != identity[column] for score in scores for column in RUN):
+        raise UserError(f"{scores_path} holds scores of another run; delete it and run: python -m brain_eval score")
+    _check_numbers(scores, ("raw",), scores_path)
+    if identity["kind"] in REFERENCES:
+        return _Run(identity, scores, [], [], [], {})
+    folder, command = results / "networks" / below, "python -m nmnc train"
+    epochs = _read(folder / "epochs.csv", EPOCHS, command)
+    _check_numbers(epochs, ("test_accuracy", "perturbations"), folder / "epochs.csv")
+    return _Run(
+        identity,
+        scores,
+        epochs,
+        _read(folder / "alignment.csv", ALIGNMENT, command),
+        _read(folder / "timing.csv", ("stage", "seconds"), command),
+        _read_provenance(folder / "provenance.json", command),
+    )
+
+
+def _read_provenance(path: Path, command: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; make it with: {command}") from None
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is not a JSON object; delete it and run: {command}") from None
+
+
+def _check_numbers(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
+    for row, column in itertools.product(rows, columns):
+        try:
+            _number(row, column)
+        except ValueError:
+            raise UserError(
+                f"{path}: '{row[column]}' in column {column} is no number; delete the file and run that stage again"
+            ) from None
+
+
+def _number(row: Row, column: str) -> float | None:
+    return None if row[column] == "" else float(row[column])
+
+
+def _accuracy(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for run in runs:
+        for line in run.epochs:
+            key = (*(run.identity[column] for column in RUN[:3]), line["epoch"])
+            groups.setdefault(key, []).append(line)
+    rows: list[dict[str, Any]] = []
+    for (network, rule, kind, epoch), lines in groups.items():
+        values = [value for line in lines if (value := _number(line, "test_accuracy")) is not None]
+        counts = [value for line in lines if (value := _number(line, "perturbations")) is not None]
+        row = {"network": network, "rule": rule, "kind": kind, "epoch": epoch, "n_seeds": len(values)}
+        if values:
+            mean, low, high, *_ = t_interval(values, CONFIDENCE)
+            row |= {"mean": mean, "ci_low": low, "ci_high": high, "min": min(values), "max": max(values)}
+        rows.append(row | {"perturbations": sum(counts) / len(counts) if counts else None})
+    return rows
+
+
+def _timing(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    rows = []
+    for run in runs:
+        hardware = run.provenance.get("hardware") or {}
+        machine: dict[str, Any] = {key: run.provenance.get(key) for key in ("device", "threads")}
+        machine |= {key: hardware.get(key) for key in ("cpu", "gpu")}
+        total: dict[str, Any] = {"stage": "total", "seconds": run.provenance.get("seconds")}
+        rows += [{**run.identity, **line, **machine} for line in (*run.timing, total)]
+    return rows
+
+
+#: What is compared: quantity, benchmark, species, region, metric, layer (empty where it does not apply).
+_Key = tuple[str, str, str, str, str, str]
+
+
+def _comparisons(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+    """Compare each pair of rules of one network, seed by seed.
+
+    Compared are the test accuracy after the last epoch, and per layer the raw score with each region
+    (its mean over all recordings, else its only recording). A difference is rule_a minus rule_b, rule_a
+    the one that stands first in runs.csv; its interval and p are Student's t over the seeds both have.
+    p_holm is corrected within a family: all layers and pairs of rules of one network on one benchmark,
+    species, region and metric (or on the accuracy); n_family is its number of tests.
+    """
+    networks: dict[str, dict[str, dict[_Key, dict[str, float]]]] = {}
+    for run in runs:
+        values = networks.setdefault(run.identity["network"], {}).setdefault(run.identity["rule"], {})
+        for key, value in _quantities(run):
+            values.setdefault(key, {})[run.identity["seed"]] = value
+    rows: list[dict[str, Any]] = []
+    for network, rules in networks.items():
+        keys = dict.fromkeys(key for values in rules.values() for key in values)
+        families: dict[tuple[str, ...], list[_Key]] = {}
+        for key in keys:
+            families.setdefault(key[:-1], []).append(key)
+        for members in families.values():
+            rows += _family(network, rules, members)
+    return rows
+
+
+def _quantities(run: _Run) -> Iterable[tuple[_Key, float]]:
+    """Yield the final accuracy of a run, and the raw score of each layer with each whole region."""
+    final = _number(run.epochs[-1], "test_accuracy") if run.epochs else None
+    if final is not None:
+        yield ("test_accuracy", "", "", "", "", ""), final
+    region = ("benchmark", "species", "region")
+    averaged = {tuple(row[k] for k in region) for row in run.scores if _is_mean_of_all(row)}
+    for row in run.scores:
+        raw = _number(row, "raw")
+        whole = _is_mean_of_all(row) if tuple(row[k] for k in region) in averaged else row["session"] != "mean"
+        if whole and raw is not None:
+            yield ("score", row["benchmark"], row["species"], row["region"], row["metric"], row["layer"]), raw
+
+
+def _is_mean_of_all(row: Row) -> bool:
+    return row["session"] == "mean" and row["animal"] == "all"
+
+
+def _family(
+    network: str, rules: dict[str, dict[_Key, dict[str, float]]], members: Sequence[_Key]
+) -> list[dict[str, Any]]:
+    """Compare all pairs of rules on the members of one family and correct their p values together."""
+    quantity, benchmark, species, region, metric, _ = members[0]
+    about = f"{benchmark}, {species} {region}, {metric}, all layers" if benchmark else "final test accuracy"
+    rows: list[dict[str, Any]] = []
+    for key, (rule_a, rule_b) in itertools.product(members, itertools.combinations(rules, 2)):
+        a, b = rules[rule_a].get(key, {}), rules[rule_b].get(key, {})
+        differences = [a[seed] - b[seed] for seed in a if seed in b]
+        row: dict[str, Any] = {"network": network, "rule_a": rule_a, "rule_b": rule_b, "quantity": quantity}
+        row |= {"benchmark": benchmark, "species": species, "region": region, "metric": metric}
+        row |= {"layer": key[-1], "n": len(differences), "p": None, "interval_method": ""}
+        if differences:
+            mean, low, high, p, n = t_interval(differences, CONFIDENCE)
+            row |= {"mean_difference": mean, "ci_low": low, "ci_high": high, "p": p}
+            if n > 1:
+                words = f"Student's t {100 * CONFIDENCE:g} %; rule_a - rule_b paired by seed"
+                row["interval_method"] = words
+        rows.append(row)
+    tests = sum(row["p"] is not None for row in rows)
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": adjusted, "n_family": tests, "family": f"{network}, {about}, all pairs of rules"}
+    return rows

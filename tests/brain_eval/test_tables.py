@@ -1,0 +1,288 @@
+"""The study's tables against numbers computed here from the same files."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from brain_eval import statistics
+from brain_eval.errors import UserError
+from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
+from brain_eval.tables import ALIGNMENT, write_tables
+
+RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
+SEEDS = (0, 1, 2)
+LAYERS = ("conv2", "conv10", "fc")
+TABLES = ("scores", "accuracy", "epochs", "alignment", "comparisons", "timing")
+#: session, animal, species, region
+RECORDINGS = (
+    ("210322", "PE", "macaque", "V4"),
+    ("210325", "PE", "macaque", "V4"),
+    ("190923", "WE", "macaque", "V4"),
+    ("mean", "PE", "macaque", "V4"),
+    ("mean", "all", "macaque", "V4"),
+    ("average", "2 animals", "macaque", "IT"),
+)
+
+
+def write(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def score_rows(identity, layers, rng):
+    for layer in layers:
+        for session, animal, species, region in RECORDINGS:
+            for metric in ("spearman", "rho-a"):
+                yield identity | {
+                    "layer": layer, "benchmark": "bench", "version": 1, "session": session, "animal": animal,
+                    "species": species, "region": region, "metric": metric, "raw": f"{rng.normal(0.2, 0.05):.10g}",
+                    "ceiling_definition": 'words, with a comma and "quotes"', "n_stimuli": 92,
+                }  # fmt: skip
+
+
+def write_run(results, identity, rng):
+    below = f"{identity['network']}/{identity['rule']}/seed{identity['seed']}"
+    layers = ("pixels",) if identity["kind"] == "pixels" else LAYERS
+    write(results / f"scores/{below}.csv", SCORE_COLUMNS, score_rows(identity, layers, rng))
+    if identity["kind"] in ("pretrained", "pixels"):
+        return
+    folder = results / "networks" / below
+    epochs = range(1) if identity["kind"] == "untrained" else range(3)
+    write(
+        folder / "epochs.csv",
+        ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes"),
+        [
+            {"epoch": e, "test_accuracy": rng.uniform(0.1, 0.6), "perturbations": 80 * e, "forward_passes": e}
+            for e in epochs
+        ],
+    )
+    write(folder / "alignment.csv", ALIGNMENT, [{"epoch": e, "layer": "fc", "cosine": "0.50"} for e in epochs])
+    write(folder / "timing.csv", ("stage", "seconds"), [{"stage": "train", "seconds": "12.5"}])
+    provenance = {"seconds": 13.25, "device": "cpu", "threads": 1, "hardware": {"cpu": "EPYC, 2 GHz", "gpu": None}}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A finished study: one network, four rules, three seeds, a reference model and the pixels."""
+    rng = np.random.default_rng(0)
+    runs = [
+        {"network": "net", "rule": rule, "kind": kind, "seed": seed} for rule, kind in RULES.items() for seed in SEEDS
+    ]
+    runs += [{"network": name, "rule": rule, "kind": rule, "seed": 0}
+             for name, rule in (("resnet20", "pretrained"), ("pixels", "pixels"))]  # fmt: skip
+    folder = tmp_path / "study"
+    write(folder / "tables/runs.csv", ("network", "rule", "kind", "seed", "noise.d"), runs)
+    for identity in runs:
+        write_run(folder, identity, rng)
+    return folder
+
+
+def table(results, name):
+    return pd.read_csv(results / "tables" / f"{name}.csv")
+
+
+def test_same_inputs_give_the_same_bytes(results, tmp_path):
+    write_tables(results)
+    first = {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES}
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(results, moved)
+    write_tables(moved)
+    assert {name: (moved / f"tables/{name}.csv").read_bytes() for name in TABLES} == first
+    assert not any(str(tmp_path).encode() in content for content in first.values())
+
+
+def test_scores_stand_in_the_order_of_the_runs_unchanged(results):
+    write_tables(results)
+    written = (results / "tables/scores.csv").read_text().splitlines()
+    parts = [
+        (results / "scores" / row.network / row.rule / f"seed{row.seed}.csv").read_text().splitlines()
+        for row in table(results, "runs").itertuples()
+    ]
+    assert written == [parts[0][0], *(line for part in parts for line in part[1:])]
+    assert list(dict.fromkeys(table(results, "scores")["layer"])) == [*LAYERS, "pixels"]
+
+
+def test_accuracy_is_the_mean_over_seeds_with_students_interval(results):
+    write_tables(results)
+    accuracy, epochs = table(results, "accuracy"), table(results, "epochs")
+    assert len(accuracy) == 3 * 3 + 1
+    for row in accuracy.itertuples():
+        chosen = epochs[epochs["rule"].eq(row.rule) & epochs["epoch"].eq(row.epoch)]
+        values = chosen["test_accuracy"]
+        low, high = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+        assert (row.mean, row.ci_low, row.ci_high) == pytest.approx((values.mean(), low, high), abs=1e-9)
+        assert (row.min, row.max, row.n_seeds) == (pytest.approx(values.min()), pytest.approx(values.max()), 3)
+        assert row.perturbations == 80 * row.epoch
+    assert set(epochs["network"]) == {"net"}
+    assert list(epochs.columns[:5]) == ["network", "rule", "kind", "seed", "epoch"]
+
+
+def test_one_seed_has_a_mean_and_no_interval(results):
+    runs = table(results, "runs")
+    runs[runs["seed"].eq(0)].to_csv(results / "tables/runs.csv", index=False)
+    write_tables(results)
+    accuracy, comparisons = table(results, "accuracy"), table(results, "comparisons")
+    assert accuracy["mean"].notna().all()
+    assert accuracy["n_seeds"].eq(1).all()
+    assert accuracy[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert comparisons["n"].eq(1).all()
+    assert comparisons["mean_difference"].notna().all()
+    unknown = ["ci_low", "ci_high", "interval_method", "p", "p_holm"]
+    assert comparisons[unknown].isna().all(axis=None)
+
+
+def test_alignment_keeps_its_cells(results):
+    write_tables(results)
+    lines = (results / "tables/alignment.csv").read_text().splitlines()
+    assert lines[1] == "net,backprop,backprop,0,0,fc,,0.50,,,,,,"
+    assert len(lines) == 1 + 3 * 3 * 3 + 3
+
+
+def test_timing_has_every_stage_the_total_and_the_machine(results):
+    write_tables(results)
+    timing = table(results, "timing")
+    assert timing.groupby("stage")["seconds"].unique().to_dict() == {"total": [13.25], "train": [12.5]}
+    assert timing["cpu"].eq("EPYC, 2 GHz").all()
+    assert timing["gpu"].isna().all()
+    assert len(timing) == 2 * 12
+
+
+def test_comparisons_are_paired_t_tests_of_a_minus_b(results):
+    write_tables(results)
+    scores, comparisons = table(results, "scores"), table(results, "comparisons")
+    rows = comparisons[comparisons["quantity"].eq("score")]
+    assert len(rows) == 6 * len(LAYERS) * 2 * 2  # pairs, layers, regions, metrics
+    for row in rows.itertuples():
+        session = "mean" if row.region == "V4" else "average"
+        animal = "all" if row.region == "V4" else "2 animals"
+        chosen = scores[
+            scores["session"].eq(session) & scores["animal"].eq(animal) & scores["region"].eq(row.region)
+            & scores["metric"].eq(row.metric) & scores["layer"].eq(row.layer)
+        ].set_index("seed")  # fmt: skip
+        a, b = (chosen.loc[chosen["rule"].eq(rule), "raw"] for rule in (row.rule_a, row.rule_b))
+        oracle = stats.ttest_rel(a, b)
+        interval = oracle.confidence_interval(0.95)
+        found = (row.mean_difference, row.ci_low, row.ci_high, row.p)
+        assert found == pytest.approx(((a - b).mean(), interval.low, interval.high, oracle.pvalue), abs=1e-8)
+        assert row.n == 3
+        assert list(RULES).index(row.rule_a) < list(RULES).index(row.rule_b)
+        assert "rule_a - rule_b" in row.interval_method
+
+
+def test_final_accuracy_is_compared_at_the_last_epoch_of_each_run(results):
+    write_tables(results)
+    epochs, comparisons = table(results, "epochs"), table(results, "comparisons")
+    last = epochs.groupby(["rule", "seed"]).last()["test_accuracy"]
+    rows = comparisons[comparisons["quantity"].eq("test_accuracy")]
+    assert len(rows) == 6
+    for row in rows.itertuples():
+        assert row.mean_difference == pytest.approx((last[row.rule_a] - last[row.rule_b]).mean(), abs=1e-9)
+
+
+def test_p_values_are_corrected_within_their_family_only(results):
+    write_tables(results)
+    comparisons = table(results, "comparisons")
+    families = comparisons.groupby("family", sort=False)
+    assert len(families) == 1 + 2 * 2
+    for name, rows in families:
+        assert rows["p_holm"].to_list() == pytest.approx(statistics.holm(rows["p"].to_list()), abs=1e-8)
+        assert rows["n_family"].eq(len(rows)).all()
+        assert len(rows[["benchmark", "species", "region", "metric"]].drop_duplicates()) == 1
+        assert "net" in name
+
+
+def test_only_seeds_that_both_rules_have_are_paired(results):
+    runs = table(results, "runs")
+    runs[~(runs["rule"].eq("vnc") & runs["seed"].eq(1))].to_csv(results / "tables/runs.csv", index=False)
+    write_tables(results)
+    comparisons = table(results, "comparisons")
+    with_vnc = comparisons["rule_a"].eq("vnc") | comparisons["rule_b"].eq("vnc")
+    assert comparisons.loc[with_vnc, "n"].eq(2).all()
+    assert comparisons.loc[~with_vnc, "n"].eq(3).all()
+
+
+def test_an_undefined_score_leaves_its_seed_out(results):
+    path = results / "scores/net/vnc/seed1.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    for row in rows:
+        if row["layer"] == "fc" and row["region"] == "IT":
+            row["raw"] = ""
+    write(path, SCORE_COLUMNS, rows)
+    write_tables(results)
+    comparisons = table(results, "comparisons")
+    few = comparisons[comparisons["n"].eq(2)]
+    assert set(few["layer"]) == {"fc"}
+    assert set(few["region"]) == {"IT"}
+    assert len(few) == 3 * 2  # pairs with vnc, metrics
+
+
+def test_a_study_of_reference_models_only_has_scores_and_empty_tables(results):
+    runs = table(results, "runs")
+    runs[runs["kind"].isin(["pretrained", "pixels"])].to_csv(results / "tables/runs.csv", index=False)
+    write_tables(results)
+    assert len(table(results, "scores")) == (len(LAYERS) + 1) * len(RECORDINGS) * 2
+    assert all(table(results, name).empty for name in ("accuracy", "epochs", "alignment", "comparisons", "timing"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "command"),
+    [
+        ("tables/runs.csv", "python -m nmnc runs"),
+        ("scores/net/vnc/seed1.csv", "python -m brain_eval score"),
+        ("scores/pixels/pixels/seed0.csv", "python -m brain_eval score"),
+        ("networks/net/vnc/seed1/epochs.csv", "python -m nmnc train"),
+        ("networks/net/vnc/seed1/alignment.csv", "python -m nmnc train"),
+        ("networks/net/untrained/seed2/timing.csv", "python -m nmnc train"),
+        ("networks/net/vnc/seed1/provenance.json", "python -m nmnc train"),
+    ],
+)
+def test_a_missing_file_is_named_with_the_command_that_makes_it(results, missing, command):
+    (results / missing).unlink()
+    with pytest.raises(UserError, match=f"{missing} is missing; make it with: {command}"):
+        write_tables(results)
+    assert not (results / "tables/scores.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "complaint"),
+    [
+        ("scores/net/vnc/seed1.csv", "network,rule\nnet,vnc\n", "lacks the column kind"),
+        ("networks/net/vnc/seed1/epochs.csv", "", "lacks the column epoch"),
+        ("networks/net/vnc/seed1/epochs.csv", b"\xff\xfe\x00", "not a CSV table"),
+        ("networks/net/vnc/seed1/provenance.json", "{", "not a JSON object"),
+        ("networks/net/vnc/seed1/provenance.json", "3", "not a JSON object"),
+        (
+            "networks/net/vnc/seed1/epochs.csv",
+            "epoch,train_loss,test_accuracy,perturbations,forward_passes\n0,,high,0,0\n",
+            "'high' in column test_accuracy is no number",
+        ),
+        (
+            "scores/net/vnc/seed1.csv",
+            ",".join(SCORE_COLUMNS) + "\nnet,vnc,vnc,1,fc,b,1,s,a,m,IT,spearman,large" + "," * 11 + "\n",
+            "'large' in column raw is no number",
+        ),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_named_and_the_old_tables_stay(results, path, content, complaint):
+    write_tables(results)
+    before = {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES}
+    (results / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=complaint) as caught:
+        write_tables(results)
+    assert path in str(caught.value)
+    assert {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES} == before
+
+
+def test_scores_of_another_run_are_refused(results):
+    shutil.copy(results / "scores/net/vnc/seed0.csv", results / "scores/net/vnc/seed1.csv")
+    with pytest.raises(UserError, match=r"net/vnc/seed1\.csv holds scores of another run"):
+        write_tables(results)
