@@ -87,8 +87,8 @@ def load_state(path: Path) -> dict[str, Any] | None:
 
 
 def _save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain data in one move, equal content as equal bytes."""
-    # Through memory: torch itself writes the file's name into the file, and turns a full disk into a RuntimeError.
+    """Write tensors and plain data in one move."""
+    # Through memory: torch itself turns a full disk into a RuntimeError, and writes the file's name into the file.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with replacing(path) as temporary:

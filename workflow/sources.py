@@ -20,7 +20,8 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
         if path is None or name in seen:
             continue
         seen[name] = path
-        waiting += _imports(path)
+        # Importing a.b.c runs a and a.b first.
+        waiting += [*_imports(path), name.rpartition(".")[0]]
     files = set(seen.values())
     if "brain_eval.report" in seen:
         files |= set((root / "brain_eval" / "templates").glob("*"))

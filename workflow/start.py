@@ -3,17 +3,21 @@
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 
 from brain_eval.benchmarks import MODULES
+from nmnc import runs
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError, did_you_mean
+from nmnc.files import write_text
 from workflow.sources import closure
 
 DEFAULT = Path("config/default.yaml")
@@ -27,31 +31,36 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
     try:
         if len(configfiles) > 1 or overrides:
             raise UserError("a study is one whole file; give one --configfile and no --config")
-        path = _shortest(Path(configfiles[0])) if configfiles else DEFAULT
+        path = shortest(Path(configfiles[0])) if configfiles else DEFAULT
         study = load_study(path)
-        specs = [_benchmark(name, study, path) for name in study.evaluation.benchmarks]
+        specs = benchmark_specs(study, path)
         _check_once(path)
     except UserError as error:
         print(f"nmnc-brain: {error}", file=sys.stderr)
         # Snakemake would wrap SystemExit and a traceback around the line.
         sys.stderr.flush()
         os._exit(2)
-    clear_stale_lock()
+    results = runs.results_folder(study)
+    clear_stale_lock(results)
+    if not _locks(results):
+        # Before Snakemake locks: a kill at any time leaves a lock whose holder is known.
+        remember_owner(results)
     return path, study, specs
 
 
-def _shortest(path: Path) -> Path:
+def shortest(path: Path) -> Path:
     """`path` relative to the working directory where it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _benchmark(name: str, study: Study, path: Path) -> str:
-    """NAME, or NAME=FOLDER for a folder of the user's; UserError for an unknown name."""
-    folder = study.evaluation.benchmark_folders.get(name)
-    if folder is None and name not in MODULES:
-        known = [*MODULES, *study.evaluation.benchmark_folders]
-        raise UserError(f"{path}: evaluation.benchmarks: unknown benchmark {name!r}{did_you_mean(name, known)}")
-    return name if folder is None else f"{name}={folder}"
+def benchmark_specs(study: Study, path: Path) -> list[str]:
+    """The study's benchmarks, NAME or NAME=FOLDER for a folder of the user's; UserError for an unknown name."""
+    folders = study.evaluation.benchmark_folders
+    for name in study.evaluation.benchmarks:
+        if name not in folders and name not in MODULES:
+            hint = did_you_mean(name, [*MODULES, *folders])
+            raise UserError(f"{path}: evaluation.benchmarks: unknown benchmark {name!r}{hint}")
+    return [f"{name}={folders[name]}" if name in folders else name for name in study.evaluation.benchmarks]
 
 
 def _check_once(path: Path) -> None:
@@ -84,29 +93,40 @@ def gpu_present() -> bool:
     return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
 
 
-def owner_file() -> Path:
-    """Says which process holds Snakemake's lock of this folder."""
-    return Path(".snakemake/nmnc-brain/owner.json")
+def owner_file(results: Path) -> Path:
+    """Says which process holds, or held last, Snakemake's lock of a study's results."""
+    return Path(".snakemake/nmnc-brain") / f"owner-{quote(results.as_posix(), safe='')}.json"
 
 
-def remember_owner() -> None:
+def remember_owner(results: Path) -> None:
     """Write down that this process holds the lock."""
     process = psutil.Process()
-    owner_file().parent.mkdir(parents=True, exist_ok=True)
-    owner_file().write_text(json.dumps({"pid": process.pid, "started": process.create_time()}))
+    owner = {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
+    write_text(owner_file(results), json.dumps(owner) + "\n")
 
 
-def clear_stale_lock() -> None:
-    """Remove Snakemake's lock when the process that held it is known and gone."""
-    locks = Path(".snakemake/locks")
-    if not owner_file().exists() or not locks.is_dir():
-        return
-    owner = json.loads(owner_file().read_text())
+def clear_stale_lock(results: Path) -> None:
+    """Remove Snakemake's lock of a study's results when the process that held it is known and gone.
+
+    Locks of other studies are left alone: their Snakemake may run in this folder at the same time.
+    """
+    if owner_file(results).exists() and not _may_live(owner_file(results)):
+        for lock in _locks(results):
+            lock.unlink()
+
+
+def _locks(results: Path) -> list[Path]:
+    """Snakemake's lock files (one path per line) that name files of a study's results."""
+    files = Path(".snakemake/locks").glob("*.lock")
+    return [file for file in files if f"\n{results.as_posix()}/" in "\n" + file.read_text(encoding="utf-8")]
+
+
+def _may_live(owner_path: Path) -> bool:
+    """Whether the process may still run: on another machine nobody can tell; a process id may have been reused."""
+    owner = json.loads(owner_path.read_text(encoding="utf-8"))
+    if owner["host"] != platform.node():
+        return True
     try:
-        if abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1:
-            return
+        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1
     except psutil.NoSuchProcess:
-        pass
-    for lock in locks.iterdir():
-        lock.unlink()
-    owner_file().unlink(missing_ok=True)
+        return False

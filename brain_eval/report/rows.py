@@ -47,6 +47,7 @@ def accuracy_rows(study: Study) -> list[dict[str, Any]]:
                 "network": network,
                 "rule": rule,
                 "kind": last["kind"],
+                "same": last["kind"] == rule,
                 "epoch": f"{last['epoch']:.0f}",
                 "mean": number(last["mean"]),
                 "interval": interval(last["ci_low"], last["ci_high"]),

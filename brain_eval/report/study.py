@@ -73,6 +73,8 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
             the file and the command that makes it.
     """
     config = _read_text(config_path, "give the study's YAML file with --config")
+    content = _yaml_content(config, config_path)
+    folders = (content.get("evaluation") or {}).get("benchmark_folders") or {}
     texts = {name: _read_table(results, name) for name in COLUMNS}
     tables = {name: _numbers(table, results / f"tables/{name}.csv") for name, table in texts.items()}
     names = list(tables["scores"]["benchmark"].unique())
@@ -84,13 +86,13 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
         if run["kind"] not in NOT_TRAINED_HERE
     ]
     return Study(
-        name=results.resolve().name,
+        name=str(content.get("study") or results.resolve().name),
         config=config,
         text_tables=texts,
         tables=tables,
         benchmarks=benchmarks,
         provenance=provenance,
-        rdms=_read_rdms(results, tables["runs"], names, _benchmark_folders(config, config_path), data),
+        rdms=_read_rdms(results, tables["runs"], names, folders, data),
     )
 
 
@@ -147,14 +149,13 @@ def _numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table
 
 
-def _benchmark_folders(config: str, path: Path) -> dict[str, str]:
-    """NAME -> folder of the user's own benchmarks, from the study's YAML."""
+def _yaml_content(config: str, path: Path) -> dict[str, Any]:
+    """The study's YAML as a dictionary; its values were checked when the networks were trained."""
     try:
         content = yaml.safe_load(config)
     except yaml.YAMLError:
         raise UserError(f"{path} is not valid YAML; mend it") from None
-    evaluation = content.get("evaluation") if isinstance(content, dict) else None
-    return dict((evaluation or {}).get("benchmark_folders") or {})
+    return content if isinstance(content, dict) else {}
 
 
 def _read_rdms(

@@ -251,7 +251,7 @@ def test_torchvision_builds_without_a_download_and_takes_local_weights(tmp_path,
 
 
 def test_the_preprocessing_example_in_the_error_works():
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match="say how it sees an image") as error:
         load_model("pixels")
     example = str(error.value).split("--preprocessing ")[1].strip("'")
     assert load_model("pixels", preprocessing=example).preprocessing.image_size == json.loads(example)["image_size"]

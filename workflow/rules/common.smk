@@ -10,9 +10,9 @@ from nmnc import runs
 from workflow.start import (
     begin,
     gpu_present,
-    owner_file,
     prepare_environment,
     remember_owner,
+    shortest,
 )
 
 # Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
@@ -48,18 +48,15 @@ envvars:
 
 
 onstart:
-    remember_owner()
-
-
-onsuccess:
-    owner_file().unlink(missing_ok=True)
+    remember_owner(runs.results_folder(STUDY))
 
 
 def sources(*modules):
     """Files of our packages that these modules are made of, theirs and all they import."""
     from workflow.sources import closure
 
-    return closure(Path(workflow.basedir), modules)
+    root = Path(workflow.basedir)
+    return [shortest(root / path).as_posix() for path in closure(root, modules)]
 
 
 def benchmark_sources():

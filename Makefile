@@ -1,0 +1,105 @@
+# Two commands: `make` runs the small study that ships with the project, `make test` runs the tests.
+# Each installs .venv first where that is needed. `make help` lists the rest.
+
+CORES ?= 2
+CONFIG ?= config/default.yaml
+ARGS ?=
+
+PYTHON := .venv/bin/python
+# Rules of the workflow and tests start programs by name; they must be this environment's.
+IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+STUDY = $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
+IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
+
+.DEFAULT_GOAL := default
+.PHONY: default env test lint cifar10 plan lock clean help
+
+default: .venv/.installed ## The default study: digits, a simulated ventral stream; 4 minutes, no data needed
+	@$(call STUDY,config/default.yaml)
+	@echo "report: results/default/report.html"
+	@echo "tables: results/default/tables/"
+
+env: .venv/.installed ## Create .venv (Python 3.11) and install requirements.lock and this project into it
+	@echo "environment ready: .venv ($$($(PYTHON) --version))"
+
+test: .venv/.installed ## Run the whole test suite; ARGS="-k alpha" for a part of it
+	@$(IN_ENV) $(PYTHON) -m pytest $(ARGS)
+
+lint: .venv/.installed ## Check style, format, types and the workflow (ruff, mypy, snakefmt, snakemake)
+	@$(IN_ENV) ruff check .
+	@$(IN_ENV) ruff format --check .
+	@$(IN_ENV) mypy
+	@$(IN_ENV) snakefmt --check Snakefile workflow
+	@$(IN_ENV) snakemake --lint
+
+cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 25 minutes, data below NMNC_DATA
+	@$(call STUDY,config/cifar10.yaml)
+	@echo "report: results/cifar10/report.html"
+	@echo "tables: results/cifar10/tables/"
+
+plan: .venv/.installed ## What a study would cost: runs, hours, disk; CONFIG=config/cifar10.yaml
+	@$(PYTHON) workflow/plan.py --config $(CONFIG) --cores $(CORES)
+
+lock: ## Write requirements.lock anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+	@command -v uv >/dev/null || { echo "make lock: uv is not on PATH; install it with 'pip install uv'" >&2; exit 2; }
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --quiet -o requirements.lock $(ARGS)
+
+clean: ## Delete results of studies (never results/reference), .snakemake and caches; .venv and data stay
+	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +; fi
+	rm -rf .snakemake .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	@find . -name .venv -prune -o -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## Show this list
+	@echo "make [TARGET] [CORES=$(CORES)]   without TARGET: default"
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' Makefile
+
+# An install that was cut off leaves .venv/.installing behind, with its process id: packages may be
+# half-copied, so the next call starts .venv afresh (downloads are kept in the installer's cache).
+# build-constraints.txt: the few packages without a wheel are built with the locked setuptools.
+.venv/.installed: requirements.lock pyproject.toml
+	@set -eu; \
+	installer=$$(cat .venv/.installing 2>/dev/null || echo none); \
+	case $$(ps -o stat= -p "$$installer" 2>/dev/null || cut -d ' ' -f 3 "/proc/$$installer/stat" 2>/dev/null) in \
+	    ''|Z*) ;; \
+	    *) echo "make env: process $$installer is installing into .venv; wait for it, then run this again" >&2; \
+	        exit 2;; \
+	esac; \
+	if [ -f .venv/.installing ] || ! $(PYTHON) $(IS_311) 2>/dev/null; then \
+	    rm -rf .venv; \
+	    python=; uv=$$(command -v uv || true); \
+	    for name in python3.11 python3; do \
+	        if $$name $(IS_311) 2>/dev/null; then python=$$(command -v $$name); break; fi; \
+	    done; \
+	    if [ -z "$$python$$uv" ]; then \
+	        echo "make env: no Python 3.11 here; install it (python3.11 and its venv module) or uv, then run this again" >&2; \
+	        exit 2; \
+	    fi; \
+	    echo "creating .venv with $${python:-Python 3.11 from uv}"; \
+	    mkdir .venv; echo $$$$ > .venv/.installing; \
+	    if [ -n "$$uv" ]; then \
+	        uv venv --quiet --allow-existing --python "$${python:-3.11}" .venv; \
+	    else \
+	        "$$python" -m venv .venv || { \
+	            echo "make env: $$python cannot make environments; install its venv module (python3.11-venv) or uv" >&2; \
+	            exit 2; \
+	        }; \
+	    fi; \
+	fi; \
+	echo $$$$ > .venv/.installing; \
+	sed -n 's/^\([A-Za-z0-9][^\\]*==[^\\]*[^\\ ]\).*/\1/p' requirements.lock > .venv/build-constraints.txt; \
+	if command -v uv >/dev/null; then \
+	    echo "installing requirements.lock with uv (Linux: 3.4 GB to download, 7 GB on disk)"; \
+	    uv pip install --python $(PYTHON) --require-hashes --no-deps --compile-bytecode \
+	        --build-constraints .venv/build-constraints.txt -r requirements.lock; \
+	    uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation -e .; \
+	else \
+	    echo "installing requirements.lock with pip (Linux: 3.4 GB to download, 7 GB on disk; some minutes)"; \
+	    $(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null; \
+	    PIP_CONSTRAINT=.venv/build-constraints.txt PIP_BUILD_CONSTRAINT=.venv/build-constraints.txt \
+	    $(PYTHON) -m pip install --no-input --disable-pip-version-check \
+	        --use-pep517 --require-hashes --no-deps -r requirements.lock; \
+	    $(PYTHON) -m pip install --quiet --no-input --disable-pip-version-check \
+	        --no-deps --no-build-isolation -e .; \
+	fi; \
+	rm .venv/.installing; touch $@

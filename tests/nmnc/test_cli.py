@@ -1,0 +1,393 @@
+"""python -m nmnc as a user meets it: real processes, their exit status, their one line, their files.
+
+Importing torch takes seconds, so one server process imports it once and forks a process for every command.
+"""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+FILES = {"network.pt", "epochs.csv", "alignment.csv", "timing.csv", "provenance.json"}
+SERVER = """
+import json, os, resource, runpy, sys
+import nmnc.job, torch._dynamo  # torch.optim imports the latter when it is first used
+for line in sys.stdin:
+    request = json.loads(line)
+    if "wait" in request:
+        print(os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(request["folder"])
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(request[name], os.O_WRONLY | os.O_CREAT), number)
+        if request["limit"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"],) * 2)
+        sys.argv = ["nmnc", *request["arguments"]]
+        runpy.run_module("nmnc", run_name="__main__", alter_sys=True)
+        sys.exit(0)
+    print(pid, flush=True)
+"""
+
+
+@dataclass
+class Process:
+    """A command on its way; `stdout` and `stderr` are files."""
+
+    pid: int
+    stdout: Path
+    stderr: Path
+    ask: Callable[[dict[str, Any]], str]
+
+    def wait(self) -> int:
+        return int(self.ask({"wait": self.pid}))
+
+    def kill(self) -> int:
+        os.kill(self.pid, signal.SIGKILL)  # until it is waited for, its id stays its own
+        return self.wait()
+
+
+class Nmnc:
+    """Starts commands in the folder of one test."""
+
+    def __init__(self, folder: Path, ask: Callable[[dict[str, Any]], str]) -> None:
+        self.folder, self.ask, self.count = folder, ask, 0
+
+    def start(self, *arguments: str, limit: int = 0) -> Process:
+        """Start `python -m nmnc ARGUMENTS`; `limit`: bytes that a file may have, as on a disk that is nearly full."""
+        self.count += 1
+        out, err = (self.folder.parent / f"{self.folder.name}.{self.count}.{name}" for name in ("out", "err"))
+        request = {"folder": str(self.folder), "arguments": arguments, "limit": limit}
+        pid = int(self.ask(request | {"stdout": str(out), "stderr": str(err)}))
+        return Process(pid, out, err, self.ask)
+
+    def succeeds(self, *arguments: str) -> None:
+        """Run a command that must end well and silently."""
+        process = self.start(*arguments)
+        status = process.wait()
+        assert (status, process.stdout.read_text(), process.stderr.read_text()) == (0, "", "")
+
+    def fails(self, *arguments: str, limit: int = 0) -> str:
+        """Run a command that must fail with status 2 and one line, which is returned."""
+        process = self.start(*arguments, limit=limit)
+        status = process.wait()
+        line = process.stderr.read_text()
+        assert (status, process.stdout.read_text()) == (2, ""), line
+        assert line.startswith("nmnc: ")
+        assert line.endswith("\n")
+        assert line.count("\n") == 1
+        return line
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Callable[[dict[str, Any]], str]]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "NMNC_DATA": ""}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+
+        def ask(request: dict[str, Any]) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            print(json.dumps(request), file=process.stdin, flush=True)
+            return process.stdout.readline()
+
+        yield ask
+
+
+@pytest.fixture
+def nmnc(tmp_path: Path, server: Callable[[dict[str, Any]], str]) -> Nmnc:
+    return Nmnc(tmp_path, server)
+
+
+def images() -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    x = generator.integers(0, 256, (264, 8, 8), dtype=np.uint8)
+    y = (x[:, :4].mean((1, 2)) > x[:, 4:].mean((1, 2))).astype(int)
+    return {"x_train": x[:200], "y_train": y[:200], "x_test": x[200:], "y_test": y[200:]}
+
+
+def write_study(folder: Path, **changes: Any) -> None:
+    """study.yaml and data/toy.npz in `folder`; changes lie over the sections."""
+    (folder / "data").mkdir(exist_ok=True)
+    np.savez(folder / "data" / "toy.npz", **images())
+    content: dict[str, Any] = {
+        "study": "toy",
+        "device": "cpu",
+        "dataset": {"name": "toy.npz"},
+        "networks": {"net": {"kind": "convnet", "arguments": {"channels": [4], "hidden": [8]}}},
+        "rules": {kind: {"kind": kind} for kind in ("backprop", "nmnc")},
+        "training": {"epochs": 2, "batch_size": 32},
+        "noise": {"dimensions": 4, "images": 4, "basis_images": 48, "basis_every": 4},
+        "diagnostics": {"images": 32},
+    }
+    for section, values in changes.items():
+        content[section] = content.get(section, {}) | values if isinstance(values, dict) else values
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
+
+
+CHECK = ("check", "--config", "study.yaml")
+
+
+def train(rule: str = "nmnc", *more: str) -> tuple[str, ...]:
+    return "train", "--config", "study.yaml", "--network", "net", "--rule", rule, *more
+
+
+def out_of(folder: Path, rule: str = "nmnc") -> Path:
+    return folder / "results" / "toy" / "networks" / "net" / rule / "seed0"
+
+
+def results(out: Path) -> list[Any]:
+    """What must be the same, whatever happened on the way: both tables and the weights."""
+    assert {path.name for path in out.iterdir()} == FILES
+    tables = [(out / name).read_bytes() for name in ("epochs.csv", "alignment.csv")]
+    return [*tables, json.loads((out / "provenance.json").read_text())["weights_sha256"]]
+
+
+def state_file(folder: Path) -> Path | None:
+    return next((folder / "results" / "toy" / ".checkpoints").glob("*/state.pt"), None)
+
+
+def wait_for_an_epoch(folder: Path, after: int = 0) -> int:
+    """Wait for a state newer than `after`, in ns; its time."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        path = state_file(folder)
+        if path and (stamp := path.stat().st_mtime_ns) > after:
+            return stamp
+        time.sleep(0.002)
+    raise AssertionError("no epoch was finished within a minute")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainings": 1}, ["study.yaml: trainings: unknown key; did you mean 'training'?"]),
+        ({"training": {"epoch": 1}}, ["study.yaml: training.epoch: unknown key; did you mean 'epochs'?"]),
+        ({"training": {"epochs": -1}}, ["study.yaml: training.epochs: ", "greater than or equal to 0 (got -1)"]),
+        ({"rules": {"n": {"kind": "nmcn"}}}, ["rules.n on networks.net", "unknown kind 'nmcn'; did you mean 'nmnc'?"]),
+        ({"networks": {"n": {"kind": "convnte"}}}, ["study.yaml: ", "'convnte'", "did you mean 'convnet'?"]),
+        ({"networks": {"n": {"kind": "mlp", "arguments": {"hiden": []}}}}, ["'hiden'; did you mean 'hidden'?"]),
+        ({"networks": {"n": {"kind": "none:net"}}}, ["No module named 'none'", "PYTHONPATH"]),
+        ({"noise": {"dimensions": 9}}, ["rules.nmnc on networks.net", "noise.dimensions 9 exceeds the 8 units", "fc1"]),
+        ({"dataset": {"name": "absent/toy.npz"}}, ["dataset absent/toy.npz: no such file or folder", "nor in data;"]),
+        ({"dataset": {"name": "digitz"}}, ["unknown name 'digitz'; did you mean 'digits'?"]),
+        ({"paths": {"data": "nowhere"}}, ["dataset toy.npz: no such file or folder", "nor in nowhere; mend dataset.name"]),
+        ({"study": "a/b"}, ["study.yaml: study: "]),
+    ],
+)
+def test_mistakes_in_a_study_are_found_by_check(nmnc: Nmnc, changes: dict[str, Any], words: list[str]) -> None:
+    write_study(nmnc.folder, **changes)
+    line = nmnc.fails(*CHECK)
+    assert "study.yaml" in line
+    assert all(word in line for word in words), line
+    nmnc.fails(*train())  # and no run starts
+    assert not list(nmnc.folder.glob("results/*/networks"))
+
+
+def test_mistakes_on_the_command_line(nmnc: Nmnc) -> None:
+    write_study(nmnc.folder)
+    assert "absent.yaml: cannot be read (No such file" in nmnc.fails("check", "--config", "absent.yaml")
+    assert "data: cannot be read (Is a directory)" in nmnc.fails("check", "--config", "data")
+    assert "unknown rule 'nmcn'; did you mean 'nmnc'?" in nmnc.fails(*train("nmcn"))
+    wrong = ("train", "--config", "study.yaml", "--network", "nett", "--rule", "nmnc")
+    assert "unknown network 'nett'; did you mean 'net'?" in nmnc.fails(*wrong)
+    for arguments in (("trian",), train("nmnc", "--seed", "-1"), ("train", "--config", "study.yaml"), ()):
+        process = nmnc.start(*arguments)
+        assert process.wait() == 2
+        assert "Usage: " in (text := process.stderr.read_text())
+        assert "Traceback" not in text
+    assert sorted(path.name for path in nmnc.folder.iterdir()) == ["data", "study.yaml"]
+
+
+def test_a_real_interpreter_says_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nmnc", "check", "--config", "absent.yaml"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        "nmnc: absent.yaml: cannot be read (No such file or directory); give a YAML file of config/\n"
+    )
+
+
+@pytest.mark.parametrize("length", [0, 1000, -1])
+def test_a_truncated_data_file(nmnc: Nmnc, length: int) -> None:
+    write_study(nmnc.folder)
+    file = nmnc.folder / "data" / "toy.npz"
+    file.write_bytes(file.read_bytes()[:length])
+    for arguments in (CHECK, train(), ("fetch", "--config", "study.yaml", "--out", "facts.json")):
+        assert "data/toy.npz: truncated or not an .npz file" in nmnc.fails(*arguments)
+    assert sorted(path.name for path in nmnc.folder.iterdir()) == ["data", "study.yaml"]
+
+
+def test_divergence_names_step_and_layer_and_publishes_nothing(nmnc: Nmnc) -> None:
+    write_study(nmnc.folder, training={"learning_rate": 1e30, "clip_norm": None})
+    for rule in ("backprop", "nmnc"):
+        line = nmnc.fails(*train(rule))
+        assert "training: the gradient became NaN or infinite at step 1 in layer conv1; lower" in line
+    assert not (nmnc.folder / "results" / "toy" / "networks").exists()
+
+
+@pytest.mark.parametrize("place", ["results", "results/toy/networks/net/nmnc", "results/toy/.checkpoints"])
+def test_a_file_where_a_folder_must_be(nmnc: Nmnc, place: str) -> None:
+    write_study(nmnc.folder)
+    (nmnc.folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (nmnc.folder / place).write_text("mine")
+    line = nmnc.fails(*train())
+    assert place in line
+    assert "mend that and run the same command again" in line
+    (nmnc.folder / place).unlink()
+    nmnc.succeeds(*train())
+    results(out_of(nmnc.folder))
+
+
+# Two at once, full disks, kills
+
+
+def test_a_second_process_is_refused_or_waits(nmnc: Nmnc) -> None:
+    write_study(nmnc.folder, training={"epochs": 6})
+    nmnc.succeeds(*train("nmnc", "--out", "undisturbed"))
+    (state := state_file(nmnc.folder)).unlink()  # type: ignore[union-attr]
+    first = nmnc.start(*train())
+    wait_for_an_epoch(nmnc.folder)
+    os.kill(first.pid, signal.SIGSTOP)
+    line = nmnc.fails(*train())
+    assert f"another process is training in {state.parent.relative_to(nmnc.folder)}; wait for it" in line  # type: ignore[union-attr]
+    nmnc.succeeds(*train("backprop"))  # another run is free
+    patient = nmnc.start(*train("nmnc", "--wait", "60"))
+    time.sleep(0.3)
+    assert not out_of(nmnc.folder).exists()
+    assert first.kill() == -signal.SIGKILL
+    assert patient.wait() == 0
+    assert results(out_of(nmnc.folder)) == results(nmnc.folder / "undisturbed")
+
+
+def test_a_disk_that_is_full_when_an_epoch_is_saved(nmnc: Nmnc) -> None:
+    write_study(nmnc.folder, training={"epochs": 8})
+    limit = 4000
+    line = nmnc.fails(*train(), limit=limit)
+    assert "state.pt: File too large; mend that and run the same command again" in line
+    left = {path.name for path in (nmnc.folder / "results").rglob("*") if path.is_file()}
+    assert left == {"lock"}
+    nmnc.succeeds(*train("nmnc", "--out", "undisturbed"))
+    state = state_file(nmnc.folder)
+    assert state is not None
+    assert state.stat().st_size > limit
+    state.unlink()
+
+    stopped = nmnc.start(*train())
+    wait_for_an_epoch(nmnc.folder)
+    stopped.kill()
+    saved = state.read_bytes()
+    assert "state.pt: File too large" in nmnc.fails(*train(), limit=limit)
+    assert state.read_bytes() == saved  # what was finished is still there
+    assert {path.name for path in state.parent.iterdir()} == {"lock", "state.pt"}
+    assert not out_of(nmnc.folder).exists()
+    nmnc.succeeds(*train())
+    assert results(out_of(nmnc.folder)) == results(nmnc.folder / "undisturbed")
+
+
+def test_a_disk_that_is_full_when_results_are_written(nmnc: Nmnc) -> None:
+    write_study(nmnc.folder)
+    nmnc.succeeds(*train())
+    out, state = out_of(nmnc.folder), state_file(nmnc.folder)
+    finished, sizes = results(out), {path.name: path.stat().st_size for path in out.iterdir()}
+    assert state is not None
+    stamp = state.stat().st_mtime_ns
+    for limit, missing in ((100, "epochs.csv"), (sizes["provenance.json"] + 500, "network.pt")):
+        for path in out.iterdir():
+            path.unlink()
+        line = nmnc.fails(*train(), limit=limit)
+        assert f"results/toy/networks/net/nmnc/seed0/{missing}: File too large; mend that" in line
+        left = {path.name: path.stat().st_size for path in out.iterdir()}
+        assert not {"network.pt", missing} & set(left)  # where network.pt is, all is
+        assert left.keys() == (set() if missing == "epochs.csv" else FILES - {"network.pt"})
+        assert all(left[name] == sizes[name] for name in left if name.endswith("t.csv"))
+        nmnc.succeeds(*train())
+        assert results(out) == finished
+    assert state.stat().st_mtime_ns == stamp  # no epoch was trained again
+
+
+@pytest.mark.parametrize("rule", ["nmnc", "backprop"])
+def test_a_run_killed_again_and_again_ends_in_the_same_bytes(nmnc: Nmnc, rule: str) -> None:
+    arguments = {"channels": [4], "hidden": [8], "batch_norm": True, "dropout": 0.2}
+    write_study(nmnc.folder, networks={"net": {"kind": "convnet", "arguments": arguments}}, training={"epochs": 20})
+    nmnc.succeeds(*train(rule, "--out", "undisturbed"))
+    pace = json.loads((nmnc.folder / "undisturbed" / "provenance.json").read_text())["seconds"] / 20
+    state = state_file(nmnc.folder)
+    assert state is not None
+    state.unlink()
+    moments, stamp, killed = random.Random(rule), 0, 0
+    for _ in range(6):
+        process = nmnc.start(*train(rule))
+        stamp = wait_for_an_epoch(nmnc.folder, stamp)
+        time.sleep(moments.uniform(0, 2 * pace))
+        killed += process.kill() == -signal.SIGKILL
+    assert killed >= 3
+    nmnc.succeeds(*train(rule))
+    assert results(out_of(nmnc.folder, rule)) == results(nmnc.folder / "undisturbed")
+    assert {path.name for path in state.parent.iterdir()} == {"lock", "state.pt"}
+
+
+# Your own network, your own images
+
+OWN = """
+from torch import nn
+
+def small(shape, classes, width):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], width), nn.ReLU())
+    return nn.Sequential(body, nn.Linear(width, classes))
+"""
+
+
+def write_image_folder(folder: Path) -> None:
+    for part in ("train", "test"):
+        arrays = images()
+        for number, (image, label) in enumerate(zip(arrays[f"x_{part}"], arrays[f"y_{part}"], strict=True)):
+            place = folder / part / ("dark", "light")[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{number}.png")
+
+
+@pytest.mark.parametrize("dataset", ["toy.npz", "pictures"])
+def test_train_on_your_own(nmnc: Nmnc, dataset: str) -> None:
+    (nmnc.folder / "mine.py").write_text(OWN)
+    write_study(
+        nmnc.folder, dataset={"name": dataset},
+        networks={"net": {"kind": "mine:small", "arguments": {"width": 12}}}, seeds=[0, 1],
+    )  # fmt: skip
+    write_image_folder(nmnc.folder / "data" / "pictures")
+    nmnc.succeeds(*CHECK)
+    nmnc.succeeds("fetch", "--config", "study.yaml", "--out", "facts.json")
+    facts = json.loads((nmnc.folder / "facts.json").read_text())
+    assert (facts["n_train"], facts["n_test"], facts["classes"]) == (200, 64, 2)
+    assert facts["preprocessing"]["channels"] == (1 if dataset == "toy.npz" else 3)
+    for rule in ("nmnc", "untrained"):
+        nmnc.succeeds(*train(rule))
+        results(out_of(nmnc.folder, rule))
+    with (out_of(nmnc.folder) / "alignment.csv").open() as file:
+        assert {(row["layer"], row["n"]) for row in csv.DictReader(file)} == {("0", "12")}
+    provenance = json.loads((out_of(nmnc.folder) / "provenance.json").read_text())
+    assert provenance["dataset"]["sha256"] == facts["sha256"]
+    nmnc.succeeds("runs", "--config", "study.yaml", "--out", "tables/runs.csv")
+    with (nmnc.folder / "tables" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["rule"], row["seed"]) for row in rows if row["network"] == "net"] == [
+        (rule, seed) for rule in ("backprop", "nmnc", "untrained") for seed in ("0", "1")
+    ]

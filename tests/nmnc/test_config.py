@@ -1,0 +1,199 @@
+"""A study's file: what is accepted, what is refused, and in which words. And the runs it stands for."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nmnc import config
+from nmnc.config import Noise, Section, load_study, study_from
+from nmnc.errors import UserError
+from nmnc.runs import data_folder, parameters, references, results_folder, trained
+
+CONFIG = Path(__file__).parents[2] / "config"
+REFERENCE = {"network": "torchvision:alexnet", "preprocessing": {"image_size": 8, "mean": [0] * 3, "std": [1] * 3}}
+NET = {"kind": "mlp", "arguments": {"hidden": [8]}}
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """A study in which every section is there, with some top-level keys replaced."""
+    return {
+        "study": "small",
+        "seeds": [0, 3],
+        "paths": {"data": "images"},
+        "dataset": {"name": "digits"},
+        "networks": {"net": NET, "wide": NET},
+        "rules": {"backprop": {"kind": "backprop"}, "fast": {"kind": "nmnc", "noise": {"images": 2}}},
+        "training": {"epochs": 2},
+        "noise": {"dimensions": 4},
+        "diagnostics": {"images": 16},
+        "evaluation": {"models": {"alexnet": REFERENCE}},
+    } | changes
+
+
+def refusal(changed: Any) -> str:
+    """The error of a study: always one line that starts with where it comes from."""
+    with pytest.raises(UserError, match="^small.yaml: ") as caught:
+        study_from(changed, "small.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+SECTIONS = {
+    (): config.Study,
+    ("paths",): config.Paths,
+    ("dataset",): config.Dataset,
+    ("networks", "net"): config.NetworkEntry,
+    ("rules", "fast"): config.RuleEntry,
+    ("training",): config.Training,
+    ("noise",): config.Noise,
+    ("diagnostics",): config.Diagnostics,
+    ("evaluation",): config.Evaluation,
+    ("evaluation", "models", "alexnet"): config.ReferenceModel,
+    ("evaluation", "models", "alexnet", "preprocessing"): config.ImagePreprocessing,
+}
+
+
+def test_all_sections_are_in_the_test_below() -> None:
+    assert set(SECTIONS.values()) == set(Section.__subclasses__()) - {config.Run}
+
+
+@pytest.mark.parametrize("place", SECTIONS, ids=".".join)
+def test_every_misspelt_key_is_answered_with_the_right_one(place: tuple[str, ...]) -> None:
+    for key in SECTIONS[place].model_fields:
+        changed = yaml.safe_load(yaml.safe_dump(content()))
+        section = changed
+        for part in place:
+            section = section[part]
+        misspelt = key[:-1] + "x"
+        section[misspelt] = 1
+        assert refusal(changed).startswith(
+            f"small.yaml: {'.'.join((*place, misspelt))}: unknown key; did you mean {key!r}?"
+        )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -> None:
+    study = load_study(path)
+    assert study.study == path.stem
+    assert study_from(yaml.safe_load(study.model_dump_json()), "dump") == study
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"epochs": -1}}, r"training\.epochs: .*greater than or equal to 0 \(got -1\)"),
+        ({"training": {"learning_rate": 0}}, r"training\.learning_rate: .*greater than 0"),
+        ({"training": {"learning_rate": float("nan")}}, r"training\.learning_rate: .*greater than 0"),
+        ({"training": {"epochs": 1.5}}, r"training\.epochs: .*integer.*\(got 1.5\)"),
+        ({"noise": {"rate": 1.1}}, r"noise\.rate: .*less than or equal to 1"),
+        ({"noise": {"feedback": "ful"}}, r"noise\.feedback: .*'factored' or 'full' \(got 'ful'\)"),
+        ({"noise": None}, r"noise: .*\(got None\)"),
+        ({"threads": 0}, r"threads: "),
+        ({"device": "tpu"}, r"device: .*'auto', 'cpu' or 'cuda' \(got 'tpu'\)"),
+        ({"seeds": 3}, r"seeds: .*list \(got 3\)"),
+        ({"seeds": [1, 2, 1]}, r"seeds are repeated; give each seed once"),
+        ({"seeds": [-1]}, r"seeds\.0: "),
+        ({"seeds": []}, r"seeds: "),
+        ({"study": "../elsewhere"}, r"study: "),
+        ({"networks": {"a/b": NET}}, r"networks\.a/b"),
+        ({"networks": {"pixels": NET}}, r"the name 'pixels' is taken"),
+        ({"networks": {"alexnet": NET}}, r"the name 'alexnet' is taken"),
+        ({"networks": {"net": {}}}, r"networks\.net\.kind: missing; add it"),
+        ({"dataset": None}, r"there is no dataset; add dataset\.name"),
+        ({"networks": {}, "evaluation": {}}, r"nothing to do; add a network"),
+        ({"rules": {"untrained": {"kind": "backprop"}}}, r"rules\.untrained: the label is kept"),
+        ({"rules": {"a": {"kind": "vnc", "noise": {"scal": 1}}}}, r"rules\.a\.noise\.scal: .*mean 'scale'"),
+        ({"rules": {"a": {"kind": "vnc", "noise": {"scale": -1}}}}, r"rules\.a\.noise\.scale: .*greater than 0"),
+        ({"rules": {"a": {"kind": "vnc", "training": {"epochs": -1}}}}, r"rules\.a\.training\.epochs: "),
+        ({"rules": {"a": {"kind": "vnc", "noise": {"images": 200}}}}, r"rules\.a: noise\.images 200 exceeds batch_size"),
+        ({"evaluation": {"metrics": ["pearson"]}}, r"evaluation\.metrics\.0: "),
+        (
+            {"evaluation": {"models": {"m": REFERENCE | {"preprocessing": {"image_size": 8, "mean": [0], "std": [1]}}}}},
+            r"mean and std need one value for each of the 3 channels",
+        ),
+        ({"epochs": 3, "threads": 0, "seeds": []}, r"\(and 2 more\)$"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_with_their_place(changes: dict[str, Any], words: str) -> None:
+    assert re.search(words, refusal(content(**changes)))
+
+
+@pytest.mark.parametrize("whole", [None, [], "text", 3, {1: 2}, {}])
+def test_what_is_no_study_at_all_is_refused(whole: Any) -> None:
+    refusal(whole)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"study: small\nseeds: [0\n", r"small\.yaml line 3: not valid YAML"),
+        (b"study: small\n\tseeds: 1\n", r"small\.yaml line 2: not valid YAML"),
+        (b"study: \x00\n", r"small\.yaml: not valid YAML"),
+        (b"\x80\x02PK\xff", r"small\.yaml: not a text file in UTF-8"),
+        (b"", r"small\.yaml: expected keys and values"),
+    ],
+)
+def test_files_that_are_not_yaml_are_refused_in_one_line(tmp_path: Path, text: bytes, words: str) -> None:
+    (tmp_path / "small.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=words) as caught:
+        load_study(tmp_path / "small.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: cannot be read \(No such file or directory\); give a YAML file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
+        load_study(tmp_path)
+
+
+def test_a_rule_overrides_single_values_and_leaves_the_rest() -> None:
+    study = study_from(content(), "small.yaml")
+    assert study.run("fast").noise == Noise(dimensions=4, images=2)
+    assert study.run("backprop").noise == study.noise == Noise(dimensions=4)
+    assert study.run("fast").training == study.training
+    with pytest.raises(ValueError, match="frozen"):
+        study.threads = 2  # type: ignore[misc]
+
+
+def test_the_untrained_network_is_in_every_study_once() -> None:
+    assert study_from(content(), "small.yaml").labels() == ["backprop", "fast", "untrained"]
+    rules = {"fresh": {"kind": "untrained"}, "vnc": {"kind": "vnc"}}
+    assert study_from(content(rules=rules), "small.yaml").labels() == ["fresh", "vnc"]
+    assert study_from(content(rules={}), "small.yaml").labels() == ["untrained"]
+
+
+def test_runs_are_networks_by_rules_by_seeds() -> None:
+    study = study_from(content(), "small.yaml")
+    identities = trained(study)
+    assert len(set(identities)) == len(identities) == 2 * 3 * 2
+    assert {(one.rule, one.kind) for one in identities} == {
+        ("backprop", "backprop"),
+        ("fast", "nmnc"),
+        ("untrained", "untrained"),
+    }
+    assert identities[0].folder == "net/backprop/seed0"
+    assert [one.network for one in references(study)] == ["alexnet", "pixels"]
+
+
+def test_the_table_of_runs_holds_the_values_each_run_uses() -> None:
+    study = study_from(content(), "small.yaml")
+    rows = list(parameters(study))
+    assert len(rows) == 12 + 2
+    for row in rows[:12]:
+        run = study.run(row["rule"])
+        assert (row["noise.images"], row["training.epochs"]) == (run.noise.images, 2)
+    assert {row["noise.images"] for row in rows[:12]} == {2, 8}
+
+
+def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_from(content(), "small.yaml")
+    monkeypatch.setenv("NMNC_DATA", "elsewhere")
+    assert data_folder(study) == Path("elsewhere")
+    monkeypatch.delenv("NMNC_DATA")
+    assert data_folder(study) == Path("images")
+    assert results_folder(study) == Path("results/small")

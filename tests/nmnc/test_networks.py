@@ -1,0 +1,223 @@
+"""Networks as lists of stages: the stages make up the whole, and a user's own network is held to the same."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nmnc.errors import UserError
+from nmnc.networks import NETWORKS, Network, build_network, layer_sizes
+
+SHAPE = (3, 8, 8)
+EVERY_KIND = [
+    ("convnet", {"channels": [4, 6], "hidden": [7]}),
+    ("convnet", {"channels": [4, 6], "hidden": [7], "batch_norm": True, "dropout": 0.5, "kernel": 5}),
+    ("mlp", {"hidden": [9, 7]}),
+    ("mlp", {"hidden": [9], "activation": "tanh"}),
+]
+every_kind = pytest.mark.parametrize(("kind", "arguments"), EVERY_KIND)
+
+
+def build(kind: str, arguments: dict[str, Any], seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return build_network(kind, SHAPE, 5, arguments)
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_network_of_the_registry_is_tested_and_has_defaults() -> None:
+    assert {kind for kind, _ in EVERY_KIND} == set(NETWORKS)
+    for kind in NETWORKS:
+        assert build_network(kind, SHAPE, 5, {})(images()).shape == (4, 5)
+
+
+@every_kind
+def test_prefix_and_suffix_meet_at_every_stage(kind: str, arguments: dict[str, Any]) -> None:
+    network, x = build(kind, arguments).eval(), images()
+    outputs = network.outputs(x, connected=True)
+    assert len(outputs) == len(network.stage_names) == len(set(network.stage_names))
+    for stage, output in enumerate(outputs):
+        assert torch.equal(network.prefix(x, stage), output)
+        assert torch.equal(network.suffix(output, stage + 1), network(x))
+    assert network.stage_names[-1] == "logits"
+    assert outputs[-1].shape == (4, 5)
+
+
+@every_kind
+def test_detached_stages_give_the_same_values_and_no_gradient(kind: str, arguments: dict[str, Any]) -> None:
+    network, x = build(kind, arguments).eval(), images()
+    connected, detached = network.outputs(x, connected=True), network.outputs(x, connected=False)
+    for one, other in zip(connected, detached, strict=True):
+        assert torch.equal(one, other)
+    first = list(network.stages[0].parameters())
+    reached = torch.autograd.grad(connected[-1].sum(), first, allow_unused=True)
+    assert all(gradient is not None for gradient in reached)
+    cut = torch.autograd.grad(detached[-1].sum(), first, allow_unused=True)
+    assert all(gradient is None for gradient in cut)
+
+
+@every_kind
+def test_layer_sizes_leave_the_network_as_it_was(kind: str, arguments: dict[str, Any]) -> None:
+    network = build(kind, arguments).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    sizes = layer_sizes(network, SHAPE)
+    assert network.training
+    assert sizes == [output[0].numel() for output in network.eval().outputs(images(), connected=True)]
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@every_kind
+def test_weights_follow_torchs_seed(kind: str, arguments: dict[str, Any]) -> None:
+    same, other = build(kind, arguments), build(kind, arguments, seed=1)
+    for name, tensor in build(kind, arguments).state_dict().items():
+        assert torch.equal(tensor, same.state_dict()[name])
+    assert not torch.equal(same(images()), other(images()))
+
+
+def test_the_convnet_computes_what_it_says() -> None:
+    network, x = build(*EVERY_KIND[0]), images()
+    weights = network.state_dict()
+    for stage in ("0", "1"):
+        kernel, bias = weights[f"stages.{stage}.0.weight"], weights[f"stages.{stage}.0.bias"]
+        x = F.avg_pool2d(F.relu(F.conv2d(x, kernel, bias, padding=1)), 2)
+    x = F.relu(F.linear(x.flatten(1), weights["stages.2.1.weight"], weights["stages.2.1.bias"]))
+    x = F.linear(x, weights["stages.3.1.weight"], weights["stages.3.1.bias"])
+    assert torch.allclose(network(images()), x, atol=1e-6)
+    assert network.stage_names == ("conv1", "conv2", "fc1", "logits")
+    assert layer_sizes(network, SHAPE) == [4 * 16, 6 * 4, 7, 5]
+
+
+def test_batch_norm_and_dropout_are_where_they_are_asked_for() -> None:
+    kinds = [[type(module) for module in build(*case).modules()] for case in EVERY_KIND[:2]]
+    assert [types.count(nn.BatchNorm2d) for types in kinds] == [0, 2]
+    assert [types.count(nn.Dropout) for types in kinds] == [0, 1]
+
+
+def test_a_linear_mlp_is_one_matrix() -> None:
+    network = build("mlp", {"hidden": [9, 7], "activation": "linear"})
+    x, y = images(2)
+    zero = torch.zeros(SHAPE)
+    whole = network(torch.stack([x + 2 * y, x, y, zero]))
+    assert torch.allclose(whole[0] - whole[3], (whole[1] - whole[3]) + 2 * (whole[2] - whole[3]), atol=1e-5)
+
+
+OWN = """
+import torch
+from torch import nn
+from nmnc.networks import Network
+
+CONSTANT = 3
+
+def named(shape, classes, width=6):
+    return nn.Sequential(dict_of(shape, classes, width))
+
+def dict_of(shape, classes, width):
+    from collections import OrderedDict
+    first = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], width), nn.ReLU())
+    return OrderedDict(body=first, head=nn.Linear(width, classes))
+
+def network(shape, classes, **anything):
+    return Network(dict_of(shape, classes, 6).items())
+
+def weightless(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.ReLU(), nn.Linear(6, classes))
+
+def frozen(shape, classes):
+    net = named(shape, classes)
+    net.body.requires_grad_(False)
+    return net
+
+def one_stage(shape, classes):
+    return nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(192, classes)))
+
+def no_module(shape, classes):
+    return "a network"
+
+def plain_module(shape, classes):
+    return nn.Linear(192, classes)
+
+def fails(shape, classes):
+    return {}["a\\nkey"]
+
+def wrong_input(shape, classes):
+    return nn.Sequential(nn.Linear(7, 6), nn.Linear(6, classes))
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Network]:
+    """Builds networks of the module `own_networks` in the working directory."""
+    (tmp_path / "own_networks.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("def net(:\n")
+    (tmp_path / "own_importing.py").write_text("import no_such_package\n")
+    (tmp_path / "own_raising.py").write_text("None.attribute\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    return lambda kind, **arguments: build_network(kind, SHAPE, 5, arguments)
+
+
+def test_a_users_own_network_becomes_stages(own: Callable[..., Network]) -> None:
+    network = own("own_networks:named", width=11)
+    assert network.stage_names == ("body", "head")
+    assert layer_sizes(network, SHAPE) == [11, 5]
+    assert own("own_networks:network", whatever=1).stage_names == ("body", "head")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("convnte", r"unknown kind 'convnte', neither MODULE:FUNCTION; did you mean 'convnet'\?"),
+        ("resnet", "unknown kind 'resnet'.*known: convnet, mlp"),
+        ("no_such_module:net", "No module named 'no_such_module'; is the folder of no_such_module on PYTHONPATH"),
+        ("own_networks:absent", "module own_networks has no function absent"),
+        ("own_networks:CONSTANT", "module own_networks has no function CONSTANT"),
+        ("own_broken:net", "module own_broken cannot be imported: SyntaxError"),
+        ("own_importing:net", "No module named 'no_such_package'"),
+        ("own_raising:net", "module own_raising cannot be imported: AttributeError"),
+        (":net", "cannot be imported: ValueError: Empty module name"),
+        ("own_networks:weightless", "stage 0 has no weights to train; join it with the one before it"),
+        ("own_networks:frozen", "stage body has no weights to train"),
+        ("own_networks:one_stage", "has no hidden stage; put at least one before the logits"),
+        ("own_networks:no_module", "returned str; return an nn.Sequential of stages"),
+        ("own_networks:plain_module", "returned Linear; return an nn.Sequential"),
+        ("own_networks:fails", "cannot be built: KeyError"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_refused(own: Callable[..., Network], kind: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        own(kind)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("convnet", {"chanels": [4]}, r"network convnet: unknown argument 'chanels'; did you mean 'channels'\?"),
+        ("own_networks:named", {"layers": 4}, "unknown argument 'layers'; known: width"),
+        ("convnet", {"channels": 4}, "cannot be built: TypeError"),
+        ("convnet", {"dropout": 2}, "cannot be built: ValueError: dropout probability"),
+        ("convnet", {"channels": [], "hidden": []}, "has no hidden stage"),
+        ("convnet", {"channels": [4] * 4}, "8 x 8 pixels cannot be halved 4 times; give fewer channels"),
+        ("mlp", {"activation": "relus"}, "unknown activation 'relus'; did you mean 'relu'"),
+        ("mlp", {"hidden": [-1]}, "cannot be built: RuntimeError"),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(
+    own: Callable[..., Network], kind: str, arguments: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        own(kind, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_that_do_not_fit_are_refused(own: Callable[..., Network]) -> None:
+    with pytest.raises(UserError, match=r"images of shape \(3, 8, 8\) do not pass through the network: ") as caught:
+        layer_sizes(own("own_networks:wrong_input"), SHAPE)
+    assert "\n" not in str(caught.value)

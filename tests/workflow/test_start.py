@@ -1,0 +1,190 @@
+"""What happens before the first job: mistakes in one line, and stale locks cleared, living ones kept."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from workflow import start
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = Path("results/tiny")
+STUDY: dict[str, Any] = {
+    "study": "tiny",
+    "dataset": {"name": "digits"},
+    "networks": {"small": {"kind": "convnet", "arguments": {"channels": [4], "hidden": [16]}}},
+    "noise": {"dimensions": 8, "images": 4},
+    "rules": {"nmnc": {"kind": "nmnc"}},
+    "evaluation": {"benchmarks": ["simulated"]},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with Snakemake's locks of the study and of another one."""
+    monkeypatch.chdir(tmp_path)
+    lock("0.output", "results/tiny/report.html", "results/tiny/tables/runs.csv")
+    lock("1.output", "results/other/report.html")
+    return tmp_path
+
+
+def lock(name: str, *files: str) -> None:
+    """Write a lock as Snakemake does: one path per line."""
+    locks = Path(".snakemake/locks")
+    locks.mkdir(parents=True, exist_ok=True)
+    (locks / f"{name}.lock").write_text("\n".join(files) + "\n")
+
+
+def locks_left() -> set[str]:
+    return {path.name for path in Path(".snakemake/locks").iterdir()}
+
+
+def owned_by(pid: int, started: float, host: str | None = None) -> None:
+    owner = start.owner_file(RESULTS)
+    owner.parent.mkdir(parents=True, exist_ok=True)
+    owner.write_text(json.dumps({"host": host or platform.node(), "pid": pid, "started": started}))
+
+
+def finished_process() -> tuple[int, float]:
+    """Id and start time of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        started = psutil.Process(process.pid).create_time()
+        process.communicate(b"\n")
+    return process.pid, started
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_lock_of_a_dead_process_is_cleared() -> None:
+    owned_by(*finished_process())
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"1.output.lock"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_lock_of_a_reused_process_id_is_cleared() -> None:
+    # This process lives, but it started at another time than the one that held the lock.
+    owned_by(os.getpid(), psutil.Process().create_time() - 3600)
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"1.output.lock"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_living_process_keeps_its_lock() -> None:
+    start.remember_owner(RESULTS)
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"0.output.lock", "1.output.lock"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_process_of_another_machine_keeps_its_lock() -> None:
+    pid, started = finished_process()
+    owned_by(pid, started, host="another.machine")
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"0.output.lock", "1.output.lock"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_lock_of_nobody_known_is_kept() -> None:
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"0.output.lock", "1.output.lock"}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_study_whose_name_begins_alike_keeps_its_lock() -> None:
+    lock("2.output", "results/tiny2/report.html")
+    owned_by(*finished_process())
+    start.clear_stale_lock(RESULTS)
+    assert locks_left() == {"1.output.lock", "2.output.lock"}
+
+
+def begin(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Call `begin` on a study, its check replaced by one that passes; the commands of the checks."""
+    commands: list[list[str]] = []
+
+    def check(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(start.subprocess, "run", check)
+    Path("study.yaml").write_text(yaml.safe_dump(content))
+    start.begin(["study.yaml"], {})
+    return commands
+
+
+def test_networks_are_checked_once_per_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(begin(STUDY, monkeypatch)) == 1
+    assert begin(STUDY, monkeypatch) == []
+    assert len(begin(STUDY | {"seeds": [1]}, monkeypatch)) == 1
+
+
+def test_a_free_folder_is_claimed_before_snakemake_locks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin(STUDY, monkeypatch)
+    assert json.loads(start.owner_file(RESULTS).read_text())["pid"] == os.getpid()
+
+
+def test_the_holder_of_a_living_lock_is_not_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = psutil.Process(os.getppid())
+    owned_by(parent.pid, parent.create_time())
+    begin(STUDY, monkeypatch)
+    assert json.loads(start.owner_file(RESULTS).read_text())["pid"] == parent.pid
+    assert "0.output.lock" in locks_left()
+
+
+def test_a_path_below_the_working_directory_is_made_relative(folder: Path) -> None:
+    assert start.shortest(folder / "config" / "a.yaml") == Path("config/a.yaml")
+    assert start.shortest(Path("/elsewhere/a.yaml")) == Path("/elsewhere/a.yaml")
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "misspelt key": ({"sedes": [0]}, "study.yaml: sedes: unknown key; did you mean 'seeds'?"),
+    "misspelt key in a section": ({"noise": {"rat": 0.1}}, "study.yaml: noise.rat: unknown key; did you mean 'rate'?"),
+    "unknown rule": ({"rules": {"mine": {"kind": "nmcn"}}}, "unknown kind 'nmcn'; did you mean 'nmnc'?"),
+    "unknown benchmark": ({"evaluation": {"benchmarks": ["simulatd"]}}, "unknown benchmark 'simulatd'; did you mean"),
+    "too many dimensions": ({"noise": {"dimensions": 65}}, "noise.dimensions 65 exceeds the 64 units of layer conv1"),
+}
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A dry run without a profile, so that nothing of Snakemake's own is on stderr."""
+    command = [Path(sys.executable).with_name("snakemake"), "--snakefile", ROOT / "Snakefile", "--cores", "1", "-n"]
+    command += ["--workflow-profile", "none", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def refused(run: subprocess.CompletedProcess[str], words: str, folder: Path) -> None:
+    """Status 2, one line on stderr, no job."""
+    assert run.returncode == 2, run.stderr
+    [line] = run.stderr.splitlines()
+    assert line.startswith("nmnc-brain: ")
+    assert words in line
+    assert not (folder / "results").exists()
+
+
+@pytest.mark.end_to_end
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_study_is_refused_in_one_line(mistake: str, tmp_path: Path) -> None:
+    change, words = MISTAKES[mistake]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | change))
+    refused(snakemake(tmp_path, "--configfile", "study.yaml"), words, tmp_path)
+
+
+@pytest.mark.end_to_end
+def test_two_files_are_not_one_study(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    run = snakemake(tmp_path, "--configfile", "study.yaml", str(ROOT / "config" / "default.yaml"))
+    refused(run, "give one --configfile and no --config", tmp_path)
+
+
+@pytest.mark.end_to_end
+def test_single_values_are_not_overridden(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
+    run = snakemake(tmp_path, "--configfile", "study.yaml", "--config", "threads=2")
+    refused(run, "give one --configfile and no --config", tmp_path)

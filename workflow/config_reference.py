@@ -1,0 +1,150 @@
+"""config/README.md from the models in nmnc/config.py: python -m workflow.config_reference."""
+
+import json
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from nmnc.config import Study
+
+README = Path(__file__).resolve().parent.parent / "config" / "README.md"
+COMMAND = "python -m workflow.config_reference"
+HEAD = f"""# What may stand in a study's file
+
+Every `.yaml` file of this folder is one study: `snakemake --cores 2 --configfile config/NAME.yaml` runs it.
+This page is written by `{COMMAND}` from the models in `nmnc/config.py`; change those, then run it again.
+
+An unknown key is refused before anything runs. *Required* keys have no default; *empty* means that the key
+may be left out or set to nothing.
+"""
+COLUMNS = ("key", "type", "default", "constraints", "description")
+WORDS: dict[Any, str] = {
+    str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", Any: "any", None: "empty",
+    type(None): "empty",
+}  # fmt: skip
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
+
+
+def reference() -> str:
+    """The whole page: one table per section, in the order in which the sections stand in the models."""
+    return HEAD + "".join(_table(place, section) for place, section in sections(Study))
+
+
+def sections(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """(place, model) of a section and of all sections below it; NAME stands for a name of the user's."""
+    yield place, model
+    for key, field in model.model_fields.items():
+        below, named = section_of(field.annotation)
+        if below is not None:
+            yield from sections(below, ".".join(filter(None, (place, key, "NAME" if named else ""))))
+
+
+def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The section inside an annotation such as `dict[Name, RuleEntry]`, and whether it comes by name."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    for argument in get_args(annotation):
+        below, named = section_of(argument)
+        if below is not None:
+            return below, named or get_origin(annotation) is dict
+    return None, False
+
+
+def description_of(field: FieldInfo) -> str:
+    """What a key means: its own words, else those of the section it holds."""
+    below, _ = section_of(field.annotation)
+    return field.description or (below.__doc__ if below is not None else None) or ""
+
+
+def _table(place: str, section: type[BaseModel]) -> str:
+    title = f"`{place}`" if place else "The study"
+    rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
+    for key, field in section.model_fields.items():
+        words = (
+            f"`{key}`",
+            _type(field.annotation),
+            _default(field),
+            _constraints(field),
+            _escaped(description_of(field)),
+        )
+        rows.append(tuple(word.replace("|", "\\|") for word in words))
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"\n## {title}\n\n{section.__doc__}\n\n{lines}\n"
+
+
+def _escaped(words: str) -> str:
+    """A glob's star would begin italics."""
+    return words.replace("*", "\\*")
+
+
+def _type(annotation: Any) -> str:
+    """An annotation in words."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(argument) for argument in arguments)
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin is list:
+        item = _type(arguments[0])
+        return f"list of {item}s" if item in WORDS.values() else f"list of {item}"
+    if origin is dict:
+        key, value = (_type(argument) for argument in arguments)
+        return "keys and values" if value == "any" else f"{key} -> {value}"
+    return "section" if section_of(annotation)[0] is not None else WORDS[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "*required*"
+    if isinstance(field.default, BaseModel):
+        return "see there"
+    if field.default is None:
+        return "*empty*"
+    return f"`{json.dumps(field.default, default=str)}`"
+
+
+def _constraints(field: FieldInfo) -> str:
+    """Limits of the value, then those of the items of a list or of the names of a section."""
+    words = _limits(field.metadata)
+    for inner in _annotated(field.annotation):
+        words += [f"each {word}" for word in _limits(get_args(inner)[1:])]
+    return ", ".join(words)
+
+
+def _annotated(annotation: Any) -> Iterator[Any]:
+    """Every `Annotated[...]` inside an annotation."""
+    if get_origin(annotation) is Annotated:
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _annotated(argument)
+
+
+def _limits(metadata: Iterable[Any]) -> list[str]:
+    """What pydantic checks, in words; a check without words here is an error, not left out."""
+    words = []
+    for limit in metadata:
+        if isinstance(limit, FieldInfo):
+            words += _limits(limit.metadata)
+        elif type(limit) in LIMITS:
+            attribute, sign = LIMITS[type(limit)]
+            words.append(f"{sign} {getattr(limit, attribute)}")
+        elif isinstance(limit, MinLen):
+            words.append(f"at least {limit.min_length}")
+        elif getattr(limit, "pattern", None) == NAME:
+            words.append("letters, digits, `_ . -`, first a letter or digit")
+        else:
+            raise NotImplementedError(f"say {limit} in words here")
+    return words
+
+
+if __name__ == "__main__":
+    README.write_text(reference(), encoding="utf-8")
+    print(f"wrote {README.relative_to(Path.cwd()) if README.is_relative_to(Path.cwd()) else README}")

@@ -1,0 +1,143 @@
+"""How long a training run takes and how much it writes, measured on a few steps with random images."""
+
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from nmnc.checkpoint import save_state
+from nmnc.config import NetworkEntry, Run
+from nmnc.data import Dataset
+from nmnc.diagnostics import diagnose
+from nmnc.networks import Network
+from nmnc.training import Trainer
+
+#: A measurement is repeated until it took this long, at most ROUNDS times.
+ENOUGH_SECONDS, ROUNDS = 0.3, 5
+#: Images of the measured evaluation and of the measured diagnosis, at most.
+TEST_IMAGES, DIAGNOSED = 500, 32
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the time of a training depends on: (channels, height, width), classes, numbers of images."""
+
+    shape: Shape
+    classes: int
+    n_train: int
+    n_test: int
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """Median seconds of a call, as `once`; the first one is left out where it is short enough to repeat."""
+    times: list[float] = []
+    while sum(times) < ENOUGH_SECONDS and len(times) < ROUNDS:
+        times.append(once(work, device))
+    return median(times[1:] or times)
+
+
+def once(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call and of what it gave the device to do.
+
+    One thread on the CPU is given processor time: what else runs on the machine meanwhile does not count.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    started = clock()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return clock() - started
+
+
+def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.device) -> tuple[float, int, Network]:
+    """Seconds of one run without the start of its process, bytes of network.pt and resume state, the network.
+
+    Raises:
+        UserError: a setting that does not fit the network or the data set.
+    """
+    noise, batch_size = run.noise, run.training.batch_size
+    trainer = Trainer(_random(images, max(noise.basis_images, batch_size)), entry, run, 0, device)
+    for_basis = trainer.dataset.normalise(trainer.images[: noise.basis_images])
+    with torch.no_grad():
+        trainer.rule.start(trainer.network.outputs(for_basis, connected=True)[:-1])
+    epochs = 0 if run.kind == "untrained" else run.training.epochs
+    steps = epochs * (images.n_train // batch_size)
+    seconds = _seconds_of_steps(trainer, steps) if steps else 0.0
+    evaluation = seconds_of(trainer.accuracy, device) * images.n_test / len(trainer.test_labels)
+    diagnosis = _seconds_of_diagnosis(trainer, for_basis, min(run.diagnostics.images, images.n_test))
+    return seconds + (epochs + 1) * (evaluation + diagnosis), _size(trainer), trainer.network
+
+
+def _random(images: Images, n_train: int) -> Dataset:
+    """Random images and labels: as few as are measured."""
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = rng.integers(256, size=(n, *images.shape), dtype=np.uint8)
+        return torch.from_numpy(pixels), torch.arange(n) % images.classes
+
+    train, test = part(min(images.n_train, n_train)), part(min(images.n_test, TEST_IMAGES))
+    mean = torch.full((images.shape[0],), 0.5)
+    return Dataset("random images", *train, *test, mean, mean / 2, images.classes, "", "", "")
+
+
+def _seconds_of_steps(trainer: Trainer, steps: int) -> float:
+    """Seconds of so many training steps.
+
+    Some refresh the feedback, some the basis, some neither: each kind is measured by itself and counted.
+    """
+    noise, batch_size = trainer.run.noise, trainer.run.training.batch_size
+    images, labels = trainer.images[:batch_size], trainer.labels[:batch_size]
+
+    def kind(number: int) -> tuple[bool, bool]:
+        perturbing = trainer.rule.local
+        return perturbing and number % noise.refresh_every == 0, perturbing and number % noise.basis_every == 0
+
+    def step(number: int) -> float:
+        trainer.step = number
+        return once(lambda: trainer._step(images, labels), trainer.device)
+
+    for _ in range(2):
+        step(1)  # the first ones are slow
+    counts = Counter(kind(number) for number in range(1, steps + 1))
+    times: dict[tuple[bool, bool], list[float]] = defaultdict(list)
+    for wanted in counts:
+        last = next(number for number in count(1) if kind(number) == wanted)
+        # A basis is made from the activity of the batches before it.
+        first = max(1, last - -(-noise.basis_images // batch_size)) if wanted[1] else last
+        for _ in range(ROUNDS):
+            for number in range(first, last + 1):
+                times[kind(number)].append(step(number))
+            if len(times[wanted]) > 1 and sum(map(sum, times.values())) > ENOUGH_SECONDS:
+                break
+    return sum(median(times[kind]) * n for kind, n in counts.items())
+
+
+def _seconds_of_diagnosis(trainer: Trainer, for_basis: torch.Tensor, n: int) -> float:
+    """Seconds of a diagnosis on n images: on a straight line through those on a few and on half as many."""
+
+    def of(few: int) -> float:
+        images, labels = trainer.dataset.normalise(trainer.test_images[:few]), trainer.test_labels[:few]
+        return seconds_of(lambda: diagnose(trainer.rule, trainer.run.noise, images, labels, for_basis), trainer.device)
+
+    few = min(n, len(trainer.test_labels), DIAGNOSED)
+    half = max(few // 2, 1)
+    short, long = of(half), of(few)
+    return long if few == half else long + max(long - short, 0.0) * (n - few) / (few - half)
+
+
+def _size(trainer: Trainer) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder) / "state.pt", trainer.state_dict())
+        save_state(Path(folder) / "network.pt", trainer.network.state_dict())
+        return sum(path.stat().st_size for path in Path(folder).iterdir())

@@ -1,0 +1,236 @@
+"""What a study would cost before it is run: number of runs, hours, disk.
+
+Times are measured on this machine on small pieces of the work, some seconds in all. Nothing is downloaded,
+and nothing is written to the study's results. By hand: python workflow/plan.py --config FILE --cores 2
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+# As in the workflow's jobs, numpy has one thread; the number is fixed when numpy is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import typer
+
+from brain_eval.errors import UserError as EvaluationError
+from nmnc import runs
+from nmnc.config import Study, load_study
+from nmnc.errors import UserError
+from workflow.start import benchmark_specs
+
+if TYPE_CHECKING:
+    from brain_eval.models import Model
+    from nmnc.networks import Network
+    from workflow.cost_of_training import Images
+
+#: Data sets that need not be here for a plan: what shows that they are, and their (training, test) images.
+DOWNLOADED = {"cifar10": (("cifar10.npz", "cifar-10-batches-py"), (50_000, 10_000))}
+#: Not measured: seconds of Snakemake itself, and of the tables and the report beside the start of Python.
+SNAKEMAKE, TABLES, REPORT = 4.0, 1.0, 12.0
+#: Bytes of figures and report.
+PAGE = 5e6
+#: Images in a pass of `extract`.
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Part:
+    """Jobs of one kind, or files of one kind.
+
+    Attributes:
+        name: in the table.
+        number: of jobs or of files.
+        each: seconds of a job, its start included, or bytes of a file; NaN where it cannot be told.
+        alone: whether the other jobs wait for these.
+        training: whether they take the threads of a training job, or the GPU.
+    """
+
+    name: str
+    number: int
+    each: float
+    alone: bool = False
+    training: bool = False
+
+    @property
+    def all(self) -> float:
+        """Seconds of work, or bytes."""
+        return self.number * self.each
+
+
+def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str]:
+    """Measure everything that a study does.
+
+    Returns:
+        Jobs in the order in which they run; files; the kind of device.
+
+    Raises:
+        UserError: of nmnc or brain_eval: settings that do not fit, damaged data.
+    """
+    import brain_eval.scoring  # noqa: F401
+
+    light = time.process_time()  # what a process spends until it can begin to score
+    import torch
+
+    from nmnc.job import check
+    from nmnc.training import choose_device
+    from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost
+    from workflow.cost_of_training import training_cost
+
+    heavy = time.process_time()  # and until it can begin to train
+    check(study)
+    device = choose_device(study.device)
+    torch.set_num_threads(study.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    benchmarks = [BenchmarkCost(spec, runs.data_folder(study), study.evaluation) for spec in specs]
+    jobs = [Part("start, check, fetch", 1, SNAKEMAKE + heavy + sum(one.reading for one in benchmarks), alone=True)]
+    files: list[Part] = []
+    models: list[tuple[str, int, Model]] = []
+    for name in study.networks:
+        images, loading = _images(study)
+        sizes = []
+        for label in study.labels():
+            seconds, size, network = training_cost(study.run(label), study.networks[name], images, device)
+            jobs.append(Part(f"train {name}, {label}", len(study.seeds), heavy + loading + seconds, training=True))
+            sizes.append(size)
+        files.append(Part(f"checkpoints of {name}", len(sizes) * len(study.seeds), sum(sizes) / len(sizes)))
+        models.append((name, len(study.labels()) * len(study.seeds), _trained(network, images)))
+    models += [(name, 1, model) for name, model in _references(study, [model for _, _, model in models])]
+    costs = {name: (number, evaluation_cost(model, benchmarks, BATCH_SIZE, device)) for name, number, model in models}
+    for what in ("extract", "score"):
+        for name, (number, cost) in costs.items():
+            start = heavy if what == "extract" else light
+            jobs.append(Part(f"{what} {name}", number, start + getattr(cost, what), training=what == "extract"))
+    for one in benchmarks:
+        for name, (number, cost) in costs.items():
+            files.append(Part(f"activations of {name}, {one.name}", number, cost.sizes[one.name]))
+    for name, (number, cost) in costs.items():
+        files.append(Part(f"scores of {name}", number, cost.scores_size))
+    files.append(Part("figures, report", 1, PAGE))
+    jobs.append(Part("tables, report", 1, 2 * light + TABLES + REPORT, alone=True))
+    return jobs, files, device.type
+
+
+def _images(study: Study) -> tuple["Images", float]:
+    """What is known of the training images, and the seconds in which a job loads them."""
+    from nmnc.data import image_shape_of, load_dataset
+    from workflow.cost_of_training import Images
+
+    assert study.dataset is not None  # a study with networks has one (nmnc.config)
+    dataset, data = study.dataset, runs.data_folder(study)
+    marks, sizes = DOWNLOADED.get(dataset.name, ((), (0, 0)))
+    if marks and not any((data / mark).exists() for mark in marks):
+        shape, classes = image_shape_of(dataset, data)
+        limits = (dataset.train_images, dataset.test_images)
+        n_train, n_test = (min(size, limit or size) for size, limit in zip(sizes, limits, strict=True))
+        return Images(shape, classes, n_train, n_test), 0.0
+    started = time.perf_counter()
+    loaded = load_dataset(dataset, data)
+    seconds = time.perf_counter() - started
+    return Images(loaded.image_shape, loaded.classes, len(loaded.train_labels), len(loaded.test_labels)), seconds
+
+
+def _trained(network: "Network", images: "Images") -> "Model":
+    """A network of the study as `extract` loads it."""
+    from brain_eval.models import Model
+    from brain_eval.stimuli import Preprocessing
+
+    channels, size, _ = images.shape
+    layers = dict(zip(network.stage_names, network.stages, strict=True))
+    seen = Preprocessing(size, channels, (0.5,) * channels, (0.25,) * channels)
+    return Model("network", network.eval(), layers, seen, "", "")
+
+
+def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Model"]]:
+    """The models that are not trained here, without their weights, and the pixels."""
+    from brain_eval.models import load_model
+
+    seen = [json.dumps(asdict(model.preprocessing)) for model in trained]
+    for name, model in study.evaluation.models.items():
+        preprocessing = model.preprocessing.model_dump_json() if model.preprocessing else ""
+        seen += [preprocessing] * bool(preprocessing)
+        arguments = json.dumps(model.arguments)
+        yield name, load_model(model.network, ",".join(model.layers), None, arguments, preprocessing)
+    yield "pixels", load_model("pixels", preprocessing=seen[0])
+
+
+def hours(jobs: Iterable[Part], cores: int, threads: int, gpu: bool) -> float:
+    """Hours until all jobs are done; those that cannot be told are left out."""
+    known = [job for job in jobs if not isnan(job.all)]
+    together = [job for job in known if not job.alone]
+    # A job of more threads than there are cores takes them all; jobs on the GPU wait for one another.
+    at_once = 1 if gpu else max(1, cores // threads)
+    shared = sum(job.all / (at_once if job.training else cores) for job in together)
+    longest = max((job.each for job in together), default=0.0)
+    return (sum(job.all for job in known if job.alone) + max(shared, longest)) / 3600
+
+
+def table(title: str, parts: Sequence[Part], words: Callable[[float], str]) -> str:
+    """Aligned lines: name, number, of each, of all; then the sum of what is known."""
+    known = [part.all for part in parts if not isnan(part.all)]
+    least = "at least " if len(known) < len(parts) else ""
+    rows = [(title, "number", "each", "all")]
+    rows += [(part.name, str(part.number), words(part.each), words(part.all)) for part in parts]
+    rows.append(("sum", str(sum(part.number for part in parts)), "", least + words(sum(known))))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """1.2 s, 34 s, 5.6 min, 7.8 h, or unknown."""
+    if isnan(seconds):
+        return "unknown"
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def amount(size: float) -> str:
+    """1 MB, 2.34 GB, or unknown."""
+    if isnan(size):
+        return "unknown"
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="The study's YAML file.")],
+    cores: Annotated[int, typer.Option(min=1, help="Cores that Snakemake would be given.")] = 2,
+) -> None:
+    """Print what a study would cost: runs, hours, disk; measured here, in some seconds."""
+    study = load_study(config)
+    specs = benchmark_specs(study, config)
+    try:
+        jobs, files, device = measure(study, specs)
+    except (UserError, EvaluationError) as error:
+        raise UserError(f"{config}: {error}") from None
+    needed = hours(jobs, cores, study.threads, device == "cuda")
+    counts = f"{len(study.networks)} networks x {len(study.labels())} rules x {len(study.seeds)} seeds"
+    results = study.paths.results if study.paths.results.is_dir() else Path()
+    print(f"{config}: {len(runs.trained(study))} runs ({counts}), scored on {', '.join(specs)}\n")
+    print(table("jobs", jobs, duration), table("files", files, amount), sep="\n\n")
+    least = "at least " if any(isnan(job.all) for job in jobs) else ""
+    print(f"\n{least}{needed:.2f} hours ({duration(needed * 3600)}) on {cores} cores of this machine, {device}")
+    print(f"{amount(sum(file.all for file in files if not isnan(file.all)))} of disk", end="")
+    print(f", {amount(shutil.disk_usage(results).free)} are free here")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except UserError as mistake:
+        print(f"plan: {mistake}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,70 @@
+"""Copy what may be published of a finished study to results/reference: python -m workflow.reference --config FILE.
+
+Tables, figures without stimuli or recorded data, and where they come from; never the report itself, which
+shows both.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nmnc.config import Study, load_study
+from nmnc.errors import UserError
+from nmnc.files import write_text
+from nmnc.runs import results_folder, trained
+
+
+def provenance(study: Study, results: Path) -> dict[str, Any]:
+    """What all runs share, once; what differs between them, run by run; data sets and benchmarks."""
+    runs = [json.loads((results / "networks" / run.folder / "provenance.json").read_text()) for run in trained(study)]
+    shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
+    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256")
+    benchmarks = [json.loads(path.read_text()) for path in sorted((results / "benchmarks").glob("*.json"))]
+    return {
+        **{key: _common(key, runs) for key in shared if runs},
+        "config": study.model_dump(mode="json"),
+        "benchmarks": benchmarks,
+        "runs": [{key: run[key] for key in own} for run in runs],
+    }
+
+
+def _common(key: str, runs: list[dict[str, Any]]) -> Any:
+    """The value all runs agree on, else the list of the different ones."""
+    values = list({json.dumps(run[key], sort_keys=True): run[key] for run in runs}.values())
+    return values[0] if len(values) == 1 else values
+
+
+def publish(study: Study, target: Path) -> None:
+    """Write target/{tables,figures}/* and target/provenance.json from a finished study.
+
+    Raises:
+        UserError: the study is not finished.
+    """
+    results = results_folder(study)
+    if not (results / "report.html").exists():
+        raise UserError(f"{results}/report.html is not there; run the study first")
+    for part, endings in (("tables", ("*.csv",)), ("figures", ("*.png", "captions.json"))):
+        shutil.rmtree(target / part, ignore_errors=True)
+        (target / part).mkdir(parents=True)
+        for ending in endings:
+            for path in sorted((results / part).glob(ending)):
+                shutil.copy(path, target / part / path.name)
+    write_text(target / "provenance.json", json.dumps(provenance(study, results), indent=1) + "\n")
+
+
+def main(config: Annotated[Path, typer.Option(help="The study's YAML file.")]) -> None:
+    """Copy tables, shareable figures and provenance of a finished study to results/reference/STUDY."""
+    try:
+        study = load_study(config)
+        publish(study, study.paths.results / "reference" / study.study)
+    except (UserError, OSError) as error:
+        print(f"reference: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)
