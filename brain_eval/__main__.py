@@ -79,9 +79,7 @@ def score(
     out: Annotated[Path, typer.Option(help="CSV of scores to write.")],
     rdms: Annotated[Path, typer.Option(help="NetCDF of the model's RDMs to write (small benchmarks only).")],
     data: Data = Path("data"),
-    identity: Annotated[
-        str, typer.Option(help="network,rule,kind,seed: who is scored.")
-    ] = "network,rule,kind,0",
+    identity: Annotated[str, typer.Option(help="network,rule,kind,seed: who is scored.")] = "network,rule,kind,0",
     metrics: Annotated[str, typer.Option(help="Comma-separated: spearman, rho-a.")] = "spearman,rho-a",
     draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,

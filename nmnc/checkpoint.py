@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def read_torch(path: Path) -> Any:
     """`torch.load` of plain data onto the CPU; UserError when missing, truncated or not plain data."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the network first, or mend the path")
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch comments on a foreign file before it refuses it
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # of many kinds for a damaged file; some texts of torch advise to unpickle it

@@ -189,7 +189,9 @@ def test_circles_are_seen() -> None:
 def test_no_source_file_is_over_400_lines_nor_a_test_over_500() -> None:
     sources = [p for p in project_files() if p.suffix in {".py", ".smk"} or p.name in {"Snakefile", "Makefile"}]
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in sources}
-    assert {name: length for name, length in lengths.items() if length > (500 if name.startswith("tests/") else 400)} == {}
+    assert {
+        name: length for name, length in lengths.items() if length > (500 if name.startswith("tests/") else 400)
+    } == {}
 
 
 def test_nothing_is_unpickled() -> None:

@@ -22,7 +22,7 @@ from nmnc.training import Trainer
 #: A measurement is repeated until it took this long, at most ROUNDS times.
 ENOUGH_SECONDS, ROUNDS = 0.3, 5
 #: Images of the measured evaluation and of the measured diagnosis, at most.
-TEST_IMAGES, DIAGNOSED = 500, 32
+TEST_IMAGES, DIAGNOSED = 500, 24
 
 Shape = tuple[int, int, int]
 
@@ -35,6 +35,21 @@ class Images:
     classes: int
     n_train: int
     n_test: int
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """One run.
+
+    Attributes:
+        seconds: without the start of the process and reading the images.
+        size: bytes of network.pt and of the state that a killed run resumes from.
+        network: what was trained.
+    """
+
+    seconds: float
+    size: int
+    network: Network
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
@@ -59,8 +74,8 @@ def once(work: Callable[[], object], device: torch.device) -> float:
     return clock() - started
 
 
-def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.device) -> tuple[float, int, Network]:
-    """Seconds of one run without the start of its process, bytes of network.pt and resume state, the network.
+def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.device) -> TrainingCost:
+    """What one run costs.
 
     Raises:
         UserError: a setting that does not fit the network or the data set.
@@ -75,7 +90,7 @@ def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.d
     seconds = _seconds_of_steps(trainer, steps) if steps else 0.0
     evaluation = seconds_of(trainer.accuracy, device) * images.n_test / len(trainer.test_labels)
     diagnosis = _seconds_of_diagnosis(trainer, for_basis, min(run.diagnostics.images, images.n_test))
-    return seconds + (epochs + 1) * (evaluation + diagnosis), _size(trainer), trainer.network
+    return TrainingCost(seconds + (epochs + 1) * (evaluation + diagnosis), _size(trainer), trainer.network)
 
 
 def _random(images: Images, n_train: int) -> Dataset:
@@ -128,10 +143,11 @@ def _seconds_of_diagnosis(trainer: Trainer, for_basis: torch.Tensor, n: int) -> 
 
     def of(few: int) -> float:
         images, labels = trainer.dataset.normalise(trainer.test_images[:few]), trainer.test_labels[:few]
-        return seconds_of(lambda: diagnose(trainer.rule, trainer.run.noise, images, labels, for_basis), trainer.device)
+        return once(lambda: diagnose(trainer.rule, trainer.run.noise, images, labels, for_basis), trainer.device)
 
     few = min(n, len(trainer.test_labels), DIAGNOSED)
     half = max(few // 2, 1)
+    of(half)  # the first one is slow
     short, long = of(half), of(few)
     return long if few == half else long + max(long - short, 0.0) * (n - few) / (few - half)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated
 
 # As in the workflow's jobs, numpy has one thread; the number is fixed when numpy is imported.
@@ -22,6 +23,7 @@ os.environ["MKL_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import typer
+from tqdm import tqdm
 
 from brain_eval.errors import UserError as EvaluationError
 from nmnc import runs
@@ -30,14 +32,20 @@ from nmnc.errors import UserError
 from workflow.start import benchmark_specs
 
 if TYPE_CHECKING:
+    import torch
+
     from brain_eval.models import Model
     from nmnc.networks import Network
+    from workflow.cost_of_evaluation import BenchmarkCost
     from workflow.cost_of_training import Images
 
 #: Data sets that need not be here for a plan: what shows that they are, and their (training, test) images.
 DOWNLOADED = {"cifar10": (("cifar10.npz", "cifar-10-batches-py"), (50_000, 10_000))}
 #: Not measured: seconds of Snakemake itself, and of the tables and the report beside the start of Python.
 SNAKEMAKE, TABLES, REPORT = 4.0, 1.0, 12.0
+#: By how much jobs slow one another down, side by side on all cores: training steps took 3.1 to 3.4 ms
+#: alone and 3.7 to 4.5 ms in pairs (2 virtual cores of an AMD EPYC).
+CROWDED = 1.25
 #: Bytes of figures and report.
 PAGE = 5e6
 #: Images in a pass of `extract`.
@@ -84,41 +92,68 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
 
     from nmnc.job import check
     from nmnc.training import choose_device
-    from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost
-    from workflow.cost_of_training import training_cost
+    from workflow.cost_of_evaluation import BenchmarkCost
 
     heavy = time.process_time()  # and until it can begin to train
     check(study)
     device = choose_device(study.device)
     torch.set_num_threads(study.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    training, checkpoints, models = _training(study, device, heavy)
     benchmarks = [BenchmarkCost(spec, runs.data_folder(study), study.evaluation) for spec in specs]
-    jobs = [Part("start, check, fetch", 1, SNAKEMAKE + heavy + sum(one.reading for one in benchmarks), alone=True)]
-    files: list[Part] = []
-    models: list[tuple[str, int, Model]] = []
-    for name in study.networks:
+    evaluation, results = _evaluation(study, models, benchmarks, device, light, heavy)
+    reading = sum(benchmark.reading for benchmark in benchmarks)
+    start = Part("start, check, fetch", 1, SNAKEMAKE + 2 * heavy + light + reading, alone=True)
+    end = Part("tables, report", 1, 2 * light + TABLES + REPORT, alone=True)
+    return [start, *training, *evaluation, end], [*checkpoints, *results], device.type
+
+
+def _training(
+    study: Study, device: "torch.device", start: float
+) -> tuple[list[Part], list[Part], dict[str, tuple[int, "Model"]]]:
+    """Training jobs, their files, and per network the number of its runs and the network as a model."""
+    from workflow.cost_of_training import training_cost
+
+    jobs, files, models = [], [], {}
+    for name, entry in study.networks.items():
         images, loading = _images(study)
-        sizes = []
-        for label in study.labels():
-            seconds, size, network = training_cost(study.run(label), study.networks[name], images, device)
-            jobs.append(Part(f"train {name}, {label}", len(study.seeds), heavy + loading + seconds, training=True))
-            sizes.append(size)
-        files.append(Part(f"checkpoints of {name}", len(sizes) * len(study.seeds), sum(sizes) / len(sizes)))
-        models.append((name, len(study.labels()) * len(study.seeds), _trained(network, images)))
-    models += [(name, 1, model) for name, model in _references(study, [model for _, _, model in models])]
-    costs = {name: (number, evaluation_cost(model, benchmarks, BATCH_SIZE, device)) for name, number, model in models}
-    for what in ("extract", "score"):
-        for name, (number, cost) in costs.items():
-            start = heavy if what == "extract" else light
-            jobs.append(Part(f"{what} {name}", number, start + getattr(cost, what), training=what == "extract"))
-    for one in benchmarks:
-        for name, (number, cost) in costs.items():
-            files.append(Part(f"activations of {name}, {one.name}", number, cost.sizes[one.name]))
-    for name, (number, cost) in costs.items():
-        files.append(Part(f"scores of {name}", number, cost.scores_size))
-    files.append(Part("figures, report", 1, PAGE))
-    jobs.append(Part("tables, report", 1, 2 * light + TABLES + REPORT, alone=True))
-    return jobs, files, device.type
+        costs = {
+            label: training_cost(study.run(label), entry, images, device)
+            for label in tqdm(study.labels(), f"measuring {name}", disable=None, leave=False)
+        }
+        for label, cost in costs.items():
+            seconds = start + loading + cost.seconds
+            jobs.append(Part(f"train {name}, {label}", len(study.seeds), seconds, training=True))
+        number = len(costs) * len(study.seeds)
+        files.append(Part(f"checkpoints of {name}", number, mean(cost.size for cost in costs.values())))
+        models[name] = number, _as_model(costs[study.labels()[0]].network, images)
+    return jobs, files, models
+
+
+def _evaluation(
+    study: Study, trained: dict[str, tuple[int, "Model"]], benchmarks: list["BenchmarkCost"], device: "torch.device",
+    light: float, heavy: float,
+) -> tuple[list[Part], list[Part]]:  # fmt: skip
+    """Jobs that extract and score, and their files."""
+    from workflow.cost_of_evaluation import evaluation_cost
+
+    models = trained | {
+        name: (1, model) for name, model in _references(study, [model for _, model in trained.values()])
+    }
+    costs = {
+        name: evaluation_cost(models[name][1], benchmarks, BATCH_SIZE, device)
+        for name in tqdm(models, "measuring benchmarks", disable=None, leave=False)
+    }
+    numbers = {name: number for name, (number, _) in models.items()}
+    jobs = [Part(f"extract {name}", numbers[name], heavy + costs[name].extract, training=True) for name in models]
+    jobs += [Part(f"score {name}", numbers[name], light + costs[name].score) for name in models]
+    files = [
+        Part(f"activations of {name}, {benchmark}", numbers[name], size)
+        for name in models
+        for benchmark, size in costs[name].sizes.items()
+    ]
+    files += [Part(f"scores of {name}", numbers[name], costs[name].scores_size) for name in models]
+    return jobs, [*files, Part("figures, report", 1, PAGE)]
 
 
 def _images(study: Study) -> tuple["Images", float]:
@@ -140,7 +175,7 @@ def _images(study: Study) -> tuple["Images", float]:
     return Images(loaded.image_shape, loaded.classes, len(loaded.train_labels), len(loaded.test_labels)), seconds
 
 
-def _trained(network: "Network", images: "Images") -> "Model":
+def _as_model(network: "Network", images: "Images") -> "Model":
     """A network of the study as `extract` loads it."""
     from brain_eval.models import Model
     from brain_eval.stimuli import Preprocessing
@@ -161,7 +196,9 @@ def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Mo
         seen += [preprocessing] * bool(preprocessing)
         arguments = json.dumps(model.arguments)
         yield name, load_model(model.network, ",".join(model.layers), None, arguments, preprocessing)
-    yield "pixels", load_model("pixels", preprocessing=seen[0])
+    # As in workflow/rules/common.smk.
+    plain = json.dumps({"image_size": 32, "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3})
+    yield "pixels", load_model("pixels", preprocessing=[*seen, plain][0])
 
 
 def hours(jobs: Iterable[Part], cores: int, threads: int, gpu: bool) -> float:
@@ -170,7 +207,7 @@ def hours(jobs: Iterable[Part], cores: int, threads: int, gpu: bool) -> float:
     together = [job for job in known if not job.alone]
     # A job of more threads than there are cores takes them all; jobs on the GPU wait for one another.
     at_once = 1 if gpu else max(1, cores // threads)
-    shared = sum(job.all / (at_once if job.training else cores) for job in together)
+    shared = sum(job.all / (at_once if job.training else cores) for job in together) * (CROWDED if cores > 1 else 1.0)
     longest = max((job.each for job in together), default=0.0)
     return (sum(job.all for job in known if job.alone) + max(shared, longest)) / 3600
 

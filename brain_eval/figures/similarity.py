@@ -132,7 +132,8 @@ def similarity_figure(
         f"seed. Bars: {interval_text(own)}, its ends averaged over the seeds. Dotted line and band: the "
         f"images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
     )
-    alt = f"Similarity of {network}'s layers with {benchmark} ({metric}), {len(regions)} regions."
+    names = ", ".join(region_title(*region) for region in regions)
+    alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."
     return CaptionedFigure(file_name("similarity", benchmark, metric, network), title, caption, alt, figure, benchmark)
 
 
@@ -153,7 +154,8 @@ def interval_text(rows: pd.DataFrame) -> str:
 def ceiling_text(rows: pd.DataFrame) -> str:
     """How the ceilings of some rows were made, in the words of the table itself; "unknown" where empty."""
     known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
-    definitions = distinct(known["ceiling_definition"])
+    # How `ceiled` was formed belongs to the table; no figure shows it.
+    definitions = list(dict.fromkeys(d.partition("; ceiled")[0] for d in distinct(known["ceiling_definition"])))
     if not definitions:
         return "Noise ceiling: unknown."
     return f"Grey band, noise ceiling: {' / '.join(definitions).rstrip('.')}."

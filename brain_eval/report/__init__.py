@@ -20,6 +20,8 @@ from brain_eval.files import replacing
 from brain_eval.report.rows import accuracy_rows, listing, score_listings, similarity_tables
 from brain_eval.report.study import Study, read_study
 
+#: On the page; the same for all figures, so that their letters are of one size.
+PIXELS_PER_INCH = 108
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -86,6 +88,7 @@ def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict
         "group": figure.name.partition("_")[0],
         "benchmark": figure.benchmark,
         "title": figure.title,
+        "width": round(figure.figure.get_figwidth() * PIXELS_PER_INCH),
         "caption": figure.caption,
         "alt": figure.alt,
         "recorded": figure.local and figure.benchmark not in simulated,

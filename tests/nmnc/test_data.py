@@ -227,7 +227,10 @@ def write_batches(folder: Path, content: Arrays) -> None:
     folder.mkdir(parents=True)
     names = [f"data_batch_{number}" for number in range(1, 6)]
     images, labels = content["x_train"].reshape(5, 10, 32, 32, 3), content["y_train"].reshape(5, 10)
-    for name, image, label in [*zip(names, images, labels, strict=True), ("test_batch", content["x_test"], np.arange(10))]:
+    for name, image, label in [
+        *zip(names, images, labels, strict=True),
+        ("test_batch", content["x_test"], np.arange(10)),
+    ]:
         batch = {b"data": image.transpose(0, 3, 1, 2).reshape(10, -1), b"labels": label.tolist()}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
 
@@ -251,9 +254,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("batch", [pickle.dumps({b"data": Evil()}), b"", b"\x80\x02}q\x00", b"no pickle at all", None])
-def test_a_cifar10_batch_can_do_no_harm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bytes | None
-) -> None:
+def test_a_cifar10_batch_can_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: bytes | None) -> None:
     monkeypatch.chdir(tmp_path)
     write_batches(tmp_path / "cifar-10-batches-py", cifar_arrays())
     file = tmp_path / "cifar-10-batches-py" / "data_batch_3"

@@ -102,11 +102,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_a_second_process_is_refused_and_another_folder_is_free(
-    tmp_path: Path, holder: subprocess.Popen[str]
-) -> None:
+def test_a_second_process_is_refused_and_another_folder_is_free(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     started = time.monotonic()
-    with pytest.raises(UserError, match="another process is training in .*; wait for it or stop it"):
+    with pytest.raises(UserError, match=r"another process is training in .*; wait for it or stop it"):
         only_writer(tmp_path, 0).__enter__()
     with pytest.raises(UserError, match=str(tmp_path)):
         only_writer(tmp_path, 0.3).__enter__()

@@ -1,0 +1,297 @@
+"""A whole small study by Snakemake, from another folder than the project's: reruns, kills and mends."""
+
+import csv
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import xarray
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+pytestmark = pytest.mark.end_to_end
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = Path("results/tiny")
+TABLES = ("runs", "scores", "accuracy", "alignment", "comparisons")
+N_STIMULI = 12
+STUDY: dict[str, Any] = {
+    "study": "tiny",
+    "seeds": [0],
+    "device": "cpu",
+    "dataset": {"name": "images.npz"},
+    "networks": {"small": {"kind": "convnet", "arguments": {"channels": [4], "hidden": [16]}}},
+    "training": {"epochs": 4, "batch_size": 16},
+    "noise": {"dimensions": 8, "images": 4, "basis_images": 32, "basis_every": 4},
+    "diagnostics": {"images": 32},
+    "rules": {"backprop": {"kind": "backprop"}, "nmnc": {"kind": "nmnc"}},
+    "evaluation": {"benchmarks": ["mine"], "benchmark_folders": {"mine": "mine"}, "bootstrap_draws": 100},
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project's sources: a test may edit it, and nobody else does meanwhile."""
+    copy = tmp_path_factory.mktemp("project")
+    for name in ("workflow", "nmnc", "brain_eval", "profiles"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy2(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def finished(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study that has been run; tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_images(folder / "images.npz")
+    write_benchmark(folder / "mine")
+    write_study(folder, {})
+    run = snakemake(project, folder)
+    assert run.returncode == 0, run.stdout
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished study, times of files included."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def write_images(path: Path) -> None:
+    """A few of scikit-learn's digits as the user's own training images."""
+    digits = load_digits()
+    images, labels = (digits.images * 15).astype(np.uint8), digits.target
+    np.savez(path, x_train=images[:160], y_train=labels[:160], x_test=images[160:220], y_test=labels[160:220])
+
+
+def write_benchmark(folder: Path) -> None:
+    """A benchmark of the user's own: random images and responses."""
+    rng = np.random.default_rng(0)
+    (folder / "stimuli").mkdir(parents=True)
+    ids = [f"image{number}" for number in range(N_STIMULI)]
+    for name in ids:
+        Image.fromarray(rng.integers(256, size=(16, 16, 3), dtype=np.uint8)).save(folder / "stimuli" / f"{name}.png")
+    rows = [f"{name},{name}.png,8" for name in ids]
+    (folder / "stimuli.csv").write_text("\n".join(["stimulus_id,filename,degrees", *rows]) + "\n")
+    about = {"name": "mine", "species": "macaque", "region": "IT", "citation": "this test", "licence": "none"}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(about))
+    responses = xarray.DataArray(
+        rng.random((5, N_STIMULI)), dims=("neuroid", "presentation"), coords={"stimulus_id": ("presentation", ids)}
+    )
+    responses.to_dataset(name="responses").to_netcdf(folder / "responses.nc")
+
+
+def write_study(folder: Path, change: dict[str, Any]) -> None:
+    """The study with some values of its sections changed."""
+    study = {key: value | change.get(key, {}) if isinstance(value, dict) else value for key, value in STUDY.items()}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(study))
+
+
+def command(project: Path, *arguments: str) -> list[str]:
+    return [
+        str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(project / "Snakefile"), "--cores", "2",
+        "--configfile", "tiny.yaml", "--workflow-profile", str(project / "profiles/default"), *arguments,
+    ]  # fmt: skip
+
+
+def environment(project: Path) -> dict[str, str]:
+    """Jobs take the packages from the copy of the project, and data from the study's own folder."""
+    return {key: value for key, value in os.environ.items() if key != "NMNC_DATA"} | {"PYTHONPATH": str(project)}
+
+
+def snakemake(project: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in `folder`; all it says is in stdout."""
+    return subprocess.run(
+        command(project, *arguments), cwd=folder, env=environment(project), text=True, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def planned(project: Path, folder: Path) -> dict[str, int]:
+    """Jobs of each rule that a run would have, the targets left out."""
+    run = snakemake(project, folder, "-n")
+    assert run.returncode == 0, run.stdout
+    found = re.search(r"^job +count\n-+ +-+\n(.*?)^total", run.stdout, re.MULTILINE | re.DOTALL)
+    if found is None:
+        assert "Nothing to be done" in run.stdout, run.stdout
+        return {}
+    rows = (line.split() for line in found[1].splitlines())
+    return {rule: int(number) for rule, number in rows if rule != "all"}
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """The tables that equal studies have equal bytes of: all but timing.csv."""
+    return {name: (folder / RESULTS / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+
+
+def forget(folder: Path, rule: str) -> None:
+    """Remove a trained run and its checkpoint."""
+    shutil.rmtree(folder / RESULTS / "networks/small" / rule)
+    for checkpoint in (folder / RESULTS / ".checkpoints").glob(f"small-{rule}-*"):
+        shutil.rmtree(checkpoint)
+
+
+def until(true: Callable[[], Any], what: str, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.005)
+
+
+def trainers(folder: Path) -> list[psutil.Process]:
+    """Living processes of `nmnc train` that work in `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = process.cmdline()
+            if words[1:4] == ["-m", "nmnc", "train"] and Path(process.cwd()) == folder.resolve():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@contextmanager
+def stopped_in_training(project: Path, folder: Path) -> Iterator[tuple[psutil.Process, psutil.Process]]:
+    """Snakemake and its trainer of nmnc, the latter stopped after its first checkpoint; both killed at the end."""
+    with subprocess.Popen(
+        command(project), cwd=folder, env=environment(project), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as started:
+        main = psutil.Process(started.pid)
+        checkpoints = folder / RESULTS / ".checkpoints"
+        until(lambda: list(checkpoints.glob("small-nmnc-*/state.pt")), "a checkpoint")
+        [trainer] = trainers(folder)
+        trainer.suspend()
+        family = [main, *main.children(recursive=True)]
+        assert not (folder / RESULTS / "networks/small/nmnc/seed0/network.pt").exists()
+        try:
+            yield main, trainer
+        finally:
+            for process in family:
+                if process.is_running():
+                    process.send_signal(signal.SIGKILL)
+
+
+def test_report_and_tables_are_there(finished: Path) -> None:
+    with (finished / RESULTS / "tables/scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["rule"] for row in rows} == {"backprop", "nmnc", "untrained", "pixels"}
+    assert {(row["benchmark"], row["n_stimuli"], row["n_draws"]) for row in rows} == {("mine", "12", "100")}
+    report = (finished / RESULTS / "report.html").read_text(encoding="utf-8")
+    assert "mine" in report
+    assert set(TABLES) <= {path.stem for path in (finished / RESULTS / "tables").glob("*.csv")}
+
+
+def test_a_second_call_has_nothing_to_do(project: Path, finished: Path) -> None:
+    run = snakemake(project, finished)
+    assert run.returncode == 0
+    assert "Nothing to be done" in run.stdout
+
+
+def test_a_deleted_table_is_made_again_and_nothing_else(project: Path, copy: Path) -> None:
+    (copy / RESULTS / "tables/scores.csv").unlink()
+    assert planned(project, copy) == {"tables": 1, "report": 1}
+    (copy / RESULTS / "scores/small/nmnc/seed0.csv").unlink()
+    assert planned(project, copy) == {"score": 1, "tables": 1, "report": 1}
+
+
+def test_more_draws_score_again_but_train_nothing(project: Path, copy: Path) -> None:
+    write_study(copy, {"evaluation": {"bootstrap_draws": 200}})
+    assert planned(project, copy) == {"runs": 1, "score": 4, "tables": 1, "report": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "jobs"),
+    [
+        ("brain_eval/statistics.py", {"score": 4, "tables": 1, "report": 1}),
+        ("brain_eval/report/rows.py", {"report": 1}),
+        ("nmnc/rules.py", {"train": 3, "extract": 3, "score": 3, "tables": 1, "report": 1}),
+    ],
+)
+def test_edited_sources_rerun_what_is_made_of_them(
+    project: Path, finished: Path, source: str, jobs: dict[str, int]
+) -> None:
+    path = project / source
+    text, status = path.read_text(), path.stat()
+    try:
+        path.write_text(text + "# edited\n")
+        found = planned(project, finished)
+    finally:
+        path.write_text(text)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert found == jobs
+
+
+def test_a_new_learning_rate_trains_that_rule_only(project: Path, copy: Path) -> None:
+    write_study(copy, {"rules": {"nmnc": {"kind": "nmnc", "training": {"learning_rate": 0.01}}}})
+    networks = copy / RESULTS / "networks/small"
+    before = {rule: (networks / rule / "seed0/network.pt").read_bytes() for rule in ("backprop", "nmnc", "untrained")}
+    assert planned(project, copy) == {"runs": 1, "train": 1, "extract": 1, "score": 1, "tables": 1, "report": 1}
+    run = snakemake(project, copy, str(RESULTS / "tables/scores.csv"))
+    assert run.returncode == 0, run.stdout
+    changed = {
+        rule for rule, content in before.items() if (networks / rule / "seed0/network.pt").read_bytes() != content
+    }
+    assert changed == {"nmnc"}
+
+
+def test_killed_with_all_its_jobs_the_same_command_goes_on(project: Path, finished: Path, copy: Path) -> None:
+    forget(copy, "nmnc")
+    with stopped_in_training(project, copy):
+        pass
+    assert list((copy / ".snakemake/locks").iterdir())
+    run = snakemake(project, copy)
+    assert run.returncode == 0, run.stdout
+    assert tables(copy) == tables(finished)
+
+
+def test_killed_alone_its_trainer_is_waited_for(project: Path, finished: Path, copy: Path) -> None:
+    forget(copy, "nmnc")
+    with stopped_in_training(project, copy) as (main, trainer):
+        main.kill()
+        main.wait()
+        log = (copy / "again.log").open("w+")
+        with (
+            log,
+            subprocess.Popen(
+                command(project), cwd=copy, env=environment(project), stdout=log, stderr=subprocess.STDOUT
+            ) as again,
+        ):
+            # The second trainer may not touch the run while the first one lives.
+            until(lambda: len(trainers(copy)) == 2, "a second trainer")
+            trainer.resume()
+            again.wait(120)
+            log.seek(0)
+            assert again.returncode == 0, log.read()
+    assert tables(copy) == tables(finished)
+
+
+def test_a_failed_job_says_what_to_mend_and_is_gone_on_from(project: Path, finished: Path, copy: Path) -> None:
+    shutil.rmtree(copy / RESULTS / "activations/pixels")
+    image = copy / "mine/stimuli/image3.png"
+    content = image.read_bytes()
+    image.unlink()
+    run = snakemake(project, copy)
+    assert run.returncode == 1
+    [line] = [line for line in run.stdout.splitlines() if "brain_eval: " in line]
+    assert "mine/stimuli/image3.png of stimulus_id 'image3' does not exist; put it there" in line
+    assert "Traceback" not in run.stdout
+    assert not list((copy / RESULTS / "activations").rglob("pixels/**/*.nc"))
+    image.write_bytes(content)
+    assert planned(project, copy) == {"extract": 1, "score": 1, "tables": 1, "report": 1}
+    run = snakemake(project, copy, str(RESULTS / "tables/scores.csv"))
+    assert run.returncode == 0, run.stdout
+    assert tables(copy) == tables(finished)
