@@ -5,7 +5,11 @@ rule runs:
     input:
         sources("nmnc.runs"),
     output:
-        f"{RESULTS}/tables/runs.csv",
+        report(
+            f"{RESULTS}/tables/runs.csv",
+            caption="../report/runs.rst",
+            category="Tables",
+        ),
     log:
         f"{RESULTS}/logs/runs.log",
     benchmark:
@@ -41,7 +45,14 @@ rule tables:
                 caption=f"../report/{name}.rst",
                 category="Tables",
             )
-            for name in ["scores", "accuracy", "alignment", "comparisons", "timing"]
+            for name in [
+                "scores",
+                "accuracy",
+                "epochs",
+                "alignment",
+                "comparisons",
+                "timing",
+            ]
         ],
     log:
         f"{RESULTS}/logs/tables.log",
@@ -71,6 +82,12 @@ rule report:
     output:
         report(
             f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
+        ),
+        report(
+            directory(f"{RESULTS}/figures"),
+            patterns=["{name}.png"],
+            caption="../report/figures.rst",
+            category="Figures",
         ),
     log:
         f"{RESULTS}/logs/report.log",
