@@ -204,7 +204,8 @@ class Trainer:
         """Part of the test images whose largest logit is the right one."""
         self.network.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
-        for images, labels in zip(self.test_images.split(500), self.test_labels.split(500), strict=True):
+        batches = (tensor.split(self.run.training.batch_size) for tensor in (self.test_images, self.test_labels))
+        for images, labels in zip(*batches, strict=True):
             right += (self.network(self.dataset.normalise(images)).argmax(1) == labels).sum()
         return right.item() / len(self.test_labels)
 

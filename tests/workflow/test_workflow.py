@@ -137,11 +137,19 @@ def tables(folder: Path) -> dict[str, bytes]:
     return {name: (folder / RESULTS / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
 
 
-def forget(folder: Path, rule: str) -> None:
-    """Remove a trained run and its checkpoint."""
-    shutil.rmtree(folder / RESULTS / "networks/small" / rule)
-    for checkpoint in (folder / RESULTS / ".checkpoints").glob(f"small-{rule}-*"):
-        shutil.rmtree(checkpoint)
+def forget(folder: Path, identity: str) -> None:
+    """Remove all that was made of one run, its checkpoint too, and the tables."""
+    results = folder / RESULTS
+    for path in [
+        *results.glob(f"*/{identity}"),
+        *results.glob(f"scores/{identity}*"),
+        *results.glob(f".checkpoints/{identity.replace('/', '-')}*"),
+        *results.glob("tables/*.csv"),
+    ]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 90) -> None:
@@ -240,7 +248,7 @@ def test_a_new_learning_rate_trains_that_rule_only(project: Path, copy: Path) ->
     networks = copy / RESULTS / "networks/small"
     before = {rule: (networks / rule / "seed0/network.pt").read_bytes() for rule in ("backprop", "nmnc", "untrained")}
     assert planned(project, copy) == {"runs": 1, "train": 1, "extract": 1, "score": 1, "tables": 1, "report": 1}
-    run = snakemake(project, copy, str(RESULTS / "tables/scores.csv"))
+    run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
     changed = {
         rule for rule, content in before.items() if (networks / rule / "seed0/network.pt").read_bytes() != content
@@ -249,17 +257,17 @@ def test_a_new_learning_rate_trains_that_rule_only(project: Path, copy: Path) ->
 
 
 def test_killed_with_all_its_jobs_the_same_command_goes_on(project: Path, finished: Path, copy: Path) -> None:
-    forget(copy, "nmnc")
+    forget(copy, "small/nmnc/seed0")
     with stopped_in_training(project, copy):
         pass
     assert list((copy / ".snakemake/locks").iterdir())
-    run = snakemake(project, copy)
+    run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
     assert tables(copy) == tables(finished)
 
 
 def test_killed_alone_its_trainer_is_waited_for(project: Path, finished: Path, copy: Path) -> None:
-    forget(copy, "nmnc")
+    forget(copy, "small/nmnc/seed0")
     with stopped_in_training(project, copy) as (main, trainer):
         main.kill()
         main.wait()
@@ -267,7 +275,11 @@ def test_killed_alone_its_trainer_is_waited_for(project: Path, finished: Path, c
         with (
             log,
             subprocess.Popen(
-                command(project), cwd=copy, env=environment(project), stdout=log, stderr=subprocess.STDOUT
+                command(project, "tables", "runs"),
+                cwd=copy,
+                env=environment(project),
+                stdout=log,
+                stderr=subprocess.STDOUT,
             ) as again,
         ):
             # The second trainer may not touch the run while the first one lives.
@@ -280,7 +292,7 @@ def test_killed_alone_its_trainer_is_waited_for(project: Path, finished: Path, c
 
 
 def test_a_failed_job_says_what_to_mend_and_is_gone_on_from(project: Path, finished: Path, copy: Path) -> None:
-    shutil.rmtree(copy / RESULTS / "activations/pixels")
+    forget(copy, "pixels/pixels/seed0")
     image = copy / "mine/stimuli/image3.png"
     content = image.read_bytes()
     image.unlink()
@@ -291,7 +303,7 @@ def test_a_failed_job_says_what_to_mend_and_is_gone_on_from(project: Path, finis
     assert "Traceback" not in run.stdout
     assert not list((copy / RESULTS / "activations").rglob("pixels/**/*.nc"))
     image.write_bytes(content)
-    assert planned(project, copy) == {"extract": 1, "score": 1, "tables": 1, "report": 1}
-    run = snakemake(project, copy, str(RESULTS / "tables/scores.csv"))
+    assert planned(project, copy) == {"runs": 1, "extract": 1, "score": 1, "tables": 1, "report": 1}
+    run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
     assert tables(copy) == tables(finished)
