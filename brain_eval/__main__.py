@@ -1,6 +1,5 @@
 """Command line: python -m brain_eval COMMAND. Each command is one stage of the workflow."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from brain_eval.errors import UserError
+from brain_eval.files import in_one_line
 
 app = typer.Typer(
     help=__doc__,
@@ -20,6 +20,7 @@ app = typer.Typer(
 Benchmarks = Annotated[
     list[str], typer.Option("--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable.")
 ]
+Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of each interval.")]
 Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")]
 
 
@@ -29,6 +30,24 @@ def benchmarks(data: Data = Path("data")) -> None:
     from brain_eval.benchmarks import listing
 
     typer.echo(listing(data))
+
+
+@app.command()
+def check(
+    benchmark: Annotated[list[str] | None, typer.Option(help="NAME, or NAME=FOLDER of your own; repeatable.")] = None,
+    model_spec: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "layers": ["..."], '
+            '"preprocessing": {..}}; all but network may be left out; repeatable.'
+        ),
+    ] = None,
+    data: Data = Path("data"),
+) -> None:
+    """Load reference models and folders of your own, to refuse mistakes early; silent when all is well."""
+    from brain_eval.check import check_all
+
+    check_all(model_spec or [], benchmark or [], data)
 
 
 @app.command()
@@ -66,8 +85,6 @@ def extract(
     from brain_eval.activations import extract_all
     from brain_eval.models import load_model
 
-    if preprocessing.endswith(".json"):
-        preprocessing = json.dumps(json.loads(Path(preprocessing).read_text(encoding="utf-8"))["preprocessing"])
     loaded = load_model(model, layers, weights, arguments, preprocessing)
     extract_all(loaded, benchmark, data, out, batch_size=batch_size, device=device, threads=threads)
 
@@ -83,7 +100,7 @@ def score(
     metrics: Annotated[str, typer.Option(help="Comma-separated: spearman, rho-a.")] = "spearman,rho-a",
     draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
+    confidence: Confidence = 0.95,
 ) -> None:
     """Compare one model's RDMs with each benchmark's recordings, layer by layer."""
     from brain_eval.scoring import score_model
@@ -95,11 +112,14 @@ def score(
 
 
 @app.command()
-def tables(results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")]) -> None:
+def tables(
+    results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")],
+    confidence: Confidence = 0.95,
+) -> None:
     """Collect the study's CSVs into results/STUDY/tables."""
     from brain_eval.tables import write_tables
 
-    write_tables(results)
+    write_tables(results, confidence)
 
 
 @app.command()
@@ -122,7 +142,7 @@ def main() -> None:
         print(f"brain_eval: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"brain_eval: {error}; mend that and run the same command again", file=sys.stderr)
+        print(f"brain_eval: {in_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 

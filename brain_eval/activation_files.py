@@ -10,8 +10,8 @@ second axis of a map after its channel (row and column of a torch layer), both 0
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil, prod
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from brain_eval.files import netcdf_errors, replacing
 
 #: Of one chunk. Large enough to write fast, small enough that one layer reads without its neighbours.
 CHUNK_BYTES = 2**20
@@ -57,20 +57,20 @@ def write(
         UserError: the disk is full or the folder cannot be written.
     """
     with replacing(path) as temporary:
-        with _disk_errors(path):
+        with netcdf_errors(path):
             dataset = netCDF4.Dataset(temporary, "w", format="NETCDF4")
         try:
-            with _disk_errors(path):
+            with netcdf_errors(path):
                 variable = _define(dataset, stimulus_ids, shapes, attributes, chunk)
             for first, block in blocks:
-                with _disk_errors(path):
+                with netcdf_errors(path):
                     variable[first : first + len(block)] = block
         except BaseException:
             # What is there is thrown away; a second failure while closing would hide the first.
             with suppress(OSError, RuntimeError):
                 dataset.close()
             raise
-        with _disk_errors(path):
+        with netcdf_errors(path):
             dataset.close()
 
 
@@ -168,15 +168,3 @@ def _text(dataset: netCDF4.Dataset, name: str, dimension: str, values: Sequence[
     variable._Encoding = "utf-8"
     variable.set_auto_chartostring(False)
     variable[:] = encoded.astype(f"S{width}").view("S1").reshape(len(encoded), width)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """HDF5 says "NetCDF: HDF error" for a full disk: make it one line that can be acted on."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(path.parent).free / 1e9
-        raise UserError(
-            f"{path}: cannot be written ({error}), {free:.2f} GB are available; make room and run it again"
-        ) from error

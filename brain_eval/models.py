@@ -60,7 +60,8 @@ def load_model(
             and with the prefix "module.". Without it the network keeps its initial weights, drawn
             from seed 0. Nothing is ever downloaded.
         arguments: JSON object, keyword arguments of FUNCTION.
-        preprocessing: JSON object image_size, channels, mean, std; "" takes a network.pt's own.
+        preprocessing: JSON object image_size, channels, mean, std, or a .json file with it; "" takes a
+            network.pt's own.
 
     Raises:
         UserError: unknown source, module, function or layer; arguments or weights that do not fit.
@@ -74,7 +75,7 @@ def load_model(
         if weights is not None:
             _fill(module, weights, source)
     if preprocessing:
-        own = Preprocessing.from_json(preprocessing, "--preprocessing")
+        own = Preprocessing.from_option(preprocessing, "--preprocessing")
     if own is None:
         raise UserError(f"{source}: say how it sees an image, e.g. --preprocessing '{EXAMPLE}'")
     return Model(

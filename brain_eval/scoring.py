@@ -16,7 +16,7 @@ from tqdm import tqdm
 import brain_eval.benchmarks
 from brain_eval.benchmarks.base import Benchmark, Ceiling
 from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from brain_eval.files import netcdf_errors, replacing
 from brain_eval.similarity import UndefinedSimilarity, correlation_rdm, find_metric, upper_triangle
 from brain_eval.statistics import percentile_interval
 from brain_eval.targets import UNKNOWN, Score, Scores, Target
@@ -50,7 +50,7 @@ def score_model(
             on the model, so that models are compared on the same resampled stimuli.
 
     Raises:
-        UserError: unknown metric or benchmark, activations missing or of other stimuli, NaN in them.
+        UserError: unknown metric or benchmark, activations missing or of other stimuli, NaN in them, a full disk.
     """
     who = _identity(identity)
     names = [name.strip() for name in metrics]
@@ -73,12 +73,13 @@ def score_model(
                     pictures[layer] = _whole_rdm(activations.read(layer, np.arange(len(ids))))
         if pictures:
             stored[name] = (ids, pictures)
+    # The larger file first: where the disk is full, the old scores stay beside the old RDMs.
+    with replacing(rdms_out) as temporary, netcdf_errors(rdms_out):
+        _write_rdms(temporary, who, stored)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({column: _cell(row[column]) for column in COLUMNS} for row in rows)
-    with replacing(rdms_out) as temporary:
-        _write_rdms(temporary, who, stored)
 
 
 def _identity(text: str) -> dict[str, str]:

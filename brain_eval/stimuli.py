@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,24 @@ class Preprocessing:
         except json.JSONDecodeError as error:
             raise UserError(f"{where}: not JSON ({error}); e.g. {EXAMPLE}") from None
         return cls.from_plain(values, where)
+
+    @classmethod
+    def from_option(cls, text: str, where: str) -> "Preprocessing":
+        """The same from JSON text, or from a .json file of it, there possibly below the key "preprocessing".
+
+        Raises:
+            UserError: the file cannot be read, or as `from_plain`.
+        """
+        if not text.endswith(".json"):
+            return cls.from_json(text, where)
+        try:
+            values = json.loads(Path(text).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{where} {text}: cannot be read ({error.strerror}); give a file with {EXAMPLE}") from None
+        except ValueError as error:
+            raise UserError(f"{where} {text}: not JSON ({error}); give a file with {EXAMPLE}") from None
+        inner = values.get("preprocessing", values) if isinstance(values, dict) else values
+        return cls.from_plain(inner, f"{where} {text}")
 
     def describe(self) -> str:
         """One line for the tables, e.g. "32x32 RGB, antialiased bilinear, mean 0.5 0.5 0.5, std 1.0 1.0 1.0"."""

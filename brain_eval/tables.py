@@ -24,7 +24,8 @@ ALIGNMENT = (
     "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
 )  # fmt: skip
 ACCURACY = (
-    "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "min", "max", "perturbations",
+    "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "interval_method", "min", "max",
+    "perturbations",
 )  # fmt: skip
 COMPARISONS = (
     "network", "rule_a", "rule_b", "quantity", "benchmark", "species", "region", "metric", "layer", "n",
@@ -33,7 +34,6 @@ COMPARISONS = (
 TIMING = (*RUN, "stage", "seconds", "device", "threads", "cpu", "gpu")
 #: Kinds in runs.csv that are scored but not trained here.
 REFERENCES = ("pretrained", "pixels")
-CONFIDENCE = 0.95
 
 Row = dict[str, str]
 
@@ -50,11 +50,12 @@ class _Run:
     provenance: dict[str, Any]
 
 
-def write_tables(results_folder: Path) -> None:
+def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     """Write scores, accuracy, epochs, alignment, comparisons and timing .csv into tables/.
 
     Args:
         results_folder: results/STUDY, with tables/runs.csv and the files of every run it lists.
+        confidence: coverage of the intervals over seeds.
 
     accuracy.csv: mean test accuracy over seeds at each epoch, Student's t interval (empty below 2
     seeds), lowest and highest seed, mean number of perturbations so far. epochs.csv: the same seed by
@@ -69,10 +70,10 @@ def write_tables(results_folder: Path) -> None:
     scores = [row for run in runs for row in run.scores]
     tables: dict[str, tuple[Sequence[str], Iterable[dict[str, Any]]]] = {
         "scores": (SCORE_COLUMNS, scores),
-        "accuracy": (ACCURACY, _accuracy(trained)),
+        "accuracy": (ACCURACY, _accuracy(trained, confidence)),
         "epochs": ((*RUN, *EPOCHS), [run.identity | row for run in trained for row in run.epochs]),
         "alignment": ((*RUN, *ALIGNMENT), [run.identity | row for run in trained for row in run.alignment]),
-        "comparisons": (COMPARISONS, _comparisons(trained)),
+        "comparisons": (COMPARISONS, _comparisons(trained, confidence)),
         "timing": (TIMING, _timing(trained)),
     }
     # All is computed before anything is written: a mistake found late leaves the old tables whole.
@@ -151,7 +152,7 @@ def _number(row: Row, column: str) -> float | None:
     return None if row[column] == "" else float(row[column])
 
 
-def _accuracy(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _accuracy(runs: Sequence[_Run], confidence: float) -> list[dict[str, Any]]:
     groups: dict[tuple[str, ...], list[Row]] = {}
     for run in runs:
         for line in run.epochs:
@@ -163,8 +164,9 @@ def _accuracy(runs: Sequence[_Run]) -> list[dict[str, Any]]:
         counts = [value for line in lines if (value := _number(line, "perturbations")) is not None]
         row = {"network": network, "rule": rule, "kind": kind, "epoch": epoch, "n_seeds": len(values)}
         if values:
-            mean, low, high, *_ = t_interval(values, CONFIDENCE)
+            mean, low, high, _, n = t_interval(values, confidence)
             row |= {"mean": mean, "ci_low": low, "ci_high": high, "min": min(values), "max": max(values)}
+            row["interval_method"] = _words(confidence, "over seeds") if n > 1 else ""
         rows.append(row | {"perturbations": sum(counts) / len(counts) if counts else None})
     return rows
 
@@ -180,11 +182,15 @@ def _timing(runs: Sequence[_Run]) -> list[dict[str, Any]]:
     return rows
 
 
+def _words(confidence: float, what: str) -> str:
+    return f"Student's t {100 * confidence:g} % interval {what}"
+
+
 #: What is compared: quantity, benchmark, species, region, metric, layer (empty where it does not apply).
 _Key = tuple[str, str, str, str, str, str]
 
 
-def _comparisons(runs: Sequence[_Run]) -> list[dict[str, Any]]:
+def _comparisons(runs: Sequence[_Run], confidence: float) -> list[dict[str, Any]]:
     """Compare each pair of rules of one network, seed by seed.
 
     Compared are the test accuracy after the last epoch, and per layer the raw score with each region
@@ -205,7 +211,7 @@ def _comparisons(runs: Sequence[_Run]) -> list[dict[str, Any]]:
         for key in keys:
             families.setdefault(key[:-1], []).append(key)
         for members in families.values():
-            rows += _family(network, rules, members)
+            rows += _family(network, rules, members, confidence)
     return rows
 
 
@@ -228,7 +234,7 @@ def _is_mean_of_all(row: Row) -> bool:
 
 
 def _family(
-    network: str, rules: dict[str, dict[_Key, dict[str, float]]], members: Sequence[_Key]
+    network: str, rules: dict[str, dict[_Key, dict[str, float]]], members: Sequence[_Key], confidence: float
 ) -> list[dict[str, Any]]:
     """Compare all pairs of rules on the members of one family and correct their p values together."""
     quantity, benchmark, species, region, metric, _ = members[0]
@@ -241,11 +247,9 @@ def _family(
         row |= {"benchmark": benchmark, "species": species, "region": region, "metric": metric}
         row |= {"layer": key[-1], "n": len(differences), "p": None, "interval_method": ""}
         if differences:
-            mean, low, high, p, n = t_interval(differences, CONFIDENCE)
+            mean, low, high, p, n = t_interval(differences, confidence)
             row |= {"mean_difference": mean, "ci_low": low, "ci_high": high, "p": p}
-            if n > 1:
-                words = f"Student's t {100 * CONFIDENCE:g} %; rule_a - rule_b paired by seed"
-                row["interval_method"] = words
+            row["interval_method"] = _words(confidence, "of rule_a - rule_b, paired by seed") if n > 1 else ""
         rows.append(row)
     tests = sum(row["p"] is not None for row in rows)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):

@@ -92,6 +92,8 @@ class ImagePreprocessing(Section):
     def _one_value_per_channel(self) -> "ImagePreprocessing":
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need one value for each of the {self.channels} channels")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
         return self
 
 
@@ -103,6 +105,12 @@ class ReferenceModel(Section):
     weights: Path | None = Field(None, description="state dict, absolute or below the data folder")
     layers: list[str] = Field([], description="names of its modules; empty: all direct children")
     preprocessing: ImagePreprocessing | None = Field(None, description="required unless network is a network.pt")
+
+    @model_validator(mode="after")
+    def _seen_somehow(self) -> "ReferenceModel":
+        if ":" in self.network and self.preprocessing is None:
+            raise ValueError("preprocessing is missing; say how the network sees images: image_size, mean, std")
+        return self
 
 
 class Evaluation(Section):
@@ -137,8 +145,11 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds are repeated; give each seed once")
+        for name, given in (("seeds", self.seeds), ("evaluation.benchmarks", self.evaluation.benchmarks)):
+            if len(set(given)) != len(given):
+                raise ValueError(f"{name} are repeated; give each once")
+        if self.study == "reference":
+            raise ValueError("study: results/reference is kept for published results; take another name")
         if self.networks and self.dataset is None:
             raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
         if not self.networks and not self.evaluation.models:

@@ -98,17 +98,30 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     train_images, train_labels = train_images[: config.train_images], train_labels[: config.train_images]
     test_images, test_labels = test_images[: config.test_images], test_labels[: config.test_images]
+    if classes > 1 and len(train_labels.unique()) == 1:
+        raise UserError(
+            f"dataset {config.name}: the first {len(train_labels)} training images are all of one class; "
+            "shuffle the file or raise dataset.train_images"
+        )
     digest = hashlib.sha256()
     for tensor in (train_images, train_labels, test_images, test_labels):
         digest.update(tensor.contiguous().numpy().tobytes())
-    pixels = train_images.double().div(255).transpose(0, 1).flatten(1)
+    mean, std = _channel_statistics(train_images)
     return Dataset(
         name=config.name, classes=classes, sha256=digest.hexdigest(), citation=citation, licence=licence,
         train_images=train_images, train_labels=train_labels,
         test_images=test_images, test_labels=test_labels,
-        mean=pixels.mean(1).round(decimals=6).float(),
-        std=pixels.std(1).clamp_min(1e-6).round(decimals=6).float(),
+        mean=mean.round(decimals=6).float(), std=std.clamp_min(1e-6).round(decimals=6).float(),
     )  # fmt: skip
+
+
+def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (float64, per channel) of uint8 images scaled to 0..1, from counts of grey levels."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(images.shape[1])])
+    shares = counts.double() / counts.sum(1, keepdim=True)
+    mean = shares @ levels
+    return mean, (shares @ levels.square() - mean.square()).clamp_min(0).sqrt()
 
 
 def image_shape_of(config: DatasetConfig, data: Path) -> tuple[tuple[int, int, int], int]:
@@ -176,7 +189,10 @@ def read_npz(path: Path) -> Arrays:
 
 
 def read_folder(path: Path) -> Arrays:
-    """Images of PATH/train/CLASS/* and PATH/test/CLASS/*, all of one size; classes in name order."""
+    """Images of PATH/train/CLASS/* and PATH/test/CLASS/*, of one size, in a fixed random order.
+
+    Classes are numbered in the order of their names.
+    """
     from PIL import Image, UnidentifiedImageError
 
     classes = sorted(folder.name for folder in (path / "train").glob("*") if folder.is_dir())
@@ -198,7 +214,9 @@ def read_folder(path: Path) -> Arrays:
             raise UserError(f"{path / part}: images of different sizes; resize them to one size first")
         if not images:
             raise UserError(f"{path / part}: no images; it needs {path / part}/CLASS/*.png")
-        arrays |= {f"x_{part}": np.stack(images), f"y_{part}": np.array(labels)}
+        # The first N images must not be those of the first class.
+        order = np.random.default_rng(0).permutation(len(images))
+        arrays |= {f"x_{part}": np.stack(images)[order], f"y_{part}": np.array(labels)[order]}
     return arrays
 
 
@@ -256,8 +274,9 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_cifar_batch(path: Path) -> dict[bytes, Any]:
     """One batch file of torchvision's folder, read without running anything it may contain."""
     try:
-        return _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        return {key: np.asarray(batch[key]) for key in (b"data", b"labels")}
+    except Exception as error:  # a damaged pickle can raise almost anything
         raise UserError(f"{path}: missing, truncated or not a CIFAR-10 batch ({error}); fetch it again") from None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from nmnc.config import Noise
 from nmnc.manifold import layer_basis
 from nmnc.networks import Network
-from nmnc.rules import Rule
+from nmnc.rules import Rule, Untrained
 
 COLUMNS = (
     "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
@@ -74,6 +74,7 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
     gradients = torch.autograd.grad(logits, hidden, error, retain_graph=True)
     true = [gradient.flatten(1) for gradient in gradients]
     signals = rule.signals(error) if rule.local else true
+    learns = not isinstance(rule, Untrained)
     jacobians = _jacobian_alphas(logits, hidden, bases)
     weight_cosines = _weight_cosines(network, images, true, signals)
     network.train(training)
@@ -87,14 +88,14 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
             shared
             | {
                 "space": "activity",
-                "cosine": F.cosine_similarity(gradient, signal, 1).mean().item(),
-                "cosine_batch": F.cosine_similarity(gradient.mean(0), signal.mean(0), 0).item(),
+                "cosine": F.cosine_similarity(gradient, signal, 1).mean().item() if learns else None,
+                "cosine_batch": F.cosine_similarity(gradient.mean(0), signal.mean(0), 0).item() if learns else None,
                 "alpha_gradient": alpha,
                 "alpha_jacobian": jacobians[stage],
                 "margin": margin(alpha, noise, dimensions, units),
             }
         )
-        rows.append(shared | {"space": "weight", "cosine": weight_cosines[stage]})
+        rows.append(shared | {"space": "weight", "cosine": weight_cosines[stage] if learns else None})
     return rows
 
 

@@ -32,7 +32,7 @@ class Feedback(Protocol):
 
 def _estimate(response: Tensor, perturbation: Perturbation) -> Tensor:
     """Mean over images of dy (classes) times the noise's coordinates (k), over its variance."""
-    return response.T @ perturbation.coordinates / (len(response) * perturbation.variance)
+    return response.T @ perturbation.coordinates / (len(response) * perturbation.divisor)
 
 
 class FullFeedback:

@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
+from nmnc import diagnostics
 from nmnc.checkpoint import run_key, save_network, weights_sha256
-from nmnc.config import Study
+from nmnc.config import NetworkEntry, Study
 from nmnc.data import Dataset, image_shape_of, load_dataset
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files import only_writer, remove_remnants, write_csv, write_text
+from nmnc.modules import source_sha256
 from nmnc.networks import build_network, layer_sizes
 from nmnc.provenance import git_commit, hardware, versions
 from nmnc.rules import make_rule
 from nmnc.runs import Identity, data_folder, results_folder
-from nmnc.training import ALIGNMENT_COLUMNS, EPOCH_COLUMNS, Trainer, choose_device, now
+from nmnc.training import EPOCH_COLUMNS, Trainer, now, prepare_torch
 
 
 def check(study: Study) -> None:
@@ -63,10 +65,7 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
             raise UserError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
     run = study.run(label)
     identity = Identity(network, label, run.kind, seed)
-    torch.set_num_threads(study.threads)
-    device = choose_device(study.device)
-    if device.type == "cuda":  # on the CPU nothing we use is random, and the call imports seconds of torch
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    device = prepare_torch(study.device, study.threads)
     assert study.dataset is not None  # a study with networks has one (nmnc.config)
     dataset = load_dataset(study.dataset, data_folder(study))
     description = {
@@ -78,6 +77,7 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
         "device": device.type,
         "torch": torch.__version__,
         "source": _source_sha256(),
+        "network_source": _network_sha256(study.networks[network], dataset),
     }
     folder = results_folder(study)
     checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{run_key(description)}"
@@ -131,11 +131,18 @@ def _publish(out: Path, study: Study, identity: Identity, trainer: Trainer, data
         "run": run | {"rule": identity.rule, "seed": identity.seed},
     }
     write_csv(out / "epochs.csv", EPOCH_COLUMNS, trainer.epochs)
-    write_csv(out / "alignment.csv", ALIGNMENT_COLUMNS, trainer.alignment)
+    write_csv(out / "alignment.csv", diagnostics.COLUMNS, trainer.alignment)
     timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
     write_csv(out / "timing.csv", ("stage", "seconds"), timing)
     write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n")
     save_network(out / "network.pt", trainer.network, config)
+
+
+def _network_sha256(entry: NetworkEntry, dataset: Dataset) -> str:
+    """Hash of the code that a network is built from, the user's own above all."""
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments)
+    return source_sha256(entry.kind, network)
 
 
 def _source_sha256() -> str:

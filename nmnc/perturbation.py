@@ -20,13 +20,13 @@ class Perturbation:
         noise: xi, float32 (images, units).
         coordinates: what the estimate correlates with, float32 (images, k): xi itself (k = units), or z of
             xi = s U z (k = d).
-        variance: divides the correlation: the variance of xi along an axis for coordinates xi, s for z
-            (one factor s of s^2 is already in the coordinates).
+        divisor: divides the correlation: the variance of xi along an axis for coordinates xi, s for z
+            (of s^2, one factor s is in the response).
     """
 
     noise: Tensor
     coordinates: Tensor
-    variance: float
+    divisor: float
 
 
 def isotropic(images: int, units: int, dimensions: int, scale: float, generator: torch.Generator) -> Perturbation:
@@ -46,11 +46,12 @@ def within_subspace(images: int, basis: Tensor, scale: float, generator: torch.G
 def responses(
     network: Network, clean: list[Tensor], perturbations: list[Perturbation], record: Record, antithetic: bool
 ) -> list[Tensor]:
-    """Change of the logits for a perturbation of each hidden stage, all in one pass through the network.
+    """Change of the logits for a perturbation of each hidden stage, without one pass per stage.
 
     At every hidden stage the perturbed copies of that stage's clean output join the batch; all copies flow
-    on together. One-sided noise is compared with an unperturbed copy that takes the same way, so that
-    zero noise gives exactly zero.
+    on together. The antithetic form walks twice in batches of equal shape, so that zero noise gives exactly
+    zero; the one-sided form compares with an unperturbed copy that flows in the same batch, where a matrix
+    product may round two equal rows differently in the last bit (about 1e-8 seen).
 
     Args:
         network: the network.
@@ -63,18 +64,26 @@ def responses(
         dy for every hidden stage, float32 (M, classes).
     """
     images = len(perturbations[0].noise)
-    batch: list[Tensor] = []
     with replaying(network, record, images):
-        for stage, (output, perturbation) in enumerate(zip(clean, perturbations, strict=True)):
-            flowing = [network.stages[stage](torch.cat(batch))] if batch else []
-            # One-sided, the unperturbed copy itself is perturbed: the clean pass's output may differ from it
-            # in the last bit, as another batch size takes another path through the matrix product.
-            base = flowing[0][:images] if flowing and not antithetic else output[:images]
-            noise = perturbation.noise.view_as(base)
-            second = [base - noise] if antithetic else [] if flowing else [base]
-            batch = [*flowing, *second, base + noise]
-        logits = network.suffix(torch.cat(batch), len(clean))
-    logits = logits.view(-1, images, logits.shape[1])
-    if antithetic:
-        return [(up - down) / 2 for down, up in zip(logits[0::2], logits[1::2], strict=True)]
-    return [up - logits[0] for up in logits[1:]]
+        if antithetic:
+            up, down = (_walk(network, clean, perturbations, sign) for sign in (1, -1))
+            return [(plus - minus) / 2 for plus, minus in zip(up, down, strict=True)]
+        baseline, *up = _walk(network, clean, perturbations, sign=None)
+        return [plus - baseline for plus in up]
+
+
+def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbation], sign: int | None) -> list[Tensor]:
+    """Logits (M, classes) for every hidden stage's copies perturbed by sign * noise.
+
+    With sign None the unperturbed copies' logits come first, and each stage perturbs those very copies: the
+    clean pass's output may differ from them in the last bit, having taken another path through the product.
+    """
+    images = len(perturbations[0].noise)
+    batch: list[Tensor] = []
+    for stage, (output, perturbation) in enumerate(zip(clean, perturbations, strict=True)):
+        flowing = [network.stages[stage](torch.cat(batch))] if batch else []
+        base = flowing[0][:images] if flowing and sign is None else output[:images]
+        noise = perturbation.noise.view_as(base)
+        unperturbed = [base] if sign is None and not flowing else []
+        batch = [*flowing, *unperturbed, base - noise if sign == -1 else base + noise]
+    return list(network.suffix(torch.cat(batch), len(clean)).split(images))

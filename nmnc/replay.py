@@ -4,7 +4,7 @@ Without this, noise in one image would leak into the statistics of all others, r
 drift with every perturbation, and a fresh dropout mask would drown the noise.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from nmnc.errors import UserError
+
+#: How each dropout draws its mask: single units, or whole channels.
+DROPOUTS: dict[type[_DropoutNd], Callable[[Tensor, float, bool], Tensor]] = {
+    nn.Dropout: F.dropout,
+    nn.Dropout1d: F.dropout1d,
+    nn.Dropout2d: F.dropout2d,
+    nn.Dropout3d: F.dropout3d,
+}
 Record = dict[nn.Module, tuple[Tensor, ...]]
 
 
@@ -25,8 +34,7 @@ def _record_batch_norm(module: _BatchNorm, record: Record, update: bool, x: Tens
     running = (module.running_mean, module.running_var) if update else (None, None)
     if update and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
-    momentum = 0.1 if module.momentum is None else module.momentum
-    return F.batch_norm(x, *running, module.weight, module.bias, True, momentum, module.eps)
+    return F.batch_norm(x, *running, module.weight, module.bias, True, module.momentum or 0.0, module.eps)
 
 
 def _replay_batch_norm(module: _BatchNorm, record: Record, x: Tensor) -> Tensor:
@@ -35,9 +43,7 @@ def _replay_batch_norm(module: _BatchNorm, record: Record, x: Tensor) -> Tensor:
 
 
 def _record_dropout(module: _DropoutNd, record: Record, x: Tensor) -> Tensor:
-    # F.dropout of ones draws whole channels for Dropout2d and single units for Dropout.
-    draw = F.dropout2d if isinstance(module, nn.Dropout2d) else F.dropout
-    mask = draw(torch.ones_like(x), module.p, True)
+    mask = DROPOUTS[type(module)](torch.ones_like(x), module.p, True)
     record[module] = (mask,)
     return x * mask
 
@@ -60,10 +66,20 @@ def _forwards(replaced: dict[nn.Module, partial[Tensor]]) -> Iterator[None]:
 
 
 def _random_modules(network: nn.Module) -> tuple[list[_BatchNorm], list[_DropoutNd]]:
-    """Modules in training mode whose output depends on the rest of the batch or on chance."""
+    """Modules in training mode whose output depends on the rest of the batch or on chance.
+
+    Raises:
+        UserError: a module of a kind whose statistics or masks cannot be replayed.
+    """
     modules = [module for module in network.modules() if module.training]
     norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    return norms, [module for module in modules if isinstance(module, _DropoutNd)]
+    dropouts = [module for module in modules if isinstance(module, _DropoutNd)]
+    for module in dropouts:
+        if type(module) not in DROPOUTS:
+            raise UserError(f"{type(module).__name__} cannot be replayed for perturbed copies; use nn.Dropout")
+    if any(module.momentum is None for module in norms):
+        raise UserError("batch norm with momentum None cannot be replayed; give it a momentum, e.g. 0.1")
+    return norms, dropouts
 
 
 @contextmanager

@@ -21,10 +21,11 @@ from nmnc.replay import Record
 
 
 class Rule:
-    """Backprop: the stages stay in one graph and autograd carries the error.
+    """What all rules share.
 
     Attributes:
-        local: True for rules that detach the stages from one another and send signals instead.
+        local: True for rules that detach the stages from one another and send signals instead; False leaves
+            the stages in one graph, where autograd carries the error.
         bases: orthonormal basis (units, d) per hidden stage, empty for rules without a subspace.
         perturbations: images perturbed so far, counted once for every layer.
         forward_passes: images sent through the network or a part of it so far, copies counted one by one.
@@ -73,6 +74,14 @@ class Rule:
         self.generator.set_state(state["generator"].cpu())
         self.bases = [basis.to(self.device) for basis in state["bases"]]
         self.perturbations, self.forward_passes = state["perturbations"], state["forward_passes"]
+
+
+class Backprop(Rule):
+    """Autograd carries the error through all stages."""
+
+
+class Untrained(Rule):
+    """No training at all; never asked for a signal."""
 
 
 class NoiseCorrelation(Rule):
@@ -185,11 +194,12 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         batches_needed = -(-self.noise.basis_images // len(outputs[0]))
         if step and step % self.noise.basis_every == 0 and self.recent:
             self.bases = self.principal_bases(self.recent)
-            self.recent = []
+            if batches_needed <= self.noise.basis_every:
+                self.recent = []  # enough new ones come before the next refresh
             for feedback, basis in zip(self.feedback, self.bases, strict=True):
                 feedback.rebase(basis)
         if self.noise.basis_every - step % self.noise.basis_every <= batches_needed:
-            self.recent.append(outputs)
+            self.recent = [*self.recent, outputs][-batches_needed:]
         super().observe(step, outputs, record)
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,10 +212,10 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         self.recent = [[output.to(self.device) for output in outputs] for outputs in state["recent"]]
 
 
-#: kind -> how to make the rule; `untrained` stands for no training at all and is never asked for a signal.
+#: kind -> how to make the rule.
 RULES: dict[str, Callable[[Network, list[int], int, Noise, int], Rule]] = {
-    "untrained": Rule,
-    "backprop": Rule,
+    "untrained": Untrained,
+    "backprop": Backprop,
     "vnc": NoiseCorrelation,
     "nmnc": ManifoldNoiseCorrelation,
     "random_subspace": RandomSubspace,

@@ -1,5 +1,6 @@
 """The loop: the same for every rule."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from nmnc import diagnostics
 from nmnc.checkpoint import load_state, save_state
 from nmnc.config import NetworkEntry, Run
 from nmnc.data import Dataset
 from nmnc.diagnostics import diagnose, output_error
-from nmnc.errors import UserError
-from nmnc.networks import Network, build_network, layer_sizes
+from nmnc.errors import UserError, in_one_line
+from nmnc.networks import build_network, layer_sizes
+from nmnc.perturbation import Perturbation, responses
 from nmnc.replay import recording
 from nmnc.rules import make_rule
 
@@ -32,6 +33,22 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and not available:
         raise UserError("device: cuda was asked for but torch sees no GPU; use device: auto or cpu")
     return torch.device("cuda" if available and device != "cpu" else "cpu")
+
+
+def prepare_torch(device: str, threads: int) -> torch.device:
+    """Set torch up so that a run can be repeated; returns the device (see `choose_device`).
+
+    TF32 is switched off: a finite difference drowns in its rounding.
+    """
+    # Before CUDA starts, or its matrix products may differ from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    chosen = choose_device(device)
+    if chosen.type == "cuda":  # on the CPU nothing we use is random, and the call imports seconds of torch
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    return chosen
 
 
 def seeds_of(seed: int) -> dict[str, int]:
@@ -89,6 +106,7 @@ class Trainer:
         self.epochs: list[dict[str, Any]] = []
         self.alignment: list[dict[str, Any]] = []
         self.seconds = {"training": 0.0, "evaluation": 0.0, "diagnosis": 0.0}
+        self._check_stages()
 
     def train(self, state_file: Path) -> None:
         """Run all epochs, going on from `state_file` where it exists and writing it after every epoch.
@@ -102,7 +120,10 @@ class Trainer:
             self.rule.start(self._first_outputs())
         state = load_state(state_file)
         if state is not None:
-            self.load_state_dict(state)
+            try:
+                self.load_state_dict(state)
+            except (RuntimeError, KeyError, ValueError) as error:
+                raise UserError(f"{state_file}: not of this run ({in_one_line(error)}); delete it, run again") from None
         if not self.epochs:
             self._report(0, None)
         with tqdm(total=epochs * self.steps_per_epoch, initial=self.step, unit="step", disable=None) as progress:
@@ -182,6 +203,31 @@ class Trainer:
         self.rule.forward_passes += len(images) if self.rule.local else 0
         return outputs[:-1]
 
+    def _check_stages(self) -> None:
+        """Refuse stages that change each other's output in place, or draw chance that cannot be replayed."""
+        self.network.train()
+        images = self.dataset.normalise(self.images[: self.run.noise.images])
+        outputs, versions = [], []
+        with torch.random.fork_rng(), torch.no_grad():
+            with recording(self.network, update_statistics=False) as record:
+                for stage in self.network.stages:
+                    images = stage(images)
+                    outputs.append(images)
+                    versions.append(images._version)
+            for name, output, version in zip(self.network.stage_names, outputs, versions, strict=True):
+                if output._version != version:
+                    raise UserError(f"the stage after {name} changes {name}'s output in place; use inplace=False there")
+            if not self.rule.local:
+                return
+            silent = [Perturbation(torch.zeros_like(x).flatten(1), x.flatten(1), 1.0) for x in outputs[:-1]]
+            changes = responses(self.network, outputs[:-1], silent, record, antithetic=True)
+        for name, change in zip(self.network.stage_names, changes, strict=False):
+            if change.abs().max() > 1e-5:  # chance shows at 1e-2 and more
+                raise UserError(
+                    f"two passes through the stages after {name} differ without noise; "
+                    "draw chance with nn.Dropout, which is replayed for perturbed copies"
+                )
+
     def _report(self, epoch: int, loss: float | None) -> None:
         """Append the rows of one epoch."""
         with self._timed("evaluation"):
@@ -256,7 +302,3 @@ class Trainer:
 def now() -> str:
     """The time, ISO 8601, UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-ALIGNMENT_COLUMNS = diagnostics.COLUMNS
-__all__ = ["ALIGNMENT_COLUMNS", "EPOCH_COLUMNS", "Network", "Trainer", "choose_device", "now", "seeds_of"]

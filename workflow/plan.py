@@ -16,10 +16,6 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated
 
-# As in the workflow's jobs, numpy has one thread; the number is fixed when numpy is imported.
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["MKL_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import typer
@@ -29,7 +25,6 @@ from brain_eval.errors import UserError as EvaluationError
 from nmnc import runs
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
-from workflow.start import benchmark_specs
 
 if TYPE_CHECKING:
     import torch
@@ -88,19 +83,16 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
     import brain_eval.scoring  # noqa: F401
 
     light = time.process_time()  # what a process spends until it can begin to score
-    import torch
 
     from nmnc.job import check
-    from nmnc.training import choose_device
+    from nmnc.training import prepare_torch
     from workflow.cost_of_evaluation import BenchmarkCost
 
     heavy = time.process_time()  # and until it can begin to train
     check(study)
-    device = choose_device(study.device)
-    torch.set_num_threads(study.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    training, checkpoints, models = _training(study, device, heavy)
+    device = prepare_torch(study.device, study.threads)
     benchmarks = [BenchmarkCost(spec, runs.data_folder(study), study.evaluation) for spec in specs]
+    training, checkpoints, models = _training(study, device, heavy)
     evaluation, results = _evaluation(study, models, benchmarks, device, light, heavy)
     reading = sum(benchmark.reading for benchmark in benchmarks)
     start = Part("start, check, fetch", 1, SNAKEMAKE + 2 * heavy + light + reading, alone=True)
@@ -249,6 +241,10 @@ def main(
 ) -> None:
     """Print what a study would cost: runs, hours, disk; measured here, in some seconds."""
     study = load_study(config)
+    # As in the workflow's jobs, numpy has one thread; the number is fixed when numpy is imported.
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    from workflow.start import benchmark_specs
+
     specs = benchmark_specs(study, config)
     try:
         jobs, files, device = measure(study, specs)

@@ -18,6 +18,7 @@ from nmnc import runs
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files import write_text
+from workflow.evaluation import check_options, stamps
 from workflow.sources import closure
 
 DEFAULT = Path("config/default.yaml")
@@ -34,7 +35,7 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
         path = shortest(Path(configfiles[0])) if configfiles else DEFAULT
         study = load_study(path)
         specs = benchmark_specs(study, path)
-        _check_once(path)
+        _check_once(path, study, specs)
     except UserError as error:
         print(f"nmnc-brain: {error}", file=sys.stderr)
         # Snakemake would wrap SystemExit and a traceback around the line.
@@ -63,23 +64,35 @@ def benchmark_specs(study: Study, path: Path) -> list[str]:
     return [f"{name}={folders[name]}" if name in folders else name for name in study.evaluation.benchmarks]
 
 
-def _check_once(path: Path) -> None:
-    """Check networks and rules; needs torch, so once per content of the study and of the sources."""
+def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
+    """Check networks and rules, reference models and benchmark folders.
+
+    It needs torch, so it runs once per content of the study, of our sources and of the user's files.
+    """
     root = Path(__file__).resolve().parent.parent
+    evaluation = check_options(study, specs)
     digest = hashlib.sha256(path.read_bytes() + os.environ.get("NMNC_DATA", "").encode())
-    for source in closure(root, ["nmnc.job"]):
+    for source in closure(root, ["nmnc.job", *(["brain_eval.check"] if evaluation else [])]):
         digest.update((root / source).read_bytes())
+    for stamp in stamps(study, specs):
+        digest.update(stamp.encode())
     passed = Path(".snakemake/nmnc-brain") / f"checked-{digest.hexdigest()[:16]}"
     if passed.exists():
         return
-    run = subprocess.run(
-        [sys.executable, "-m", "nmnc", "check", "--config", str(path)], capture_output=True, text=True, check=False
-    )
-    if run.returncode:
-        lines = run.stderr.strip().splitlines() or [f"{path}: the check ended with status {run.returncode}"]
-        raise UserError(lines[-1].removeprefix("nmnc: "))
+    _pass_or_refuse(["nmnc", "check", "--config", str(path)], path)
+    if evaluation:
+        _pass_or_refuse(["brain_eval", "check", *evaluation], path)
     passed.parent.mkdir(parents=True, exist_ok=True)
     passed.touch()
+
+
+def _pass_or_refuse(command: list[str], path: Path) -> None:
+    """Run python -m COMMAND; where it fails its last line becomes a UserError that names the study's file."""
+    run = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    if run.returncode:
+        lines = run.stderr.strip().splitlines() or [f"the check ended with status {run.returncode}"]
+        line = lines[-1].removeprefix(f"{command[0]}: ").removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {line}")
 
 
 def prepare_environment(data: str) -> None:

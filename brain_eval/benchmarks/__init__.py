@@ -34,7 +34,7 @@ def load_benchmark(spec: str, data_folder: Path) -> Benchmark:
     """
     name, is_folder, folder = spec.partition("=")
     if not is_folder:
-        return _module(name).load(Path(data_folder))
+        return module_of(name).load(Path(data_folder))
     from brain_eval.benchmarks.folder import load
 
     if name in MODULES:
@@ -50,7 +50,7 @@ def listing(data: Path) -> str:
     head = (
         "name", "version", "species", "regions", "stimuli", "neuroids", "licence", "citation", "here"
     )  # fmt: skip
-    rows = [head, *(_row(_module(name).DESCRIPTION, Path(data)) for name in MODULES)]
+    rows = [head, *(_row(module_of(name).DESCRIPTION, Path(data)) for name in MODULES)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
@@ -65,8 +65,6 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
     Raises:
         UserError: as `load_benchmark`; a name given twice; an unreadable image in a user's folder.
     """
-    from tqdm import tqdm
-
     names = [spec.partition("=")[0] for spec in specs]
     for name in names:
         if names.count(name) > 1:
@@ -74,15 +72,26 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
     for spec, name in zip(specs, names, strict=True):
         benchmark = load_benchmark(spec, Path(data))
         if name not in MODULES:
-            # Published files are pinned by their hash; a user's images are decoded once, here, so
-            # that a broken one is found before networks are trained.
-            for i in tqdm(range(len(benchmark.stimulus_set.stimulus_ids)), f"{name} images", disable=None):
-                benchmark.stimulus_set.read(np.array([i]))
+            decode_all(benchmark)  # published files are pinned by their hash
         with replacing(Path(out) / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(_summary(benchmark), indent=2, ensure_ascii=False) + "\n")
 
 
-def _module(name: str) -> ModuleType:
+def decode_all(benchmark: Benchmark) -> None:
+    """Decode each image once, so that a broken one is found before networks are trained.
+
+    Raises:
+        UserError: an image that cannot be read.
+    """
+    from tqdm import tqdm
+
+    stimuli = benchmark.stimulus_set
+    for i in tqdm(range(len(stimuli.stimulus_ids)), f"{stimuli.name} images", disable=None):
+        stimuli.read(np.array([i]))
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a registered benchmark; UserError for an unknown name ("did you mean")."""
     if name not in MODULES:
         close = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(MODULES)}"

@@ -35,6 +35,8 @@ from brain_eval.errors import UserError
 from brain_eval.files import sha256_of_file
 
 Text = Annotated[str, Field(min_length=1)]
+#: In scores.csv: session of a mean over recordings, and animal of one over all animals.
+AVERAGES = ("mean", "all")
 
 
 class About(BaseModel):
@@ -71,6 +73,13 @@ def load(name: str, folder: Path) -> Benchmark:
     read = read_responses if data.name == "responses.nc" else read_rdm
     labels = {key: getattr(about, key) for key in ("session", "animal", "species", "region")}
     recordings = read(data, labels, stimulus_set.stimulus_ids)
+    for recording in recordings:
+        for key in ("session", "animal"):
+            if getattr(recording, key) in AVERAGES:
+                raise UserError(
+                    f"{folder}: the {key} {getattr(recording, key)!r} would be taken for an average in the tables; "
+                    f"rename it in benchmark.yaml or {data.name}"
+                )
     files = tuple(
         DataFile(path.name, "", path.stat().st_size, sha256_of_file(path))
         for path in (folder / "benchmark.yaml", folder / "stimuli.csv", data)

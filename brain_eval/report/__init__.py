@@ -17,7 +17,7 @@ from brain_eval.figures import (
     save_all,
 )
 from brain_eval.files import replacing
-from brain_eval.report.rows import accuracy_rows, listing, score_listings, similarity_tables
+from brain_eval.report.rows import accuracy_interval, accuracy_rows, listing, score_listings, similarity_tables
 from brain_eval.report.study import Study, read_study
 
 #: On the page; the same for all figures, so that their letters are of one size.
@@ -74,6 +74,7 @@ def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[Capti
         metrics=list(scores["metric"].unique()),
         networks=list(study.tables["runs"].loc[lambda runs: runs["kind"].ne("pixels"), "network"].unique()),
         accuracy=accuracy_rows(study),
+        accuracy_interval=accuracy_interval(study.tables["accuracy"]),
         similarity=similarity_tables(scores),
         figures=[_embedded(figure, path, simulated) for figure, path in figures],
         score_listings=score_listings(study.text_tables["scores"]),

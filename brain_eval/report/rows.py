@@ -61,6 +61,11 @@ def accuracy_rows(study: Study) -> list[dict[str, Any]]:
     return rows
 
 
+def accuracy_interval(accuracy: pd.DataFrame) -> str:
+    """How the intervals of accuracy.csv were made, in its own words."""
+    return " / ".join(distinct(accuracy["interval_method"])) or "interval"
+
+
 def similarity_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
     """A table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels."""
     chosen = headline_rows(scores)

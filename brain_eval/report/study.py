@@ -19,7 +19,8 @@ _RUN = ("network", "rule", "kind", "seed")
 COLUMNS = {
     "runs": _RUN,
     "accuracy": (
-        "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "min", "max", "perturbations",
+        "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "interval_method", "min",
+        "max", "perturbations",
     ),
     "epochs": (*_RUN, "epoch", "test_accuracy", "perturbations", "forward_passes"),
     "alignment": (

@@ -2,14 +2,13 @@
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from nmnc.errors import UserError, did_you_mean, in_one_line
+from nmnc.modules import find_working_directory
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.networks.network import Network, layer_sizes
@@ -64,8 +63,7 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
 def _imported(kind: str) -> Callable[..., Any]:
     """The function MODULE:FUNCTION; modules of the working directory are found too."""
     module_name, _, function_name = kind.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    find_working_directory()
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -17,7 +17,7 @@ from brain_eval.errors import UserError
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_describes_itself_under_its_own_name(name: str) -> None:
-    about = benchmarks._module(name).DESCRIPTION
+    about = benchmarks.module_of(name).DESCRIPTION
     assert about.name == name
     assert about.version >= 1
     assert all([about.species, about.regions, about.citation, about.licence, about.n_stimuli])

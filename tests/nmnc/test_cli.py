@@ -318,14 +318,16 @@ def test_a_disk_that_is_full_when_results_are_written(nmnc: Nmnc) -> None:
     finished, sizes = results(out), {path.name: path.stat().st_size for path in out.iterdir()}
     stamp = state.stat().st_mtime_ns
     assert sizes["alignment.csv"] < sizes["provenance.json"] < sizes["network.pt"]
-    for missing, left in (("alignment.csv", {"epochs.csv"}), ("network.pt", FILES - {"network.pt"})):
-        for path in out.iterdir():
-            path.unlink()
-        line = nmnc.fails(*train(), limit=sizes[missing] - 1)
-        assert f"results/toy/networks/net/nmnc/seed0/{missing}: File too large; mend that" in line
-        assert {path.name for path in out.iterdir()} == left  # where network.pt is, all is
-        nmnc.succeeds(*train())
-        assert results(out) == finished
+    for folder, missing, left in (
+        ("new", "alignment.csv", {"epochs.csv"}),
+        ("newer", "network.pt", FILES - {"network.pt"}),
+        (str(out), "alignment.csv", FILES - {"network.pt"}),  # a finished run is written again
+    ):
+        again = train("nmnc", "--out", folder)
+        assert f"{folder}/{missing}: File too large; mend that" in nmnc.fails(*again, limit=sizes[missing] - 1)
+        assert {path.name for path in (nmnc.folder / folder).iterdir()} == left  # where network.pt is, all is
+        nmnc.succeeds(*again)
+        assert results(nmnc.folder / folder) == finished
     assert state.stat().st_mtime_ns == stamp  # no epoch was trained again
 
 

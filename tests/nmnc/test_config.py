@@ -96,7 +96,7 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
         ({"threads": 0}, r"threads: "),
         ({"device": "tpu"}, r"device: .*'auto', 'cpu' or 'cuda' \(got 'tpu'\)"),
         ({"seeds": 3}, r"seeds: .*list \(got 3\)"),
-        ({"seeds": [1, 2, 1]}, r"seeds are repeated; give each seed once"),
+        ({"seeds": [1, 2, 1]}, r"seeds are repeated; give each once"),
         ({"seeds": [-1]}, r"seeds\.0: "),
         ({"seeds": []}, r"seeds: "),
         ({"study": "../elsewhere"}, r"study: "),

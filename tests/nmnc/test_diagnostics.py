@@ -9,7 +9,7 @@ from nmnc.config import Noise
 from nmnc.diagnostics import diagnose, margin, output_error
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
-from nmnc.rules import NoiseCorrelation, RandomSubspace, Rule
+from nmnc.rules import Backprop, NoiseCorrelation, RandomSubspace, Rule, Untrained
 
 SIZES = [64, 32, 12]
 NOISE = Noise(dimensions=8, images=4, basis_images=40)
@@ -31,7 +31,7 @@ def rows_of(rule: Rule) -> dict[tuple[str, str], dict]:
 
 
 def test_backprop_agrees_with_itself() -> None:
-    rows = rows_of(Rule(network(), SIZES, 5, NOISE, 0))
+    rows = rows_of(Backprop(network(), SIZES, 5, NOISE, 0))
     assert [row["cosine"] for row in rows.values()] == pytest.approx([1.0] * 6, abs=1e-5)
     assert [row["n"] for (_, space), row in rows.items() if space == "activity"] == SIZES
 
@@ -96,7 +96,13 @@ def test_margin_says_who_has_the_larger_expected_cosine(alpha: float, wins: bool
 def test_diagnosis_leaves_the_network_as_it_was() -> None:
     net = network().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    rows_of(Rule(net, SIZES, 5, NOISE, 0))
+    rows_of(Backprop(net, SIZES, 5, NOISE, 0))
     assert net.training
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(weight.grad is None for weight in net.parameters())
+
+
+def test_an_untrained_network_has_alphas_but_no_signal_to_compare() -> None:
+    rows = rows_of(Untrained(network(), SIZES, 5, NOISE, 0)).values()
+    assert {row["cosine"] for row in rows} == {None}
+    assert all(0 <= row["alpha_gradient"] <= 1 for row in rows if row["space"] == "activity")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nmnc.errors import UserError
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.convnet import convnet
 from nmnc.perturbation import Perturbation, isotropic, responses
@@ -27,7 +28,7 @@ def perturbations(network: Network, scale: float) -> list[Perturbation]:
 
 
 def zero(perturbation: Perturbation) -> Perturbation:
-    return Perturbation(torch.zeros_like(perturbation.noise), perturbation.coordinates, perturbation.variance)
+    return Perturbation(torch.zeros_like(perturbation.noise), perturbation.coordinates, perturbation.divisor)
 
 
 @pytest.mark.parametrize("antithetic", [True, False])
@@ -40,6 +41,33 @@ def test_zero_noise_changes_nothing_at_all_in_training_mode(antithetic: bool) ->
     assert all(torch.equal(change, torch.zeros_like(change)) for change in silent)
     loud = responses(network, clean, noise, record, antithetic)
     assert all(change.abs().max() > 1e-4 for change in loud)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 13])
+@pytest.mark.parametrize("width", [17, 130, 513])
+def test_zero_noise_is_exact_at_sizes_where_matrix_products_have_odd_ends(width: int, count: int) -> None:
+    torch.manual_seed(width)
+    network = convnet((1, 8, 8), 5, channels=[width // 8, 33], hidden=[width, 70], batch_norm=True).train()
+    batch = torch.randn(16, 1, 8, 8)
+    with recording(network) as record:
+        clean = [output.detach() for output in network.outputs(batch, connected=True)[:-1]]
+    silent = [Perturbation(torch.zeros(count, x[0].numel()), torch.zeros(count, 1), 1.0) for x in clean]
+    assert all(not change.any() for change in responses(network, clean, silent, record, antithetic=True))
+    one_sided = responses(network, clean, silent, record, antithetic=False)
+    assert all(change.abs().max() < 1e-6 for change in one_sided)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.AlphaDropout(), "AlphaDropout cannot be replayed"),
+        (nn.BatchNorm1d(4, momentum=None), "momentum None cannot be replayed"),
+    ],
+)
+def test_modules_that_cannot_be_replayed_are_refused(module: nn.Module, words: str) -> None:
+    network = Network([("a", nn.Linear(4, 4)), ("b", module)]).train()
+    with pytest.raises(UserError, match=words), recording(network):
+        pass
 
 
 @pytest.mark.parametrize("antithetic", [True, False])

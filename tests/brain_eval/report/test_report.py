@@ -149,6 +149,12 @@ def test_headline_accuracy_is_the_tables(page: Page, written: Any) -> None:
         assert row[8].replace(",", "") == f"{last.perturbations:.0f}"
 
 
+def test_intervals_are_told_in_the_tables_words_and_their_caution_is_said(page: Page) -> None:
+    assert "in brackets, Student's t 87 % interval over seeds (unknown with one seed" in page.text
+    assert "95 % interval over" not in page.text
+    assert "intervals err on the wide side" in page.text
+
+
 def test_every_layer_has_score_interval_ceiling_and_n(page: Page, written: Any) -> None:
     scores = written.table("scores").query(
         "benchmark == 'objects' and metric == 'spearman' and species == 'human' and session == 'mean'"
