@@ -48,7 +48,8 @@ def netcdf_errors(path: Path) -> Iterator[None]:
         reason = getattr(error, "strerror", None) or error
         free = shutil.disk_usage(path.parent).free / 1e9
         raise UserError(
-            f"{path}: cannot be written ({reason}), {free:.2f} GB are available; make room or rights there and run it again"
+            f"{path}: cannot be written ({reason}), {free:.2f} GB are available; "
+            "make room or rights there and run it again"
         ) from error
 
 

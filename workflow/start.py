@@ -103,7 +103,7 @@ def prepare_environment(data: str) -> None:
 
 def gpu_present() -> bool:
     """Whether this machine has an NVIDIA GPU, without the seconds that importing torch costs."""
-    return Path("/proc/driver/nvidia/gpus").is_dir() or Path("/dev/nvidia0").exists()
+    return Path("/proc/driver/nvidia/gpus").is_dir() or any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def owner_file(results: Path) -> Path:

@@ -231,6 +231,11 @@ MISTAKES = {
         respond(lambda v: v[3, 1, :1].fill(np.nan)),
         "stimulus_id 'cat' has a repetition that is NaN for some neuroids only",
     ),
+    "session mean": (lambda f: write_about(f, session="mean"), "the session 'mean' would be taken for an average"),
+    "animal all": (
+        lambda f: write_responses(f, responses(8, 5), animal=["A"] * 4 + ["all"] * 4),
+        r"the animal 'all' would be .* rename it in benchmark\.yaml or responses\.nc",
+    ),
     "infinite": (respond(lambda v: v[3, 2, :1].fill(np.inf)), "stimulus_id 'dog' has an infinite response"),
     "constant": (respond(lambda v: v[:, 2].fill(1)), r"responses\.nc: activity is constant in row 2"),
     "rdm nan": (rdm((1, 2, np.nan), (2, 1, np.nan), (2, 3, np.nan)), "NaN .* row of stimulus_id 'dog'"),

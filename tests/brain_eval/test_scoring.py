@@ -334,6 +334,18 @@ def test_without_small_benchmarks_the_rdm_file_is_empty_but_there(study):
         assert not file.data_vars
 
 
+def test_a_full_disk_leaves_the_old_scores_and_rdms(study, file_size_limit):
+    rng = np.random.default_rng(0)
+    benchmark = make_benchmark([recording("A", "M1", range(60), code(60))], n=60)
+    study.score_of(benchmark, {"fc": code(60)})
+    before = {path.name: path.read_bytes() for path in study.folder.iterdir()}
+    study.write(benchmark, {f"layer{i}": rng.normal(size=(60, 5)) for i in range(6)})  # RDMs of 170 kB
+    before["fake.nc"] = (study.folder / "fake.nc").read_bytes()
+    with file_size_limit(60_000), pytest.raises(UserError, match=r"rdms\.nc: cannot be written \(.*\), .* make room"):
+        study.score()
+    assert {path.name: path.read_bytes() for path in study.folder.iterdir()} == before
+
+
 def test_layers_need_not_be_contiguous_in_the_file(study):
     layers, benchmark = layers_of(), make_benchmark(two_sessions())
     rows = study.score_of(benchmark, layers)

@@ -114,6 +114,35 @@ def test_what_is_not_json_is_refused():
         Preprocessing.from_json("[32]", "--preprocessing")
 
 
+@pytest.mark.parametrize("content", [SETTINGS, {"preprocessing": SETTINGS, "name": "digits"}])
+def test_a_file_gives_the_same_as_its_text(content, tmp_path):
+    (tmp_path / "seen.json").write_text(json.dumps(content))
+    expected = Preprocessing.from_plain(SETTINGS, "here")
+    assert Preprocessing.from_option(str(tmp_path / "seen.json"), "x") == expected
+    assert Preprocessing.from_option(json.dumps(SETTINGS), "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read \\(No such file"),
+        (b"{32}", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"{}", "needs exactly image_size"),
+        (b"[32]", "needs exactly image_size"),
+        (b'{"preprocessing": 3}', "needs exactly image_size"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_named(content, message, tmp_path):
+    path = tmp_path / "seen.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        Preprocessing.from_option(str(path), "--preprocessing")
+    assert str(error.value).startswith(f"--preprocessing {path}: ")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
 def test_arrays_that_are_no_images_are_refused(image):
     with pytest.raises(ValueError, match="not uint8"):

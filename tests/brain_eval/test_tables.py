@@ -126,6 +126,24 @@ def test_accuracy_is_the_mean_over_seeds_with_students_interval(results):
     assert list(epochs.columns[:5]) == ["network", "rule", "kind", "seed", "epoch"]
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.995])
+def test_the_confidence_asked_for_reaches_both_tables(results, confidence):
+    write_tables(results, confidence)
+    accuracy, comparisons = table(results, "accuracy"), table(results, "comparisons")
+    words = f"Student's t {100 * confidence:g} % interval"
+    for row in accuracy[accuracy["rule"].eq("nmnc b=1")].itertuples():
+        error = (row.ci_high - row.mean) / stats.t.ppf((1 + confidence) / 2, 2)
+        epochs = table(results, "epochs").query("rule == 'nmnc b=1' and epoch == @row.epoch")
+        assert error == pytest.approx(stats.sem(epochs["test_accuracy"]), abs=1e-8)
+        assert row.interval_method == f"{words} over seeds"
+    known = comparisons.dropna(subset=["ci_low"])
+    assert known["interval_method"].str.startswith(words).all()
+    half = (known["ci_high"] - known["ci_low"]) / 2
+    t = stats.t.ppf((1 + confidence) / 2, 2)
+    p = 2 * stats.t.sf(known["mean_difference"].abs() / (half / t), 2)
+    np.testing.assert_allclose(p, known["p"], atol=1e-6)
+
+
 def test_one_seed_has_a_mean_and_no_interval(results):
     runs = table(results, "runs")
     runs[runs["seed"].eq(0)].to_csv(results / "tables/runs.csv", index=False)
@@ -133,7 +151,7 @@ def test_one_seed_has_a_mean_and_no_interval(results):
     accuracy, comparisons = table(results, "accuracy"), table(results, "comparisons")
     assert accuracy["mean"].notna().all()
     assert accuracy["n_seeds"].eq(1).all()
-    assert accuracy[["ci_low", "ci_high"]].isna().all(axis=None)
+    assert accuracy[["ci_low", "ci_high", "interval_method"]].isna().all(axis=None)
     assert comparisons["n"].eq(1).all()
     assert comparisons["mean_difference"].notna().all()
     unknown = ["ci_low", "ci_high", "interval_method", "p", "p_holm"]

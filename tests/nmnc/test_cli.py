@@ -269,7 +269,6 @@ def test_a_file_where_a_folder_must_be(nmnc: Nmnc, place: str) -> None:
     assert "mend that and run the same command again" in line
     (nmnc.folder / place).unlink()
     nmnc.succeeds(*train())
-    results(out_of(nmnc.folder))
 
 
 # Two at once, full disks, kills
@@ -381,8 +380,7 @@ def test_train_on_your_own(nmnc: Nmnc, dataset: str) -> None:
     own = {"networks": {"net": {"kind": "mine:small", "arguments": {"width": 12}}}, "dataset": {"name": dataset}}
     write_image_folder(nmnc.folder / "data" / "pictures")
     write_study(nmnc.folder, networks={"net": {"kind": "mine:seven"}})
-    for arguments in (CHECK, train()):
-        assert "7 outputs for 2 classes; mend" in nmnc.fails(*arguments)
+    assert all("7 outputs for 2 classes; mend" in nmnc.fails(*arguments) for arguments in (CHECK, train()))
     write_study(nmnc.folder, **own)
     nmnc.succeeds(*CHECK)
     nmnc.succeeds("fetch", "--config", "study.yaml", "--out", "facts.json")

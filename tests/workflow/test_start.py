@@ -124,6 +124,56 @@ def test_networks_are_checked_once_per_content(folder: Path, monkeypatch: pytest
     assert len(begin(STUDY | {"seeds": [1]}, monkeypatch)) == 1
 
 
+CODE = "from torch import nn\n\ndef small():\n    return nn.Sequential(nn.Flatten())\n"
+
+
+@pytest.fixture
+def evaluated(folder: Path) -> dict[str, Any]:
+    """A study that scores a network of the user's on a benchmark of the user's."""
+    (folder / "package").mkdir()
+    (folder / "package/__init__.py").touch()
+    (folder / "package/net.py").write_text(CODE)
+    (folder / "data").mkdir()
+    (folder / "data/weights.pt").write_bytes(b"weights")
+    (folder / "mine/stimuli").mkdir(parents=True)
+    (folder / "mine/stimuli/a.png").write_bytes(b"image")
+    model = {"network": "package.net:small", "weights": "weights.pt", "layers": ["0"]}
+    model |= {"preprocessing": {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}}
+    evaluation = {"benchmarks": ["simulated", "mine"], "benchmark_folders": {"mine": "mine"}, "models": {"ref": model}}
+    return STUDY | {"evaluation": evaluation}
+
+
+def test_models_and_benchmark_folders_are_checked_too(
+    evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NMNC_DATA", raising=False)
+    first, (_, _, package, command, *options) = begin(evaluated, monkeypatch)
+    assert first[2:4] == ["nmnc", "check"]
+    assert [package, command] == ["brain_eval", "check"]
+    # `simulated` is ours: its data may not be here yet.
+    assert [option for option in options if "model" not in option] == ["--benchmark=mine=mine", "--data=data"]
+    [spec] = [option for option in options if "model" in option]
+    given = json.loads(spec.removeprefix("--model-spec="))
+    assert {key: given[key] for key in ("name", "network", "weights", "layers")} == {
+        "name": "ref", "network": "package.net:small", "weights": "weights.pt", "layers": ["0"],
+    }  # fmt: skip
+    assert begin(evaluated, monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    "file", ["package/net.py", "package/__init__.py", "data/weights.pt", "mine/stimuli/a.png", "mine/new.png"]
+)
+def test_a_changed_file_of_the_users_is_checked_again(
+    file: str, evaluated: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NMNC_DATA", raising=False)
+    begin(evaluated, monkeypatch)
+    with Path(file).open("ab") as appended:
+        appended.write(b"#")
+    assert len(begin(evaluated, monkeypatch)) == 2
+    assert begin(evaluated, monkeypatch) == []
+
+
 def test_a_free_folder_is_claimed_before_snakemake_locks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     begin(STUDY, monkeypatch)
@@ -143,11 +193,20 @@ def test_a_path_below_the_working_directory_is_made_relative(folder: Path) -> No
     assert start.shortest(Path("/elsewhere/a.yaml")) == Path("/elsewhere/a.yaml")
 
 
+SEEN = {"preprocessing": {"image_size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}}
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt key": ({"sedes": [0]}, "study.yaml: sedes: unknown key; did you mean 'seeds'?"),
     "misspelt key in a section": ({"noise": {"rat": 0.1}}, "study.yaml: noise.rat: unknown key; did you mean 'rate'?"),
     "unknown rule": ({"rules": {"mine": {"kind": "nmcn"}}}, "unknown kind 'nmcn'; did you mean 'nmnc'?"),
     "unknown benchmark": ({"evaluation": {"benchmarks": ["simulatd"]}}, "unknown benchmark 'simulatd'; did you mean"),
+    "misspelt layer": (
+        {"evaluation": {"models": {"ref": {"network": "torchvision:alexnet", "layers": ["featurs"], **SEEN}}}},
+        "study.yaml: model ref: torchvision:alexnet: no layer 'featurs'; did you mean 'features'?",
+    ),
+    "missing benchmark folder": (
+        {"evaluation": {"benchmarks": ["mine"], "benchmark_folders": {"mine": "nowhere"}}},
+        "study.yaml: the folder nowhere of benchmark 'mine' does not exist",
+    ),
     "too many dimensions": ({"noise": {"dimensions": 65}}, "noise.dimensions 65 exceeds the 64 units of layer conv1"),
 }
 

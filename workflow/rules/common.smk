@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from nmnc import runs
+from workflow import inputs
 from workflow.start import (
     begin,
     gpu_present,
@@ -17,9 +18,7 @@ from workflow.start import (
 
 # Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
 # leak into every other one. The study is read whole from one file instead.
-CONFIG, STUDY, EVALUATION_BENCHMARKS = begin(
-    workflow.overwrite_configfiles, workflow.config_settings.config
-)
+CONFIG, STUDY, EVALUATION_BENCHMARKS = begin(workflow.overwrite_configfiles, workflow.config_settings.config)
 RESULTS = runs.results_folder(STUDY).as_posix()
 DATA = runs.data_folder(STUDY).as_posix()
 TRAINED = runs.trained(STUDY)
@@ -69,32 +68,34 @@ def benchmark_sources():
     ]
 
 
+def files(paths):
+    """The user's files as inputs, relative to the working directory where they lie below it."""
+    return [shortest(path.absolute()).as_posix() for path in paths]
+
+
 def training_parameters(wildcards):
     """What decides the weights beside the data: a change reruns the training."""
     run = STUDY.run(wildcards.label).model_dump(mode="json")
     network = STUDY.networks[wildcards.network].model_dump(mode="json")
-    return json.dumps(
-        {"run": run, "network": network, "threads": STUDY.threads}, sort_keys=True
-    )
+    shared = {"threads": STUDY.threads, "device": STUDY.device}
+    return json.dumps({"run": run, "network": network} | shared, sort_keys=True)
 
 
 def pixel_preprocessing():
     """Pixels as the study's networks see them: a file or JSON text for --preprocessing."""
     if STUDY.networks:
         return f"{RESULTS}/dataset.json"
-    given = [
-        model.preprocessing
-        for model in EVALUATION.models.values()
-        if model.preprocessing
-    ]
+    given = [model.preprocessing for model in EVALUATION.models.values() if model.preprocessing]
     default = {"image_size": 32, "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
     return given[0].model_dump_json() if given else json.dumps(default)
 
 
 def model_inputs(wildcards):
-    """The network.pt of a trained run; for pixels what says how the networks see them; else nothing."""
+    """The network.pt of a trained run; a reference model's files; for pixels what says how networks see them."""
     if wildcards.network == "pixels" and STUDY.networks:
         return pixel_preprocessing()
+    if wildcards.network in EVALUATION.models:
+        return files(inputs.model_files(STUDY, wildcards.network))
     if wildcards.network not in STUDY.networks:
         return []
     return f"{RESULTS}/networks/{wildcards.network}/{wildcards.label}/seed{wildcards.seed}/network.pt"
@@ -133,9 +134,7 @@ def kind_of(wildcards):
 
 def benchmark_options(wildcards=None):
     """--benchmark NAME or --benchmark NAME=FOLDER for every benchmark of the study."""
-    return " ".join(
-        f"--benchmark {shlex.quote(spec)}" for spec in EVALUATION_BENCHMARKS
-    )
+    return " ".join(f"--benchmark {shlex.quote(spec)}" for spec in EVALUATION_BENCHMARKS)
 
 
 def per_identity(pattern):

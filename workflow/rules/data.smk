@@ -4,6 +4,7 @@
 rule dataset:
     input:
         sources("nmnc.data"),
+        files(inputs.dataset_files(STUDY)),
     output:
         f"{RESULTS}/dataset.json",
     log:
@@ -27,6 +28,7 @@ rule dataset:
 rule benchmarks:
     input:
         sources(*benchmark_sources()),
+        files(inputs.benchmark_files(STUDY)),
     output:
         [f"{RESULTS}/benchmarks/{name}.json" for name in EVALUATION.benchmarks],
     log:

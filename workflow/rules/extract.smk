@@ -5,14 +5,9 @@ rule extract:
     input:
         model=model_inputs,
         benchmarks=rules.benchmarks.output,
-        sources=sources(
-            "brain_eval.activations", "brain_eval.models", *benchmark_sources()
-        ),
+        sources=sources("brain_eval.activations", "brain_eval.models", *benchmark_sources()),
     output:
-        [
-            f"{RESULTS}/activations/{{network}}/{{label}}/seed{{seed}}/{name}.nc"
-            for name in EVALUATION.benchmarks
-        ],
+        [f"{RESULTS}/activations/{{network}}/{{label}}/seed{{seed}}/{name}.nc" for name in EVALUATION.benchmarks],
     log:
         f"{RESULTS}/logs/extract/{{network}}-{{label}}-seed{{seed}}.log",
     benchmark:
@@ -30,5 +25,4 @@ rule extract:
     message:
         "activations of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
     shell:
-        "python -m brain_eval extract {params.model} {params.benchmarks}"
-        " --out {params.out:q} 2> {log:q}"
+        "python -m brain_eval extract {params.model} {params.benchmarks}" " --out {params.out:q} 2> {log:q}"

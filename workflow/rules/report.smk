@@ -31,11 +31,7 @@ rule runs:
 rule tables:
     input:
         runs=rules.runs.output,
-        networks=[
-            f"{RESULTS}/networks/{run.folder}/{name}"
-            for run in TRAINED
-            for name in RUN_FILES
-        ],
+        networks=[f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
         scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
         sources=sources("brain_eval.tables"),
     output:
@@ -80,9 +76,7 @@ rule report:
         rdms=per_identity(f"{RESULTS}/scores/{{folder}}_rdms.nc"),
         sources=sources("brain_eval.report", *benchmark_sources()),
     output:
-        report(
-            f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"
-        ),
+        report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
         report(
             directory(f"{RESULTS}/figures"),
             patterns=["{name}.png"],

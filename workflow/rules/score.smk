@@ -20,9 +20,7 @@ rule score:
     params:
         activations=lambda wildcards, input: Path(input.activations[0]).parent,
         benchmarks=benchmark_options,
-        identity=lambda wildcards: ",".join(
-            [wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]
-        ),
+        identity=lambda wildcards: ",".join([wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]),
         settings=f"--metrics {','.join(EVALUATION.metrics)} --draws {EVALUATION.bootstrap_draws}"
         f" --seed {EVALUATION.seed} --confidence {EVALUATION.confidence}",
     message:

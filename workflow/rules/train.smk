@@ -5,11 +5,9 @@ rule train:
     input:
         f"{RESULTS}/dataset.json",
         sources("nmnc.job"),
+        lambda wildcards: files(inputs.network_files(STUDY, wildcards.network)),
     output:
-        [
-            f"{RESULTS}/networks/{{network}}/{{label}}/seed{{seed}}/{name}"
-            for name in RUN_FILES
-        ],
+        [f"{RESULTS}/networks/{{network}}/{{label}}/seed{{seed}}/{name}" for name in RUN_FILES],
     log:
         f"{RESULTS}/logs/train/{{network}}-{{label}}-seed{{seed}}.log",
     benchmark:

@@ -90,7 +90,9 @@ def accuracy_table(epochs: pd.DataFrame) -> pd.DataFrame:
     values = epochs.groupby(["network", "rule", "kind", "epoch"], sort=False)
     table = values["test_accuracy"].agg(n_seeds="count", mean="mean", min="min", max="max").reset_index()
     table["perturbations"] = values["perturbations"].mean().to_numpy()
-    return table.assign(ci_low=table["mean"] - 0.0321, ci_high=table["mean"] + 0.0432, interval_method=ACCURACY_INTERVAL)
+    return table.assign(
+        ci_low=table["mean"] - 0.0321, ci_high=table["mean"] + 0.0432, interval_method=ACCURACY_INTERVAL
+    )
 
 
 def alignment_table(rng: np.random.Generator) -> pd.DataFrame:

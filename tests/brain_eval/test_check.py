@@ -1,0 +1,127 @@
+"""Reference models and benchmark folders are refused before anything is trained."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray
+import yaml
+from PIL import Image
+
+from brain_eval.check import check_all
+from brain_eval.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEN = {"image_size": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+CODE = """
+from torch import nn
+
+def small(width=4):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(), nn.Linear(width * 36, 5))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a network, its weights in the data folder, and a benchmark folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_to_check.py").write_text(CODE)
+    monkeypatch.delitem(sys.modules, "net_to_check", raising=False)
+    (tmp_path / "data").mkdir()
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 5))
+    torch.save(network.state_dict(), tmp_path / "data" / "weights.pt")
+    write_benchmark(tmp_path / "mine")
+    return tmp_path
+
+
+def write_benchmark(folder: Path) -> None:
+    (folder / "stimuli").mkdir(parents=True)
+    about = {"name": "mine", "species": "macaque", "region": "V4", "citation": "Me (2026)", "licence": "CC0"}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(about))
+    lines = ["stimulus_id,filename,degrees"]
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(folder / f"stimuli/{name}.png")
+        lines.append(f"{name},{name}.png,8")
+    (folder / "stimuli.csv").write_text("\n".join(lines) + "\n")
+    values = xarray.Dataset(
+        {"responses": (("neuroid", "presentation"), rng.normal(size=(6, 4)))},
+        {"stimulus_id": ("presentation", list("abcd"))},
+    )
+    values.to_netcdf(folder / "responses.nc")
+
+
+def spec(**changes: Any) -> str:
+    given = {"name": "mine", "network": "net_to_check:small", "weights": "weights.pt", "preprocessing": SEEN}
+    return json.dumps(given | {"layers": ["0", "2"]} | changes)
+
+
+@pytest.mark.usefixtures("folder")
+def test_all_is_well_and_nothing_is_downloaded() -> None:
+    check_all([spec(), spec(weights=None, arguments={"width": 2})], ["mine=mine", "kriegeskorte2008"], Path("data"))
+    assert [path.name for path in Path("data").iterdir()] == ["weights.pt"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "net_to_check:smal"}, "has no function 'smal'; did you mean 'small'"),
+        ({"network": "no_such_module:small"}, "importing no_such_module failed"),
+        ({"network": "network.pt", "weights": None}, r"network\.pt: no such file"),
+        ({"weights": "none.pt"}, r"data/none\.pt: no such weights"),
+        ({"arguments": {"width": 5}}, "weights do not fit"),
+        ({"arguments": {"depth": 5}}, "'depth'"),
+        ({"layers": ["7"]}, "no layer '7'"),
+        ({"preprocessing": None}, "say how it sees an image"),
+        ({"preprocessing": SEEN | {"image_size": 9}}, "fails on images as 9x9"),
+        ({"preprocessing": {"image_size": 9}}, "needs exactly image_size"),
+    ],
+)
+def test_a_wrong_model_is_named_in_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        check_all([spec(**changes)], [], Path("data"))
+    assert str(caught.value).startswith("model mine: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "--model-spec: Invalid JSON"),
+        ("{}", "--model-spec: network: Field required"),
+        ('{"network": "a:b", "layer": []}', "--model-spec: layer: Extra inputs .* its keys are network, name"),
+        ('{"network": "a:b", "layers": "fc"}', "--model-spec: layers: "),
+    ],
+)
+def test_a_wrong_description_of_a_model_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        check_all([text], [], Path("data"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_benchmark_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="did you mean 'kriegeskorte2008'"):
+        check_all([], ["kriegeskorte"], folder)
+    (folder / "mine/stimuli/b.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"b\.png \(stimulus_id 'b'\) cannot be read as an image"):
+        check_all([], ["mine=mine"], folder)
+    (folder / "mine/stimuli/b.png").unlink()
+    with pytest.raises(UserError, match=r"b\.png of stimulus_id 'b' does not exist"):
+        check_all([], ["mine=mine"], folder)
+
+
+def test_the_command_ends_with_status_2_and_one_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "brain_eval", "check", "--model-spec", spec(layers=["7"]), "--data", "data"]
+    run = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT), "PATH": ""}
+    )
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr == "brain_eval: model mine: net_to_check:small: no layer '7'; known: 0, 1, 2\n"

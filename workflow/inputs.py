@@ -1,0 +1,55 @@
+"""Files of the user's that jobs depend on: declared as inputs, so that a change of them reruns what it must."""
+
+from pathlib import Path
+
+from nmnc.config import Study
+from nmnc.errors import UserError
+from nmnc.modules import module_file
+from nmnc.runs import data_folder
+
+
+def _below(folder: Path) -> list[Path]:
+    """All visible files of a folder and its folders, in name order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def dataset_files(study: Study) -> list[Path]:
+    """The files of the training data that are there: an .npz file, a folder's images, CIFAR-10's file."""
+    if study.dataset is None:
+        return []
+    name, data = study.dataset.name, data_folder(study)
+    candidates = [data / "cifar10.npz"] if name == "cifar10" else [Path(name), data / name]
+    for path in candidates:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            return _below(path)
+    return []
+
+
+def benchmark_files(study: Study) -> list[Path]:
+    """Every file of the user's own benchmark folders that the study scores on; ours are pinned by hash."""
+    folders = study.evaluation.benchmark_folders
+    return [path for name in study.evaluation.benchmarks if name in folders for path in _below(folders[name])]
+
+
+def network_files(study: Study, network: str) -> list[Path]:
+    """The file behind a MODULE:FUNCTION that a trained network is built by."""
+    file = _module_file(study.networks[network].kind)
+    return [file] if file else []
+
+
+def model_files(study: Study, name: str) -> list[Path]:
+    """Weights and code of a reference model."""
+    model = study.evaluation.models[name]
+    file = _module_file(model.network)
+    files = [file] if file else [] if ":" in model.network else [Path(model.network)]
+    return files + ([data_folder(study) / model.weights] if model.weights else [])
+
+
+def _module_file(reference: str) -> Path | None:
+    """As `module_file`; a module that cannot be found is the check's business, not the DAG's."""
+    try:
+        return module_file(reference)
+    except UserError:
+        return None
