@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nmnc import runs
 from nmnc.config import Study
+from workflow.inputs import benchmark_files
 
 
 def check_options(study: Study, specs: Sequence[str]) -> list[str]:
@@ -23,7 +24,7 @@ def check_options(study: Study, specs: Sequence[str]) -> list[str]:
     return [*options, f"--data={runs.data_folder(study)}"] if options else []
 
 
-def stamps(study: Study, specs: Sequence[str]) -> Iterator[str]:
+def stamps(study: Study) -> Iterator[str]:
     """Path, time of change and size of each file of the user's that the checks read."""
     networks = [entry.kind for entry in study.networks.values()]
     for model in study.evaluation.models.values():
@@ -36,19 +37,19 @@ def stamps(study: Study, specs: Sequence[str]) -> Iterator[str]:
             yield _stamp(Path(network))  # a network.pt, or a network of ours, which has no such file
         elif module != "torchvision":
             yield from (_stamp(file) for file in module_files(module))
-    for spec in specs:
-        _, is_folder, folder = spec.partition("=")
-        if is_folder:
-            yield from (_stamp(path) for path in sorted(Path(folder).rglob("*")))
+    yield from (_stamp(file) for file in benchmark_files(study))
 
 
 def module_files(module: str) -> list[Path]:
-    """Files that importing `module` runs, its packages' first; without running them. [] where it is not found."""
+    """Files that importing `module` runs, its packages' first; [] where it is not found.
+
+    Nothing is imported: a mistake in the user's code is found by the check, in its own process.
+    """
     files: list[Path] = []
     places = [str(Path.cwd()), *sys.path]
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        found = PathFinder.find_spec(".".join(parts[:end]), places)
+    for part in module.split("."):
+        # By the last name alone: of a.b, without an __init__.py, Python looks up a among what is imported.
+        found = PathFinder.find_spec(part, places)
         if found is None:
             return []
         if found.has_location and found.origin:

@@ -74,7 +74,7 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
     digest = hashlib.sha256(path.read_bytes() + os.environ.get("NMNC_DATA", "").encode())
     for source in closure(root, ["nmnc.job", *(["brain_eval.check"] if evaluation else [])]):
         digest.update((root / source).read_bytes())
-    for stamp in stamps(study, specs):
+    for stamp in stamps(study):
         digest.update(stamp.encode())
     passed = Path(".snakemake/nmnc-brain") / f"checked-{digest.hexdigest()[:16]}"
     if passed.exists():

@@ -278,19 +278,31 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
     assert tables(copy) == tables(finished)
 
 
-def test_a_failed_job_says_what_to_mend_and_is_gone_on_from(project: Path, finished: Path, copy: Path) -> None:
-    forget(copy, "pixels/pixels/seed0")
+def test_a_missing_image_is_told_before_any_job_and_after_the_mend_nothing_is_lost(project: Path, copy: Path) -> None:
     image = copy / "mine/stimuli/image3.png"
-    content = image.read_bytes()
-    image.unlink()
+    image.rename(copy / "image3.png")
     run = snakemake(project, copy)
-    assert run.returncode == 1
-    [line] = [line for line in run.stdout.splitlines() if "brain_eval: " in line]
+    assert run.returncode == 2
+    [line] = [line for line in run.stdout.splitlines() if line.startswith("nmnc-brain: ")]
     assert "mine/stimuli/image3.png of stimulus_id 'image3' does not exist; put it there" in line
     assert "Traceback" not in run.stdout
-    assert not list((copy / RESULTS / "activations").rglob("pixels/**/*.nc"))
-    image.write_bytes(content)
+    (copy / "image3.png").rename(image)
+    assert planned(project, copy) == {}
+
+
+def test_a_failed_job_shows_its_line_and_after_the_mend_the_rest_goes_on(
+    project: Path, finished: Path, copy: Path
+) -> None:
+    exploding = {"kind": "nmnc", "training": {"epochs": 20, "learning_rate": 1e30, "clip_norm": None}}
+    write_study(copy, {"rules": {"nmnc": exploding}})
+    run = snakemake(project, copy)
+    assert run.returncode == 1
+    [line] = {line for line in run.stdout.splitlines() if line.startswith("nmnc: ")}
+    assert re.search(r"NaN or infinite at step \d+ in layer \w+; lower training.learning_rate", line)
+    assert "Traceback" not in run.stdout
+    assert not (copy / RESULTS / "networks/small/nmnc/seed0/network.pt").exists()
+    write_study(copy, {})
     run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
-    assert "rule train" not in run.stdout
+    assert len(re.findall("^rule train|train small by nmnc", run.stdout)) <= 1
     assert tables(copy) == tables(finished)

@@ -1,0 +1,29 @@
+"""Which files of the user's a network is made of: found without running them."""
+
+from pathlib import Path
+
+import pytest
+
+from workflow.evaluation import module_files
+
+
+@pytest.mark.parametrize(
+    ("module", "files"),
+    [
+        ("alone", ["alone.py"]),
+        ("outer.inner.net", ["outer/__init__.py", "outer/inner/net.py"]),
+        ("outer.inner.nett", []),
+        ("nowhere.net", []),
+        ("alone.net", []),
+        ("", []),
+        ("sys", []),
+    ],
+)
+def test_files_are_found_and_not_run(
+    module: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("alone.py", "outer/__init__.py", "outer/inner/net.py"):  # outer.inner has no __init__.py
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit\n")
+    assert module_files(module) == [tmp_path / file for file in files]
