@@ -123,7 +123,7 @@ class Evaluation(Section):
     models: dict[Name, ReferenceModel] = Field({}, description="reference models to score beside the rules")
     metrics: list[Literal["spearman", "rho-a"]] = Field(["spearman", "rho-a"], description="RDM comparisons")
     bootstrap_draws: int = Field(1000, ge=100, description="draws behind each interval")
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="coverage of each interval")
+    confidence: float = Field(0.95, ge=0.5, le=0.999, description="coverage of each interval")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
 
 

@@ -1,14 +1,12 @@
-"""What a study is scored with, as `python -m brain_eval check` is given it, and which files that is made of."""
+"""What a study is scored with, as `python -m brain_eval check` is given it, and stamps of the files behind it."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 
 from nmnc import runs
 from nmnc.config import Study
-from workflow.inputs import benchmark_files
+from workflow.inputs import benchmark_files, model_files, network_files
 
 
 def check_options(study: Study, specs: Sequence[str]) -> list[str]:
@@ -26,36 +24,11 @@ def check_options(study: Study, specs: Sequence[str]) -> list[str]:
 
 def stamps(study: Study) -> Iterator[str]:
     """Path, time of change and size of each file of the user's that the checks read."""
-    networks = [entry.kind for entry in study.networks.values()]
-    for model in study.evaluation.models.values():
-        networks.append(model.network)
-        if model.weights is not None:
-            yield _stamp(runs.data_folder(study) / model.weights)
-    for network in networks:
-        module, is_function, _ = network.partition(":")
-        if not is_function:
-            yield _stamp(Path(network))  # a network.pt, or a network of ours, which has no such file
-        elif module != "torchvision":
-            yield from (_stamp(file) for file in module_files(module))
+    for name in study.networks:
+        yield from (_stamp(file) for file in network_files(study, name))
+    for name in study.evaluation.models:
+        yield from (_stamp(file) for file in model_files(study, name))
     yield from (_stamp(file) for file in benchmark_files(study))
-
-
-def module_files(module: str) -> list[Path]:
-    """Files that importing `module` runs, its packages' first; [] where it is not found.
-
-    Nothing is imported: a mistake in the user's code is found by the check, in its own process.
-    """
-    files: list[Path] = []
-    places = [str(Path.cwd()), *sys.path]
-    for part in module.split("."):
-        # By the last name alone: of a.b, without an __init__.py, Python looks up a among what is imported.
-        found = PathFinder.find_spec(part, places)
-        if found is None:
-            return []
-        if found.has_location and found.origin:
-            files.append(Path(found.origin))
-        places = list(found.submodule_search_locations or [])
-    return files
 
 
 def _stamp(path: Path) -> str:

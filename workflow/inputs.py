@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from nmnc.config import Study
-from nmnc.errors import UserError
-from nmnc.modules import module_file
+from nmnc.modules import module_files
 from nmnc.runs import data_folder
 
 
@@ -34,22 +33,12 @@ def benchmark_files(study: Study) -> list[Path]:
 
 
 def network_files(study: Study, network: str) -> list[Path]:
-    """The file behind a MODULE:FUNCTION that a trained network is built by."""
-    file = _module_file(study.networks[network].kind)
-    return [file] if file else []
+    """The files behind a MODULE:FUNCTION that a trained network is built by."""
+    return module_files(study.networks[network].kind)
 
 
 def model_files(study: Study, name: str) -> list[Path]:
-    """Weights and code of a reference model."""
+    """Code and weights of a reference model, there or not."""
     model = study.evaluation.models[name]
-    file = _module_file(model.network)
-    files = [file] if file else [] if ":" in model.network else [Path(model.network)]
-    return files + ([data_folder(study) / model.weights] if model.weights else [])
-
-
-def _module_file(reference: str) -> Path | None:
-    """As `module_file`; a module that cannot be found is the check's business, not the DAG's."""
-    try:
-        return module_file(reference)
-    except UserError:
-        return None
+    own = module_files(model.network) if ":" in model.network else [Path(model.network)]
+    return own + ([data_folder(study) / model.weights] if model.weights else [])

@@ -12,7 +12,7 @@ from nmnc.checkpoint import load_network, weights_sha256
 from nmnc.config import study_from
 from nmnc.errors import UserError
 from nmnc.job import train_job
-from nmnc.modules import module_file
+from nmnc.modules import module_files
 
 CODE = """
 from torch import nn
@@ -93,13 +93,9 @@ def test_backprop_does_not_mind_chance(folder: Path) -> None:
 
 def test_the_file_behind_a_function_is_found(folder: Path) -> None:
     write(folder, "found_network", "ReLU")
-    found = module_file("found_network:network")
-    assert found is not None
+    (found,) = module_files("found_network:network")
     assert found.samefile(folder / "found_network.py")
-    assert module_file("convnet") is None
-    assert module_file("torchvision:resnet18") is None
-    with pytest.raises(UserError, match="no module named 'nowhere'"):
-        module_file("nowhere:network")
+    assert module_files("convnet") == module_files("torchvision:resnet18") == module_files("nowhere:network") == []
 
 
 def test_seeds_of_torch_are_left_as_they_were_by_the_check(folder: Path) -> None:

@@ -304,5 +304,5 @@ def test_a_failed_job_shows_its_line_and_after_the_mend_the_rest_goes_on(
     write_study(copy, {})
     run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
-    assert len(re.findall("^rule train|train small by nmnc", run.stdout)) <= 1
+    assert set(re.findall(r"train small by (\w+)", run.stdout)) == {"nmnc"}
     assert tables(copy) == tables(finished)

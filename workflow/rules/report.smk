@@ -61,10 +61,11 @@ rule tables:
         mem_mb=2000,
     params:
         results=subpath(output[0], ancestor=2),
+        confidence=EVALUATION.confidence,
     message:
         "tables of the study"
     shell:
-        "python -m brain_eval tables --results {params.results:q} 2> {log:q}"
+        "python -m brain_eval tables --results {params.results:q} --confidence {params.confidence} 2> {log:q}"
 
 
 rule report:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.evaluation import module_files
+from nmnc.modules import module_files
 
 
 @pytest.mark.parametrize(
@@ -26,4 +26,4 @@ def test_files_are_found_and_not_run(
     for name in ("alone.py", "outer/__init__.py", "outer/inner/net.py"):  # outer.inner has no __init__.py
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("raise SystemExit\n")
-    assert module_files(module) == [tmp_path / file for file in files]
+    assert module_files(f"{module}:function") == [tmp_path / file for file in files]
