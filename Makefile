@@ -47,7 +47,7 @@ lock: ## Write requirements.lock anew from pyproject.toml (needs uv; ARGS=--upgr
 
 clean: ## Delete results of studies (never results/reference), .snakemake and caches; .venv and data stay
 	@if [ -d results ]; then find results -mindepth 1 -maxdepth 1 ! -name reference -exec rm -rf {} +; fi
-	rm -rf .snakemake .checkpoints .pytest_cache .mypy_cache .ruff_cache .hypothesis build
+	rm -rf .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build
 	@find . -name .venv -prune -o -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## Show this list
