@@ -166,7 +166,7 @@ def _fill(module: nn.Module, path: Path, source: str) -> None:
         raise UserError(f"{path}: no such weights for {source}; mend --weights")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         reason = _one_line(error).split(". ")[0]
         raise UserError(f"{path}: not a state dict torch can load with weights_only=True ({reason})") from None
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}

@@ -176,6 +176,16 @@ def test_weights_that_do_not_fit_are_refused(user_module, tmp_path, change, mess
     assert "\n" not in str(error.value)
 
 
+def test_weights_cut_off_anywhere_are_refused(user_module, tmp_path):
+    torch.save(load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict(), tmp_path / "w.pt")
+    whole = (tmp_path / "w.pt").read_bytes()
+    for length in (0, 1, 10, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "w.pt").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"w\.pt: not a state dict torch can load") as error:
+            load_model(f"{user_module}:small", weights=tmp_path / "w.pt", preprocessing=SEEN)
+        assert "\n" not in str(error.value)
+
+
 def test_weights_that_hold_code_are_never_run(user_module, tmp_path):
     class Trap:
         def __reduce__(self):
