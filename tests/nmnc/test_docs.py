@@ -1,0 +1,30 @@
+"""The rule that docs/adding-a-rule.md teaches works as it stands there."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from nmnc import rules
+from nmnc.config import Noise
+from nmnc.networks.mlp import mlp
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "adding-a-rule.md"
+
+
+def test_the_rule_of_the_docs_can_be_registered_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    code = [line for line in text.splitlines() if line.startswith("       ")]
+    names = {"Rule": rules.Rule, "torch": torch}
+    exec(textwrap.dedent("\n".join(code)), names)
+    monkeypatch.setitem(rules.RULES, "random_feedback", names["RandomFeedback"])
+    network = mlp((1, 2, 2), 3, hidden=[6, 5])
+    rule, other = (rules.make_rule("random_feedback", network, [6, 5], 3, Noise(), seed) for seed in (1, 2))
+    rule.start([])
+    error = torch.randn(4, 3)
+    assert [signal.shape for signal in rule.signals(error)] == [(4, 6), (4, 5)]
+    other.start([])
+    other.load_state_dict(rule.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(rule.signals(error), other.signals(error), strict=True))
+    assert rule.local
