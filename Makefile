@@ -14,7 +14,7 @@ IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 .DEFAULT_GOAL := default
 .PHONY: default env test lint cifar10 plan lock clean help
 
-default: .venv/.installed ## The default study: digits, a simulated ventral stream; 4 minutes, no data needed
+default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, no data needed
 	@$(call STUDY,config/default.yaml)
 	@echo "report: results/default/report.html"
 	@echo "tables: results/default/tables/"
