@@ -1,6 +1,5 @@
 """Where a network comes from: a network.pt of nmnc, torchvision, the user's MODULE:FUNCTION, or the pixels."""
 
-import hashlib
 import importlib
 import inspect
 import json
@@ -18,6 +17,7 @@ from brain_eval.errors import UserError
 from brain_eval.stimuli import EXAMPLE, Preprocessing
 from nmnc.errors import UserError as TrainingError
 from nmnc.errors import did_you_mean
+from nmnc.modules import code_sha256
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load_model(
         layers=_chosen(module, layers, source),
         preprocessing=own,
         weights_sha256=_weights_sha256(module),
-        code_sha256=_code_sha256(module),
+        code_sha256=code_sha256(module),
     )
 
 
@@ -221,21 +221,6 @@ def _weights_sha256(module: nn.Module) -> str:
     from nmnc.checkpoint import weights_sha256
 
     return weights_sha256(module)
-
-
-def _code_sha256(module: nn.Module) -> str:
-    """Hash of the structure as torch prints it and of the files that define classes of the module."""
-    files = set()
-    for kind in {type(part) for part in module.modules()}:
-        if not kind.__module__.startswith("torch."):
-            try:
-                files.add(Path(inspect.getfile(kind)))
-            except (TypeError, OSError):
-                continue  # made on the spot or compiled: the structure must do
-    digest = hashlib.sha256(repr(module).encode())
-    for content in sorted(path.read_bytes() for path in files):
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def _one_line(error: Exception) -> str:

@@ -43,16 +43,7 @@ def fetch(config: Config, out: Annotated[Path, typer.Option(help="JSON file to w
     if study.dataset is None:
         raise UserError(f"{config}: it has no dataset; add dataset.name")
     dataset = load_dataset(study.dataset, data_folder(study))
-    facts = {
-        "name": dataset.name,
-        "sha256": dataset.sha256,
-        "preprocessing": dataset.preprocessing(),
-        "classes": dataset.classes,
-        "n_train": len(dataset.train_labels),
-        "n_test": len(dataset.test_labels),
-        "citation": dataset.citation,
-        "licence": dataset.licence,
-    }
+    facts = dataset.facts() | {"preprocessing": dataset.preprocessing(), "classes": dataset.classes}
     write_text(out, json.dumps(facts, indent=2) + "\n")
 
 

@@ -26,7 +26,7 @@ def save_network(path: Path, network: Network, config: dict[str, Any]) -> None:
             `preprocessing` (image_size, channels, mean, std), and whatever else describes the run.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    _save(path, {"format": FORMAT, "config": config, "state_dict": weights})
+    save_state(path, {"format": FORMAT, "config": config, "state_dict": weights})
 
 
 def load_network(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -78,20 +78,15 @@ def run_key(description: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write resume state (tensors and plain data) in one move."""
-    _save(path, state)
-
-
-def load_state(path: Path) -> dict[str, Any] | None:
-    """Resume state, or None where there is none."""
-    return read_torch(path) if path.exists() else None
-
-
-def _save(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain data in one move."""
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Write resume state, or any tensors and plain data, in one move."""
     # Through memory: torch itself turns a full disk into a RuntimeError, and writes the file's name into the file.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """Resume state, or None where there is none."""
+    return read_torch(path) if path.exists() else None

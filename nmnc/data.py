@@ -50,6 +50,17 @@ class Dataset:
         channels, height, width = self.train_images.shape[1:]
         return channels, height, width
 
+    def facts(self) -> dict[str, Any]:
+        """What provenance says of a data set, as plain data."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "citation": self.citation,
+            "licence": self.licence,
+            "n_train": len(self.train_labels),
+            "n_test": len(self.test_labels),
+        }
+
     def preprocessing(self) -> dict[str, Any]:
         """How the networks trained on these images see an image, as plain data."""
         return {

@@ -13,7 +13,7 @@ from nmnc.config import NetworkEntry, Study
 from nmnc.data import Dataset, image_shape_of, load_dataset
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files import only_writer, remove_remnants, write_csv, write_text
-from nmnc.modules import source_sha256
+from nmnc.modules import code_sha256
 from nmnc.networks import build_network, layer_sizes
 from nmnc.provenance import git_commit, hardware, versions
 from nmnc.rules import make_rule
@@ -95,14 +95,6 @@ def _publish(out: Path, study: Study, identity: Identity, trainer: Trainer, data
     remove_remnants(out)
     (out / "network.pt").unlink(missing_ok=True)
     entry = study.networks[identity.network]
-    facts = {
-        "name": dataset.name,
-        "sha256": dataset.sha256,
-        "citation": dataset.citation,
-        "licence": dataset.licence,
-        "n_train": len(dataset.train_labels),
-        "n_test": len(dataset.test_labels),
-    }
     run = trainer.run.model_dump(mode="json")
     provenance = {
         "study": study.study,
@@ -112,7 +104,7 @@ def _publish(out: Path, study: Study, identity: Identity, trainer: Trainer, data
         "hardware": hardware(trainer.device),
         "threads": study.threads,
         "device": trainer.device.type,
-        "dataset": facts,
+        "dataset": dataset.facts(),
         "started": started,
         "finished": now(),
         "seconds": round(sum(trainer.seconds.values()), 3),
@@ -142,7 +134,7 @@ def _network_sha256(entry: NetworkEntry, dataset: Dataset) -> str:
     """Hash of the code that a network is built from, the user's own above all."""
     with torch.random.fork_rng(devices=[]):
         network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments)
-    return source_sha256(entry.kind, network)
+    return code_sha256(network, entry.kind)
 
 
 def _source_sha256() -> str:

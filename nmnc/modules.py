@@ -35,17 +35,21 @@ def module_files(reference: str) -> list[Path]:
     return files
 
 
-def source_sha256(reference: str, built: Any) -> str:
-    """Hex SHA-256 over the files of MODULE in MODULE:FUNCTION and those of the classes it built modules from.
+def code_sha256(module: Any, reference: str = "") -> str:
+    """Hex SHA-256 over a torch module's structure and the files that define its classes, torch's own left out.
 
     Args:
-        reference: MODULE:FUNCTION, or a name of ours (then only the classes count).
-        built: a torch module.
+        module: a torch module.
+        reference: the MODULE:FUNCTION that built it, whose files then count too.
     """
-    files = {inspect.getsourcefile(type(module)) for module in built.modules()}
-    paths = {Path(file) for file in files if file} | set(module_files(reference))
-    theirs = {path for path in paths if "site-packages" not in path.parts}
-    digest = hashlib.sha256()
-    for path in sorted(theirs):
-        digest.update(path.name.encode() + b"\n" + path.read_bytes())
+    files = set(module_files(reference))
+    for kind in {type(part) for part in module.modules()}:
+        if not kind.__module__.startswith("torch."):
+            try:
+                files.add(Path(inspect.getfile(kind)))
+            except (TypeError, OSError):
+                continue  # made on the spot or compiled: the structure must do
+    digest = hashlib.sha256(repr(module).encode())
+    for content in sorted(path.read_bytes() for path in files):
+        digest.update(content)
     return digest.hexdigest()
