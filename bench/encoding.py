@@ -8,16 +8,13 @@ differences are printed). Ridge is timed against RidgeCV with a penalty per neur
 python bench/encoding.py [--quick] [--part pls|ridge] [--repeats N] [--threads N] [--out FILE.csv]
 """
 
-import argparse
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import compare, write
+from side_by_side import compare, options, write
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
@@ -102,13 +99,7 @@ def cases(sizes: Sizes, parts: Sequence[str] = PARTS) -> list[Case]:
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the bench; returns its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that both sides agree")
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of each comparison")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="BLAS threads of both sides")
-    parser.add_argument("--out", type=Path, help="CSV to write")
-    chosen = parser.parse_args(arguments)
+    chosen = options(__doc__, PARTS, arguments)
     rows = []
     for case in cases(QUICK if chosen.quick else Sizes(), chosen.part or PARTS):
         results: dict[str, np.ndarray] = {}

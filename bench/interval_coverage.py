@@ -11,8 +11,6 @@ About 40 minutes on one core; --quick runs 40 data sets of the smallest cases.
 """
 
 import argparse
-import csv
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from side_by_side import write
 
 from brain_eval.rdms import correlation_rdm, upper_triangle
 from brain_eval.resampling import bootstrap_counts, weighted_moments
@@ -193,15 +190,7 @@ def main() -> None:
         rows.append(row)
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print(", ".join(texts), flush=True)
-    if given.out is not None:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(
-                {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
-                for row in rows
-            )
+    write(given.out, rows, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ torch's allocator) less what the process held before it built the network: libra
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -73,14 +72,8 @@ def main() -> None:
             }
         )  # fmt: skip
         print(f"memory, {kind}, basis of {basis_images} images: {peak:.0f} MB = {ratio:.3g} of backprop; goal: {GOAL}")
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    side_by_side.write(given.out, rows, COLUMNS)
 
 
 if __name__ == "__main__":
-    assert side_by_side  # puts the project on the path
     main()

@@ -8,10 +8,8 @@ of two RDMs is timed against rsatoolbox's.
 python bench/rdms.py [--quick] [--part rdm|whitened|memory] [--repeats N] [--threads N] [--out FILE.csv]
 """
 
-import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import warnings
@@ -21,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from side_by_side import compare, write
+from side_by_side import compare, facts, options, write
 from threadpoolctl import threadpool_limits
 
 from brain_eval.rdms import correlation_rdm, upper_triangle
@@ -121,36 +119,24 @@ def measured_many(n: int, neuroids: int, metric: str, threads: int) -> dict[str,
 
 def memory_row(sizes: Sizes, metric: str, threads: int) -> dict[str, Any]:
     """Measure the comparison of many stimuli and print it."""
-    import torch
-
-    from nmnc.provenance import git_commit, hardware, versions
-
     found = measured_many(sizes.many, sizes.many_neuroids, metric, threads)
-    peak, machine = found["peak"] / 1e9, hardware(torch.device("cpu"))
+    peak, where = found["peak"] / 1e9, facts("cpu", threads)
     name = f"{sizes.many} x {sizes.many_neuroids} features compared by {metric}, peak resident GB"
     print(
         f"rdms, {name} = {peak:.3g} of {BUDGET_GB:g} ({found['seconds']:.3g} s; {found['before'] / 1e9:.2g} GB before; "
-        f"similarity {found['value']:.4f}; {machine['cpu']}, {threads} threads)",
+        f"similarity {found['value']:.4f}; {where['cpu']}, {threads} threads)",
         flush=True,
     )
     return {
         "bench": "rdms", "case": name, "ours": f"{peak:.4g} GB", "other": f"{BUDGET_GB:g} GB",
         "seconds_ours": found["seconds"], "seconds_other": "", "ratio": BUDGET_GB / peak, "ratio_low": "",
-        "ratio_high": "", "goal": "at least 1", "repeats": 1, "threads": threads, "cpu": machine["cpu"],
-        "gpu": machine["gpu"], "platform": platform.system(), "torch": versions().get("torch"),
-        "numpy": versions().get("numpy"), "git": git_commit(),
+        "ratio_high": "", "goal": "at least 1", "repeats": 1, **where,
     }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the bench; returns its rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes, to see that both sides agree")
-    parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be repeated")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of each timed comparison")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="BLAS threads of both sides")
-    parser.add_argument("--out", type=Path, help="CSV to write")
-    chosen = parser.parse_args(arguments)
+    chosen = options(__doc__, PARTS, arguments)
     sizes, parts = QUICK if chosen.quick else Sizes(), chosen.part or PARTS
     rows: list[dict[str, Any]] = []
     for part, cases in (("rdm", rdm_cases), ("whitened", whitened_cases)):

@@ -1,6 +1,8 @@
 """What every bench shares: timing two or more functions in turn within one process, and saying so."""
 
+import argparse
 import csv
+import os
 import platform
 import statistics
 import sys
@@ -17,6 +19,30 @@ COLUMNS = (
     "bench", "case", "ours", "other", "seconds_ours", "seconds_other", "ratio", "ratio_low", "ratio_high", "goal",
     "repeats", "threads", "cpu", "gpu", "platform", "torch", "numpy", "git",
 )  # fmt: skip
+
+
+def options(
+    description: str | None, parts: Sequence[str], arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Command line of a bench in parts: quick, part, repeats, threads and out."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that both sides agree")
+    parser.add_argument("--part", choices=parts, action="append", help="only this; may be repeated")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of each timed comparison")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="BLAS threads of both sides")
+    parser.add_argument("--out", type=Path, help="CSV to write")
+    return parser.parse_args(arguments)
+
+
+def facts(device: str, threads: int) -> dict[str, Any]:
+    """Where a row was measured: its columns from `threads` on."""
+    import torch
+
+    machine, installed = hardware(torch.device(device)), versions()
+    return {
+        "threads": threads, "cpu": machine["cpu"], "gpu": machine["gpu"], "platform": platform.system(),
+        "torch": installed.get("torch"), "numpy": installed.get("numpy"), "git": git_commit(),
+    }  # fmt: skip
 
 
 def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -46,21 +72,16 @@ def compare(
         Median seconds of both; the ratio is the median of the rounds' own ratios, with their lowest and
         highest: what slows the machine for a while slows both sides of a round.
     """
-    import torch
-
     ours[1](), other[1]()
     clock = time.process_time if threads == 1 and device == "cpu" else time.perf_counter
     rounds = [(timed(ours[1], clock), timed(other[1], clock)) for _ in range(repeats)]
     ratios = [b / a if faster else a / b for a, b in rounds]
-    machine = hardware(torch.device(device))
     row: dict[str, Any] = {
         "bench": bench, "case": case, "ours": ours[0], "other": other[0],
         "seconds_ours": statistics.median(a for a, _ in rounds),
         "seconds_other": statistics.median(b for _, b in rounds),
         "ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios),
-        "goal": goal, "repeats": repeats, "threads": threads,
-        "cpu": machine["cpu"], "gpu": machine["gpu"], "platform": platform.system(),
-        "torch": versions().get("torch"), "numpy": versions().get("numpy"), "git": git_commit(),
+        "goal": goal, "repeats": repeats, **facts(device, threads),
     }  # fmt: skip
     what = f"{other[0]} / {ours[0]}" if faster else f"{ours[0]} / {other[0]}"
     print(
@@ -72,13 +93,13 @@ def compare(
     return row
 
 
-def write(out: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows as CSV where `out` is given."""
+def write(out: Path | None, rows: Sequence[dict[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+    """Write the rows as CSV where `out` is given, numbers with six digits."""
     if out is None:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     with out.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})

@@ -138,13 +138,13 @@ class Point(NamedTuple):
 
 def points_of(rules: dict[str, RuleEntry], training: Training, noise: Noise, sweep: Sweep) -> Iterator[Point]:
     """The points of a sweep over rules of a study with these sections; ValueError for an unknown rule or key."""
+    bases = {"training": training.model_dump(), "noise": noise.model_dump()}
     for rule, chosen in product(sweep.rules, product(*sweep.values.values())):
         if rule not in rules:
             raise ValueError(f"unknown rule {rule!r}{did_you_mean(rule, rules)}")
         entry = rules[rule]
         values = dict(zip(sweep.values, chosen, strict=True))
         sections = {"training": entry.training | sweep.training, "noise": entry.noise | sweep.noise}
-        bases = {"training": training.model_dump(), "noise": noise.model_dump()}
         same = not sweep.noise
         for key, value in values.items():
             section, _, name = key.partition(".")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from brain_eval.figures import save_all
@@ -59,14 +60,26 @@ def _bars(rows: pd.DataFrame) -> "np.ndarray[tuple[int, int], np.dtype[np.float6
     return np.nan_to_num(np.stack([below.to_numpy(dtype=float), above.to_numpy(dtype=float)]))
 
 
-def _legend(figure: object, rules: Sequence[str], further: Sequence[Line2D] = ()) -> None:
+def _legend(figure: Figure, rules: Sequence[str], further: Sequence[Line2D] = ()) -> None:
     styles = {rule: _style(rule) for rule in dict.fromkeys(rules)}
-    legend_below(figure, [*rule_handles(styles, list(styles)), *further])  # type: ignore[arg-type]
+    legend_below(figure, [*rule_handles(styles, list(styles)), *further])
 
 
 def _seeds(rows: pd.DataFrame) -> str:
     low, high = int(rows["n"].min()), int(rows["n"].max())
     return f"n = {low} seeds" if low == high else f"n = {low} to {high} seeds"
+
+
+def _over_epochs(rows: pd.DataFrame, ylabel: str, sharey: bool) -> tuple[Figure, dict[str, Axes]]:
+    """A panel per layer with every rule's mean and interval against the epoch; the panels by layer."""
+    layers = list(dict.fromkeys(rows["layer"]))
+    figure, axes = panel_grid(len(layers), 4, (3.0, 2.6), sharey=sharey)
+    panels = dict(zip(layers, axes, strict=True))
+    for layer, axis in panels.items():
+        for rule, own in rows[rows["layer"].eq(layer)].groupby("rule", sort=False):
+            _band(axis, own, "epoch", str(rule))
+        axis.set(title=plain(layer), xlabel="epoch", ylabel=ylabel)
+    return figure, panels
 
 
 @styled
@@ -103,12 +116,7 @@ def layer_figure(table: pd.DataFrame, space: str) -> CaptionedFigure | None:
     rows = rows[rows["rule"].isin(shown)]
     if rows.empty:
         return None
-    layers = list(dict.fromkeys(rows["layer"]))
-    figure, axes = panel_grid(len(layers), 4, (3.0, 2.6))
-    for axis, layer in zip(axes, layers, strict=True):
-        for rule, own in rows[rows["layer"].eq(layer)].groupby("rule", sort=False):
-            _band(axis, own, "epoch", str(rule))
-        axis.set(title=plain(layer), xlabel="epoch", ylabel="cosine with backprop's gradient")
+    figure, _ = _over_epochs(rows, "cosine with backprop's gradient", sharey=True)
     _legend(figure, list(rows["rule"]))
     caption = f"Cosine between each rule's gradient and backprop's in {space} space, {INTERVAL} ({_seeds(rows)})."
     return CaptionedFigure(f"claims_C1-{space}", f"C1: alignment in {space} space", caption, caption, figure)
@@ -124,14 +132,11 @@ def row_space_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     alpha = rows[rows["quantity"].eq("alpha_jacobian")]
     if alpha.empty:
         return None
-    layers = list(dict.fromkeys(alpha["layer"]))
-    figure, axes = panel_grid(len(layers), 4, (3.0, 2.6), sharey=False)
-    for axis, layer in zip(axes, layers, strict=True):
-        for rule, own in alpha[alpha["layer"].eq(layer)].groupby("rule", sort=False):
-            _band(axis, own, "epoch", str(rule))
+    figure, panels = _over_epochs(alpha, "|J U|² / |J|²", sharey=False)
+    for layer, axis in panels.items():
         chance = rows[rows["quantity"].eq("chance") & rows["layer"].eq(layer)]["mean"].max()
         axis.axhline(chance, color="black", linestyle=":", linewidth=1.0)
-        axis.set(title=plain(layer), xlabel="epoch", ylabel="|J U|² / |J|²", ylim=(0, None))
+        axis.set(ylim=(0, None))
     _legend(figure, list(alpha["rule"]), [Line2D([], [], color="black", linestyle=":", label="d / n")])
     caption = (
         "Part of the Jacobian (squared) within the manifold's leading d axes (for random_subspace: within its random "

@@ -36,9 +36,9 @@ def settings(runs: Runs, a: str, b: str) -> Iterator[tuple[str, str, str]]:
             pairs.setdefault((str(row.label), str(others.get(row.value, b))), f"{sweep} {row.value}")
     swept = set(runs.sweeps["label"])
     for label in sorted(labels - swept):
-        if label.startswith(f"{a}-") and f"{b}-{label.removeprefix(f'{a}-')}" in labels:
-            other = f"{b}-{label.removeprefix(f'{a}-')}"
-            pairs.setdefault((label, other), label.removeprefix(f"{a}-"))
+        setting = label.removeprefix(f"{a}-")
+        if setting != label and f"{b}-{setting}" in labels:
+            pairs.setdefault((label, f"{b}-{setting}"), setting)
     for (of_a, of_b), setting in pairs.items():
         yield setting, of_a, of_b
 
