@@ -121,6 +121,9 @@ class Study(Section):
     training: Training = Training()
     noise: Noise = Noise()
     diagnostics: Diagnostics = Diagnostics()
+    diagnosed: list[Name] | None = Field(
+        None, description="labels of rules whose networks' manifold is measured for the claims; empty: all"
+    )
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
@@ -134,6 +137,9 @@ class Study(Section):
             raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
         if not self.networks and not self.evaluation.models:
             raise ValueError("nothing to do; add a network to networks or a model to evaluation.models")
+        for name in self.diagnosed or []:
+            if name not in self.labels():
+                raise ValueError(f"diagnosed: unknown rule {name!r}{did_you_mean(name, self.labels())}")
         for name in self.evaluation.rules or []:
             if name not in self.labels():
                 raise ValueError(f"evaluation.rules: unknown rule {name!r}{did_you_mean(name, self.labels())}")

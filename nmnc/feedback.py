@@ -30,6 +30,9 @@ class Feedback(Protocol):
     def update(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
         """B <- (1 - eta) B + eta mean(dy xi^T) / variance, for dy (M, classes) and xi (M, units)."""
 
+    def learn(self, jacobian: Tensor, rate: float) -> None:
+        """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), or what of it lies in the basis."""
+
     def signal(self, error: Tensor) -> Tensor:
         """e B: (batch, classes) -> (batch, units), the estimated gradient with respect to the layer."""
 
@@ -58,6 +61,10 @@ class FullFeedback:
         estimate = _estimate(response, perturbation)
         self.matrix.lerp_(estimate if self.basis is None else estimate @ self.basis.T, rate)
 
+    def learn(self, jacobian: Tensor, rate: float) -> None:
+        """See `Feedback.learn`."""
+        self.matrix.lerp_(jacobian if self.basis is None else (jacobian @ self.basis) @ self.basis.T, rate)
+
     def signal(self, error: Tensor) -> Tensor:
         """See `Feedback.signal`."""
         return error @ self.matrix
@@ -78,6 +85,10 @@ class FactoredFeedback:
     def update(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
         """See `Feedback.update`; the estimate is mean(dy z^T) / s."""
         self.matrix.lerp_(_estimate(response, perturbation), rate)
+
+    def learn(self, jacobian: Tensor, rate: float) -> None:
+        """See `Feedback.learn`."""
+        self.matrix.lerp_(jacobian @ self.basis, rate)
 
     def signal(self, error: Tensor) -> Tensor:
         """See `Feedback.signal`; (e C) U^T."""

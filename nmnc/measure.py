@@ -24,16 +24,21 @@ from nmnc.networks import Network
 from nmnc.principal_angles import principal_angles
 from nmnc.row_space import RowSpace, median_share, over_draws, row_space, total_share
 from nmnc.runs import data_folder
+from nmnc.signal_losses import mean_jacobian, signal_losses
 
 #: quantity: two_nn, participation_ratio, components_90/95/99 (dimension of the activity; `fraction` of the images),
 #: alpha_gradient, alpha_jacobian (`subspace` of `d` dimensions; `chance` is d/n), principal_angle (degrees, number
-#: `axis` of those between the subspace and the Jacobian's leading right singular vectors).
+#: `axis` of those between the subspace and the Jacobian's leading right singular vectors), cosine_activity and
+#: cosine_weight (of a `signal` that is exact but for an average or a projection, with backprop's gradient).
 #: subspace: principal (components of the activity) or random (mean over draws; low and high hold 95 % of draws).
 COLUMNS = (
-    "layer", "quantity", "subspace", "d", "axis", "fraction", "value", "low", "high", "chance", "n_images", "n_units",
+    "layer", "quantity", "signal", "subspace", "d", "axis", "fraction", "value", "low", "high", "chance", "n_images",
+    "n_units",
 )  # fmt: skip
 #: Dimensions of the subspaces; those below the layer's number of units are taken.
 DIMENSIONS = (8, 16, 32, 64, 128)
+#: Dimension of the subspaces that signals are projected on, where the layer has more units.
+SIGNAL_DIMENSIONS = 64
 #: Random subspaces per layer.
 DRAWS = 10
 #: Images of one forward pass.
@@ -129,8 +134,15 @@ def measure(network: Network, images: Images, generator: torch.Generator) -> Ite
             found = row_space(network, stage, images.held_out, images.labels, [principal, *draws])
         except FloatingPointError:
             raise UserError(f"layer {layer}: its gradients are NaN or infinite; train the network again") from None
+        shared = {"layer": layer, "n_units": units, "n_images": len(images.labels)}
         for row in _along_subspaces(sizes, found, principal, draws):
-            yield {"layer": layer, "n_units": units, "n_images": len(images.labels)} | row
+            yield shared | row
+        d = min(sizes[-1], SIGNAL_DIMENSIONS)
+        subspaces = {"principal": principal, "random": draws[0]}
+        subspaces = {name: basis[:, :d] for name, basis in subspaces.items() if basis.shape[1] >= d}
+        mean = mean_jacobian(network, stage, images.activity)
+        for row in signal_losses(network, stage, images.held_out, images.labels, mean, subspaces):
+            yield shared | row
 
 
 def _dimensions(activity: Tensor, generator: torch.Generator) -> Iterator[dict[str, Any]]:

@@ -110,6 +110,33 @@ def joint_response(network: Network, clean: list[Tensor], perturbations: list[Pe
         return _tangents(network, clean, perturbations, together=True)[0]
 
 
+def mean_jacobians(network: Network, clean: list[Tensor], images: int, record: Record) -> list[Tensor]:
+    """The Jacobian of the logits at every hidden stage's output, averaged over the first `images` of a batch.
+
+    What the correlation of noise with the response tends to for infinitely many, infinitely small perturbations of
+    each image. One backward pass per output.
+
+    Args:
+        network: the network.
+        clean: outputs of the hidden stages for the batch, (batch, ...) each.
+        images: M.
+        record: batch-norm statistics and dropout masks of the clean pass.
+
+    Returns:
+        float32 (classes, units) per hidden stage.
+    """
+    with torch.enable_grad(), replaying(network, record, images):
+        hidden = [clean[0][:images].detach().requires_grad_()]
+        for stage in network.stages[1:-1]:
+            hidden.append(stage(hidden[-1]))
+        logits = network.suffix(hidden[-1], len(hidden))
+        rows = [
+            [part.flatten(1).mean(0) for part in torch.autograd.grad(output.sum(), hidden, retain_graph=True)]
+            for output in logits.T
+        ]
+    return [torch.stack(of_stage) for of_stage in zip(*rows, strict=True)]
+
+
 def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbation], sign: int) -> list[Tensor]:
     """Logits (M, classes) for every hidden stage's copies perturbed by sign * noise."""
     images = len(perturbations[0].noise)

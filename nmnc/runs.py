@@ -32,6 +32,11 @@ def trained(study: Study) -> list[Identity]:
     ]
 
 
+def diagnosed(study: Study) -> list[Identity]:
+    """The trained networks whose manifold is measured."""
+    return [run for run in trained(study) if study.diagnosed is None or run.rule in study.diagnosed]
+
+
 def references(study: Study) -> list[Identity]:
     """The models that are scored but not trained here, and the pixels."""
     models = [Identity(name, "pretrained", "pretrained", 0) for name in study.evaluation.models]

@@ -67,8 +67,11 @@ class Noise(Section):
     images: int = Field(8, ge=1, description="M, images of the batch that are perturbed at each refresh")
     refresh_every: int = Field(1, ge=1, description="b, batches between two refreshes of the feedback")
     rate: float = Field(0.2, gt=0, le=1, description="eta, weight of the newest estimate in the running feedback")
-    estimator: Literal["antithetic", "one_sided", "forward_mode"] = Field(
-        "antithetic", description="response to noise: two-sided or one-sided difference, or exact (torch.func.jvp)"
+    estimator: Literal["antithetic", "one_sided", "forward_mode", "infinite"] = Field(
+        "antithetic",
+        description="response to noise: two-sided or one-sided difference, or exact (torch.func.jvp); infinite: no "
+        "noise, the Jacobian that infinitely many perturbations of each image would find (a control: vnc, nmnc, "
+        "random_subspace)",
     )
     per_image: bool = Field(
         False, description="no running feedback: each image's signal from its own noise; needs images = batch_size"

@@ -103,22 +103,27 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
 def _training(
     study: Study, device: "torch.device", start: float
 ) -> tuple[list[Part], list[Part], dict[str, tuple[int, "Model"]]]:
-    """Training jobs, their files, and per network the number of its runs and the network as a model."""
+    """Training jobs, their files, and per network the number of its runs that are scored and it as a model."""
     from workflow.cost_of_training import training_cost
 
     jobs, files, models = [], [], {}
     for name, entry in study.networks.items():
         images, loading = _images(study)
+        labels = study.labels(name)
+        if not labels:
+            continue
         costs = {
             label: training_cost(study.run(label), entry, images, device)
-            for label in tqdm(study.labels(), f"measuring {name}", disable=None, leave=False)
+            for label in tqdm(labels, f"measuring {name}", disable=None, leave=False)
         }
         for label, cost in costs.items():
             seconds = start + loading + cost.seconds
-            jobs.append(Part(f"train {name}, {label}", len(study.seeds), seconds, training=True))
-        number = len(costs) * len(study.seeds)
+            jobs.append(Part(f"train {name}, {label}", len(study.seeds_of(label)), seconds, training=True))
+        number = sum(len(study.seeds_of(label)) for label in labels)
         files.append(Part(f"checkpoints of {name}", number, mean(cost.size for cost in costs.values())))
-        models[name] = number, _as_model(costs[study.labels()[0]].network, images)
+        scored = sum(one.network == name for one in runs.scored(study))
+        if scored:
+            models[name] = scored, _as_model(costs[labels[0]].network, images)
     return jobs, files, models
 
 
@@ -129,9 +134,10 @@ def _evaluation(
     """Jobs that extract and score, and their files."""
     from workflow.cost_of_evaluation import evaluation_cost
 
-    models = trained | {
-        name: (1, model) for name, model in _references(study, [model for _, model in trained.values()])
-    }
+    models = dict(trained)
+    if benchmarks:
+        seen = [model for _, model in trained.values()]
+        models |= {name: (1, model) for name, model in _references(study, seen)}
     costs = {
         name: evaluation_cost(models[name][1], benchmarks, BATCH_SIZE, device)
         for name in tqdm(models, "measuring benchmarks", disable=None, leave=False)
@@ -251,9 +257,9 @@ def main(
     except (UserError, EvaluationError) as error:
         raise UserError(f"{config}: {error}") from None
     needed = hours(jobs, cores, study.threads, device == "cuda")
-    counts = f"{len(study.networks)} networks x {len(study.labels())} rules x {len(study.seeds)} seeds"
+    counts = f"networks: {len(study.networks)}, rules: {len(study.labels())}, seeds: {len(study.seeds)}"
     results = study.paths.results if study.paths.results.is_dir() else Path()
-    print(f"{config}: {len(runs.trained(study))} runs ({counts}), scored on {', '.join(specs)}\n")
+    print(f"{config}: {len(runs.trained(study))} runs ({counts}), scored on {', '.join(specs) or 'nothing'}\n")
     print(table("jobs", jobs, duration), table("files", files, amount), sep="\n\n")
     least = "at least " if any(isnan(job.all) for job in jobs) else ""
     print(f"\n{least}{needed:.2f} hours ({duration(needed * 3600)}) on {cores} cores of this machine, {device}")

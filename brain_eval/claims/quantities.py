@@ -13,6 +13,7 @@ import pandas as pd
 from brain_eval.claims.law import points as law_points
 from brain_eval.claims.law import settings
 from brain_eval.claims.runs import Runs
+from brain_eval.claims.signals import estimation_loss, signal_loss_difference
 from brain_eval.errors import UserError
 
 
@@ -242,5 +243,7 @@ QUANTITIES: dict[str, Callable[..., "pd.Series[float]"]] = {
         width_slope,
         law_agreement,
         similarity_difference,
+        signal_loss_difference,
+        estimation_loss,
     )
 }

@@ -45,6 +45,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
     "noise.adaptive": (("nmnc",), "do not set it for {kind}"),
     "noise.mean_direction": (("nmnc",), "do not set it for {kind}"),
     "noise.per_image": (("vnc", "nmnc", "random_subspace"), "do not set it for {kind}"),
+    "noise.estimator infinite": (("vnc", "nmnc", "random_subspace"), "give {kind} antithetic"),
 }
 
 
@@ -69,6 +70,7 @@ def _refuse_foreign(kind: str, noise: Noise) -> None:
         "noise.adaptive": noise.adaptive,
         "noise.mean_direction": noise.mean_direction,
         "noise.per_image": noise.per_image,
+        "noise.estimator infinite": noise.estimator == "infinite",
     }
     for setting, (owners, remedy) in OWNERS.items():
         if given[setting] and kind not in owners:

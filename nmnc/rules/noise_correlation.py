@@ -12,7 +12,7 @@ from nmnc.errors import UserError
 from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback
 from nmnc.manifold import RELATIVE_TOLERANCE, layer_basis, random_basis
 from nmnc.networks import Network
-from nmnc.perturbation import Perturbation, copies, isotropic, responses, within_subspace
+from nmnc.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
 from nmnc.replay import Record
 from nmnc.rules.base import Rule
 
@@ -36,7 +36,9 @@ class NoiseCorrelation(Rule):
 
     Every b batches, the first M images of the batch are perturbed (the order of the data is random), and the
     estimate enters a running feedback with weight eta; the same step already uses it. With `noise.per_image` there
-    is no running feedback: every image of every batch is perturbed and takes its signal from its own noise.
+    is no running feedback: every image of every batch is perturbed and takes its signal from its own noise. With
+    `noise.estimator` infinite nothing is perturbed: the feedback learns from the exact averaged Jacobian of the M
+    images, a control that separates what noise costs from what averaging, projection and lag cost.
     """
 
     local = True
@@ -48,6 +50,13 @@ class NoiseCorrelation(Rule):
             raise UserError(
                 f"noise.refresh_every {noise.refresh_every}: with noise.per_image every batch needs its own noise; "
                 "set noise.refresh_every to 1"
+            )
+        others = {"per_image": noise.per_image, "adaptive": noise.adaptive, "feedback": noise.feedback == "layerwise"}
+        if noise.estimator == "infinite" and any(others.values()):
+            key = next(key for key, given in others.items() if given)
+            raise UserError(
+                f"noise.{key} {getattr(noise, key)}: noise.estimator infinite knows the averaged Jacobian without "
+                "noise; leave one of them out"
             )
 
     def start(self, outputs: list[Tensor]) -> None:
@@ -78,6 +87,11 @@ class NoiseCorrelation(Rule):
     def correlate(self, outputs: list[Tensor], record: Record) -> None:
         """Perturb, correlate the change with the noise, and let the estimate enter the feedback."""
         layers, noise = len(self.sizes), self.noise
+        if noise.estimator == "infinite":
+            jacobians = mean_jacobians(self.network, outputs, noise.images, record)
+            for feedback, jacobian in zip(self.feedback, jacobians, strict=True):
+                feedback.learn(jacobian, noise.rate)
+            return
         images = len(outputs[0]) if noise.per_image else noise.images
         perturbations = [self.perturb(stage, images) for stage in range(layers)]
         changes = responses(self.network, outputs, perturbations, record, noise.estimator)

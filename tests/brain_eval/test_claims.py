@@ -10,7 +10,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from brain_eval.claims import law, quantities
+from brain_eval.claims import law, quantities, signals
 from brain_eval.claims.runs import Runs
 from brain_eval.claims.tables import write_claims
 from brain_eval.claims.verdicts import load_predictions, verdict, verdicts
@@ -135,6 +135,39 @@ def test_dimension_slope_and_angles_from_the_tables_of_diagnose(tmp_path: Path) 
     for file in (folder / "manifold" / "w1600" / "backprop-width").iterdir():
         file.unlink()
     assert quantities.dimension_slope(Runs(folder), rules=["backprop-width"], estimator="two_nn").empty
+
+
+def test_losses_of_exact_signals_and_of_the_estimation(tmp_path: Path) -> None:
+    folder = claims_study.write(tmp_path / "study")
+    exact = {("mean_jacobian", ""): 0.95, ("gradient", "principal"): 0.8, ("mean_jacobian", "principal"): 0.75,
+             ("gradient", "random"): 0.3, ("mean_jacobian", "random"): 0.2}  # fmt: skip
+    rows = [
+        {"layer": layer, "quantity": f"cosine_{space}", "signal": signal, "subspace": subspace, "value": value,
+         "d": 64 if subspace else None}
+        for (signal, subspace), value in exact.items()
+        for layer in ("conv1", "fc1")
+        for space in ("activity", "weight")
+    ]  # fmt: skip
+    other = [row | {"d": 32, "value": 0.1} for row in rows if row["d"]]
+    below = folder / "manifold" / "net" / "nmnc"
+    below.mkdir(parents=True)
+    for seed in claims_study.SEEDS:
+        pd.DataFrame(rows + other).to_csv(below / f"seed{seed}.csv", index=False)
+    runs = Runs(folder)
+    arguments: dict[str, Any] = {
+        "network": "net",
+        "rule": "nmnc",
+        "space": "weight",
+        "layers": ["conv1", "fc1"],
+        "d": 64,
+    }
+    np.testing.assert_allclose(quantities.signal_loss_difference(runs, **arguments), 0.15)
+    # The study's own weight-space cosine is its rule's cosine less .05.
+    close(quantities.estimation_loss(runs, **arguments), 0.75 - 0.45)
+    found = signals.losses(runs)
+    assert set(found["signal"]) == {*signals.EXACT, "the rule's own"}
+    assert set(found["rule"]) == {"nmnc"}
+    assert quantities.signal_loss_difference(runs, **(arguments | {"rule": "vnc"})).empty
 
 
 @pytest.mark.parametrize(

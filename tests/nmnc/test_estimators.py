@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nmnc.config import Noise
+from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
-from nmnc.perturbation import Perturbation, copies, joint_response, responses
+from nmnc.perturbation import Perturbation, copies, joint_response, mean_jacobians, responses
 from nmnc.replay import Record, recording, replaying
+from nmnc.rules import make_rule
 
 IMAGES, BATCH = 5, 9
 
@@ -157,3 +160,60 @@ def test_a_network_without_hidden_stages_has_no_responses() -> None:
 @pytest.mark.parametrize(("estimator", "count"), [("antithetic", 8), ("one_sided", 5), ("forward_mode", 5)])
 def test_rows_are_counted_per_perturbed_image(estimator: str, count: int) -> None:
     assert copies(estimator, 4) == count
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_the_mean_jacobian_is_the_mean_of_the_exact_ones(make: object) -> None:
+    network, clean, noise, record = prepared(make, torch.float64, 1.0)
+    found = mean_jacobians(network, clean, IMAGES, record)
+    for stage, jacobian in enumerate(found):
+        units = clean[stage][0].numel()
+        for unit in range(0, units, max(units // 3, 1)):
+            probe = torch.zeros(IMAGES, units, dtype=torch.float64)
+            probe[:, unit] = 1.0
+            along = [Perturbation(probe, probe, 1.0) if at == stage else one for at, one in enumerate(noise)]
+            expected = exact(network, clean, along, record)[stage].mean(0)
+            torch.testing.assert_close(jacobian[:, unit], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["vnc", "nmnc", "random_subspace"])
+@pytest.mark.parametrize("feedback", ["factored", "full"])
+def test_noise_correlation_tends_to_what_infinitely_many_perturbations_find(kind: str, feedback: str) -> None:
+    torch.manual_seed(3)
+    network = convnet((3, 8, 8), 4, channels=[4], hidden=[6])
+    images = torch.randn(6, 3, 8, 8)
+    outputs = [output.detach() for output in network.outputs(images, connected=True)[:-1]]
+    sizes = [output[0].numel() for output in outputs]
+    # The same six images over and over, so that only the noise is new.
+    noise = {"images": 6, "dimensions": 3, "scale": 1e-3, "feedback": feedback, "basis_images": 6}
+    error = torch.randn(5, 4)
+    signals = {}
+    for estimator, steps in (("forward_mode", 1000), ("infinite", 1)):
+        settings = Noise.model_validate(noise | {"estimator": estimator, "rate": 1.0 if steps == 1 else 0.005})
+        rule = make_rule(kind, network, sizes, 4, settings, 0)
+        rule.start(outputs)
+        for _ in range(steps):
+            rule.correlate(outputs, {})  # type: ignore[attr-defined]
+        signals[estimator] = rule.signals(error)
+        assert rule.perturbations == (0 if estimator == "infinite" else 2 * 6 * steps)
+    for estimated, known in zip(signals["forward_mode"], signals["infinite"], strict=True):
+        # Six images at rate .005 are about 2,400 samples of at most 64 directions.
+        assert torch.cosine_similarity(estimated.flatten(), known.flatten(), 0) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "words"),
+    [
+        ("nmnc", {"adaptive": True}, r"noise\.adaptive True: noise\.estimator infinite .*; leave one of them out"),
+        ("nmnc", {"feedback": "layerwise"}, r"noise\.feedback layerwise: noise\.estimator infinite"),
+        ("vnc", {"per_image": True}, r"noise\.per_image True: noise\.estimator infinite"),
+        ("spectral", {}, r"noise\.estimator infinite is of the rules vnc, nmnc, random_subspace only; give spectral"),
+        ("fdfa", {}, r"noise\.estimator infinite is of the rules vnc, nmnc, random_subspace only; give fdfa"),
+    ],
+)
+def test_what_cannot_go_with_infinitely_many_perturbations_is_refused(
+    kind: str, setting: dict[str, object], words: str
+) -> None:
+    network = convnet((3, 8, 8), 4, channels=[4], hidden=[6])
+    with pytest.raises(UserError, match=words):
+        make_rule(kind, network, [64, 6], 4, Noise.model_validate({"estimator": "infinite"} | setting), 0)

@@ -27,6 +27,7 @@ from nmnc.networks.convnet import convnet
 from nmnc.principal_angles import principal_angles
 from nmnc.row_space import Projections, median_share, over_draws, row_space, total_share
 from nmnc.rules.base import Backprop
+from nmnc.signal_losses import mean_jacobian, signal_losses
 
 CPU = torch.device("cpu")
 
@@ -122,6 +123,40 @@ def test_alphas_are_those_of_the_training_tables() -> None:
             assert row["chance"] == 8 / expected[row["layer"]]["n"]
 
 
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_losses_of_exact_signals_agree_with_jacrev(stage: int) -> None:
+    net, (images, labels), (others, _) = network(), pictures(0, 40), pictures(1, 300)
+    exact, mean = jacobians(net, stage, images), jacobians(net, stage, others).mean(0)
+    found_mean = mean_jacobian(net, stage, others)
+    torch.testing.assert_close(found_mean.double(), mean, rtol=1e-3, atol=1e-6)
+    basis = random_basis(exact.shape[2], 6, generator(), CPU).double()
+    error = (net(images).softmax(1) - torch.nn.functional.one_hot(labels, 5)).detach().double()
+    gradient = torch.einsum("bo,bon->bn", error, exact)
+    rows = list(signal_losses(net, stage, images, labels, found_mean, {"random": basis.float()}))
+    for signal, whole in (("gradient", gradient), ("mean_jacobian", error @ mean)):
+        for subspace, own in (("", whole), ("random", (whole @ basis) @ basis.T)):
+            expected = torch.nn.functional.cosine_similarity(gradient, own, 1).mean().item()
+            of = pick(rows, signal=signal, subspace=subspace, quantity="cosine_activity")
+            if (signal, subspace) == ("gradient", ""):
+                assert not of
+            else:
+                assert [row["value"] for row in of] == pytest.approx([expected], rel=1e-4)
+
+
+def test_weight_gradients_of_the_whole_gradient_are_backprops() -> None:
+    # A basis of the whole space loses nothing, in weight space as in activity space; the mean Jacobian of a linear
+    # network is everyone's Jacobian.
+    net, (images, labels) = linear(torch.randn(80, 32, generator=generator(5))), pictures(0, 40)
+    images = images.flatten(1)[:, :32]
+    every = {"every": torch.eye(32)}
+    rows = list(signal_losses(net, 0, images, labels % 3, mean_jacobian(net, 0, images), every))
+    assert len(rows) == 6
+    assert all(row["value"] == pytest.approx(1.0, abs=1e-5) for row in rows)
+    half = {"half": torch.eye(32)[:, :16]}
+    lost = pick(list(signal_losses(net, 0, images, labels % 3, mean_jacobian(net, 0, images), half)), signal="gradient")
+    assert all(0.0 < row["value"] < 0.99 for row in lost)
+
+
 def linear(activity: Tensor) -> Network:
     """32 inputs pass as they are to a last stage whose weights lie along the leading 8 components of `activity`."""
     keep, last = nn.Linear(32, 32, bias=False), nn.Linear(32, 3)
@@ -185,7 +220,8 @@ def test_every_layer_has_every_row_once() -> None:
     rows = table(network())
     assert {key for row in rows for key in row} == set(COLUMNS)
     keys = Counter(
-        tuple(row.get(key) for key in ("layer", "quantity", "subspace", "d", "axis", "fraction")) for row in rows
+        tuple(row.get(key) for key in ("layer", "quantity", "signal", "subspace", "d", "axis", "fraction"))
+        for row in rows
     )
     assert set(keys.values()) == {1}
     assert {row["layer"]: row["n_units"] for row in rows} == {"conv1": 64, "conv2": 32, "fc1": 12}

@@ -100,7 +100,7 @@ def test_an_unknown_rule_to_score_is_refused() -> None:
         study(evaluation={"rules": ["nmmc"]})
 
 
-@pytest.mark.parametrize("name", ["claims", "claims_gpu", "search", "causes"])
+@pytest.mark.parametrize("name", ["claims", "claims_gpu", "search"])
 def test_the_studies_of_the_claims_are_valid(name: str) -> None:
     from nmnc.config import load_study
 

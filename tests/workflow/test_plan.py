@@ -209,7 +209,7 @@ def test_the_script_prints_runs_hours_and_disk(tmp_path: Path) -> None:
     run = call(tmp_path, STUDY)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
-    assert "6 runs (1 networks x 2 rules x 3 seeds), scored on simulated" in run.stdout
+    assert "6 runs (networks: 1, rules: 2, seeds: 3), scored on simulated" in run.stdout
     for job, number in {
         "train small, nmnc": 3,
         "train small, untrained": 3,
@@ -220,6 +220,23 @@ def test_the_script_prints_runs_hours_and_disk(tmp_path: Path) -> None:
     assert re.search(r"^activations of small, simulated +6 +\d+\.\d MB +\d+\.\d MB$", run.stdout, re.MULTILINE)
     assert re.search(r"^\d+\.\d\d hours \(.*\) on 3 cores of this machine, cpu$", run.stdout, re.MULTILINE)
     assert re.search(r"^\d+\.\d MB of disk, .* are free here$", run.stdout, re.MULTILINE)
+
+
+def test_only_what_runs_is_counted(tmp_path: Path) -> None:
+    rules = {
+        "nmnc": {"kind": "nmnc", "networks": ["small"], "seeds": [7]},
+        "untrained": {"kind": "untrained", "networks": ["small", "other"]},
+    }
+    networks = {"small": ENTRY.model_dump(), "other": ENTRY.model_dump()}
+    changes = {"rules": rules, "networks": networks, "evaluation": STUDY["evaluation"] | {"rules": ["nmnc"]}}
+    run = call(tmp_path, STUDY | changes)
+    assert run.returncode == 0, run.stderr
+    found = dict(re.findall(r"^((?:train|extract|score) .*?)  +(\d+)", run.stdout, re.MULTILINE))
+    assert {job: int(number) for job, number in found.items()} == {
+        "train small, nmnc": 1, "train small, untrained": 3, "train other, untrained": 3,
+        "extract small": 1, "score small": 1, "extract pixels": 1, "score pixels": 1,
+    }  # fmt: skip
+    assert "7 runs" in run.stdout
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ rule claims:
         dataset=f"{RESULTS}/dataset.json",
         predictions="docs/predictions.yaml",
         networks=[f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
-        manifold=[f"{RESULTS}/manifold/{run.folder}.csv" for run in measured()],
+        manifold=[f"{RESULTS}/manifold/{run.folder}.csv" for run in runs.diagnosed(STUDY)],
         scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
         sources=sources("brain_eval.claims.tables", "brain_eval.claims.figures"),
     output:

@@ -174,9 +174,3 @@ def verdicts():
     """The claims' verdicts where they have been computed: the report shows them from then on."""
     path = f"{RESULTS}/tables/claims.csv"
     return [path] if Path(path).exists() else []
-
-
-def measured():
-    """Runs whose manifold the claims are about: the study's own rules, not the copies that sweeps make of them."""
-    kinds = ("backprop", "nmnc", "untrained")
-    return [run for run in TRAINED if run.rule in STUDY.rules and run.kind in kinds]
