@@ -30,9 +30,6 @@ class Feedback(Protocol):
     def update(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
         """B <- (1 - eta) B + eta mean(dy xi^T) / variance, for dy (M, classes) and xi (M, units)."""
 
-    def learn(self, jacobian: Tensor, rate: float) -> None:
-        """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), or what of it lies in the basis."""
-
     def signal(self, error: Tensor) -> Tensor:
         """e B: (batch, classes) -> (batch, units), the estimated gradient with respect to the layer."""
 
@@ -62,7 +59,7 @@ class FullFeedback:
         self.matrix.lerp_(estimate if self.basis is None else estimate @ self.basis.T, rate)
 
     def learn(self, jacobian: Tensor, rate: float) -> None:
-        """See `Feedback.learn`."""
+        """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), or what of it lies in the basis."""
         self.matrix.lerp_(jacobian if self.basis is None else (jacobian @ self.basis) @ self.basis.T, rate)
 
     def signal(self, error: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ class FactoredFeedback:
         self.matrix.lerp_(_estimate(response, perturbation), rate)
 
     def learn(self, jacobian: Tensor, rate: float) -> None:
-        """See `Feedback.learn`."""
+        """C <- (1 - eta) C + eta J U for a known Jacobian (classes, units)."""
         self.matrix.lerp_(jacobian @ self.basis, rate)
 
     def signal(self, error: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class NoiseCorrelation(Rule):
         if noise.estimator == "infinite":
             jacobians = mean_jacobians(self.network, outputs, noise.images, record)
             for feedback, jacobian in zip(self.feedback, jacobians, strict=True):
+                assert isinstance(feedback, FullFeedback | FactoredFeedback)  # others are refused
                 feedback.learn(jacobian, noise.rate)
             return
         images = len(outputs[0]) if noise.per_image else noise.images
