@@ -51,13 +51,13 @@ def losses(runs: Runs) -> pd.DataFrame:
     rows = rows[rows["quantity"].isin(["cosine_activity", "cosine_weight"])].fillna({"subspace": ""})
     names = {pair: name for name, pair in EXACT.items()}
     pairs = zip(rows["signal"], rows["subspace"], strict=True)
-    exact = rows.assign(space=rows["quantity"].str.removeprefix("cosine_"), signal=[names.get(pair) for pair in pairs])
+    exact = rows.assign(space=rows["quantity"].str.removeprefix("cosine_"), signal=[names.get(pair, "") for pair in pairs])
     own = runs.alignment
     own = own[own["epoch"].eq(own.groupby(["network", "rule", "seed"])["epoch"].transform("max"))]
     own = own.assign(signal="the rule's own", value=own["cosine"])
     measured = exact[["network", "rule", "seed"]].drop_duplicates()
     own = own.merge(measured, on=["network", "rule", "seed"])
-    return pd.concat([exact.dropna(subset=["signal"])[keys], own.dropna(subset=["value"])[keys]], ignore_index=True)
+    return pd.concat([exact[exact["signal"].ne("")][keys], own.dropna(subset=["value"])[keys]], ignore_index=True)
 
 
 def _exact(
