@@ -45,7 +45,7 @@ def _common(key: str, runs: list[dict[str, Any]]) -> Any:
 
 
 def publish(study: Study, target: Path) -> None:
-    """Write target/{tables,figures}/* and target/provenance.json from a finished study.
+    """Write target/{tables,figures}/* and target/provenance.json from a finished study; dataset.json beside claims.
 
     A search, and the claims, are published as far as they have come; provenance.json counts the runs not finished.
 
@@ -63,6 +63,8 @@ def publish(study: Study, target: Path) -> None:
             if path.name.endswith(endings) and "local" not in place.parts:
                 (target / place).parent.mkdir(parents=True, exist_ok=True)
                 _copy(path, target / place)
+    if (results / "tables/claims.csv").exists():  # with it, verdicts can be computed anew from what is published
+        shutil.copy(results / "dataset.json", target / "dataset.json")
     write_text(target / "provenance.json", json.dumps(provenance(study, results), indent=1) + "\n")
 
 

@@ -1,6 +1,5 @@
 """The figures of the claims, one per claim and one of all verdicts, from the tables in tables/claims."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from brain_eval.claims.cause_figures import cause_figure, signal_figure
+from brain_eval.claims.figure_parts import INTERVAL, band, bars, number_of_seeds, rule_legend, style_of
 from brain_eval.figures import save_all
-from brain_eval.figures.style import (
-    KNOWN,
-    CaptionedFigure,
-    RuleStyle,
-    legend_below,
-    panel_grid,
-    plain,
-    rule_handles,
-    styled,
-)
+from brain_eval.figures.style import KNOWN, CaptionedFigure, legend_below, panel_grid, plain, styled
 
 VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "undecided": "#7F7F7F"}
-INTERVAL = "mean over seeds with Student's t 95 % interval"
-UNKNOWN = RuleStyle("#7F7F7F", "o")
 
 
 def draw_claims(tables: dict[str, pd.DataFrame], folder: Path) -> None:
@@ -33,41 +23,13 @@ def draw_claims(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     parts += [row_space_figure(tables["C2_row_space"]), dimension_figure(tables["C3_dimension"])]
     parts += [sweep_figure(tables["C4_sweeps"]), border_figure(tables["C4_border"])]
     parts += [similarity_figure(tables["C5_similarity"])]
+    parts += [signal_figure(tables["C6_signals"]), cause_figure(tables["C6_accuracy"])]
     save_all([part for part in parts if part is not None], folder)
 
 
 def _centre(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the network that most rules trained: the centre of the sweeps."""
     return table[table["network"].eq(str(table.groupby("network", sort=False)["rule"].nunique().idxmax()))]
-
-
-def _style(rule: str) -> RuleStyle:
-    return KNOWN.get(rule, KNOWN.get(rule.partition("-")[0], UNKNOWN))
-
-
-def _band(axis: Axes, rows: pd.DataFrame, x: str, rule: str, dashes: str = "-") -> None:
-    """Mean and interval of one rule against a column."""
-    style, rows = _style(rule), rows.sort_values(x)
-    at = rows[x].astype(float)
-    axis.plot(at, rows["mean"], dashes, color=style.color, marker=style.marker, markersize=3.5)
-    low, high = (rows[column].astype(float) for column in ("ci_low", "ci_high"))
-    axis.fill_between(at, low, high, color=style.color, alpha=0.15, linewidth=0)
-
-
-def _bars(rows: pd.DataFrame) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
-    """Lengths of the interval below and above the mean, (2, rows), 0 where there is none."""
-    below, above = rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]
-    return np.nan_to_num(np.stack([below.to_numpy(dtype=float), above.to_numpy(dtype=float)]))
-
-
-def _legend(figure: Figure, rules: Sequence[str], further: Sequence[Line2D] = ()) -> None:
-    styles = {rule: _style(rule) for rule in dict.fromkeys(rules)}
-    legend_below(figure, [*rule_handles(styles, list(styles)), *further])
-
-
-def _seeds(rows: pd.DataFrame) -> str:
-    low, high = int(rows["n"].min()), int(rows["n"].max())
-    return f"n = {low} seeds" if low == high else f"n = {low} to {high} seeds"
 
 
 def _over_epochs(rows: pd.DataFrame, ylabel: str, sharey: bool) -> tuple[Figure, dict[str, Axes]]:
@@ -77,7 +39,7 @@ def _over_epochs(rows: pd.DataFrame, ylabel: str, sharey: bool) -> tuple[Figure,
     panels = dict(zip(layers, axes, strict=True))
     for layer, axis in panels.items():
         for rule, own in rows[rows["layer"].eq(layer)].groupby("rule", sort=False):
-            _band(axis, own, "epoch", str(rule))
+            band(axis, own, "epoch", str(rule))
         axis.set(title=plain(layer), xlabel="epoch", ylabel=ylabel)
     return figure, panels
 
@@ -102,7 +64,7 @@ def verdict_figure(claims: pd.DataFrame) -> CaptionedFigure | None:
     legend_below(figure, [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICT_COLORS.items()])
     caption = (
         "Each prediction's effect relative to its threshold; the bar is its 95 % interval over seeds (Student's t, "
-        f"{_seeds(rows)}). A bar wholly right of the line is supported, wholly left refuted."
+        f"{number_of_seeds(rows)}). A bar wholly right of the line is supported, wholly left refuted."
     )
     return CaptionedFigure("claims_verdicts", "Verdicts", caption, "Verdicts of all predictions.", figure)
 
@@ -117,8 +79,10 @@ def layer_figure(table: pd.DataFrame, space: str) -> CaptionedFigure | None:
     if rows.empty:
         return None
     figure, _ = _over_epochs(rows, "cosine with backprop's gradient", sharey=True)
-    _legend(figure, list(rows["rule"]))
-    caption = f"Cosine between each rule's gradient and backprop's in {space} space, {INTERVAL} ({_seeds(rows)})."
+    rule_legend(figure, list(rows["rule"]))
+    caption = (
+        f"Cosine between each rule's gradient and backprop's in {space} space, {INTERVAL} ({number_of_seeds(rows)})."
+    )
     return CaptionedFigure(f"claims_C1-{space}", f"C1: alignment in {space} space", caption, caption, figure)
 
 
@@ -137,10 +101,10 @@ def row_space_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         chance = rows[rows["quantity"].eq("chance") & rows["layer"].eq(layer)]["mean"].max()
         axis.axhline(chance, color="black", linestyle=":", linewidth=1.0)
         axis.set(ylim=(0, None))
-    _legend(figure, list(alpha["rule"]), [Line2D([], [], color="black", linestyle=":", label="d / n")])
+    rule_legend(figure, list(alpha["rule"]), [Line2D([], [], color="black", linestyle=":", label="d / n")])
     caption = (
         "Part of the Jacobian (squared) within the manifold's leading d axes (for random_subspace: within its random "
-        f"subspace); dotted: d/n, what a random subspace holds. Lines: {INTERVAL} ({_seeds(alpha)})."
+        f"subspace); dotted: d/n, what a random subspace holds. Lines: {INTERVAL} ({number_of_seeds(alpha)})."
     )
     return CaptionedFigure("claims_C2", "C2: the Jacobian's row space and the manifold", caption, caption, figure)
 
@@ -164,17 +128,18 @@ def dimension_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         own = rows[rows["quantity"].eq(estimator)].assign(family=rows["rule"].str.partition("-")[0])
         for (name, layer), line in own.groupby(["family", "layer"], sort=False):
             line = line.assign(units=line["n_units"].astype(float)).sort_values("units")
-            style = _style(str(name))
+            style = style_of(str(name))
             axis.errorbar(
-                line["units"], line["mean"], yerr=_bars(line),
+                line["units"], line["mean"], yerr=bars(line),
                 color=style.color, marker=style.marker, markersize=3, linewidth=1.0, label=str(layer),
             )  # fmt: skip
         axis.set(
             title=plain(str(estimator)), xlabel="units of the layer", ylabel="dimension", xscale="log", yscale="log"
         )
-    _legend(figure, ["backprop", "nmnc"])
+    rule_legend(figure, ["backprop", "nmnc"])
     caption = (
-        f"Manifold dimension against the number of units, one line per layer and rule, {INTERVAL} ({_seeds(rows)})."
+        f"Manifold dimension against the number of units, one line per layer and rule, {INTERVAL} "
+        f"({number_of_seeds(rows)})."
     )
     return CaptionedFigure("claims_C3", "C3: manifold dimension against width", caption, caption, figure)
 
@@ -190,12 +155,13 @@ def sweep_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     for axis, sweep in zip(axes, sweeps, strict=True):
         own = table[table["sweep"].eq(sweep)]
         for rule, rows in own.groupby("rule", sort=False):
-            _band(axis, rows, "value", str(rule))
+            band(axis, rows, "value", str(rule))
         axis.set(title=plain(sweep), xscale="log", xlabel="value", ylabel="test accuracy (fraction)")
-    _legend(figure, list(table["rule"]))
+    rule_legend(figure, list(table["rule"]))
     caption = (
         "Test accuracy (mean of the last two epochs of the sweep) against the swept value: M, perturbed images per "
-        f"refresh; b, batches between refreshes; d, dimension of the noise. Lines: {INTERVAL} ({_seeds(table)})."
+        "refresh; b, batches between refreshes; d, dimension of the noise. "
+        f"Lines: {INTERVAL} ({number_of_seeds(table)})."
     )
     return CaptionedFigure("claims_C4-sweeps", "C4: accuracy along the sweeps", caption, caption, figure)
 
@@ -237,13 +203,13 @@ def similarity_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         for shift, rule in enumerate(rules):
             rows = own[own["rule"].eq(rule)].set_index("layer").reindex(layers)
             at = np.arange(len(layers)) + (shift - (len(rules) - 1) / 2) * 0.1
-            style = _style(str(rule))
+            style = style_of(str(rule))
             axis.errorbar(
-                at, rows["mean"], yerr=_bars(rows),
+                at, rows["mean"], yerr=bars(rows),
                 fmt=style.marker, color=style.color, markersize=3.5, linewidth=1.0,
             )  # fmt: skip
         axis.set_xticks(range(len(layers)), [plain(str(layer)) for layer in layers])
         axis.set(title=plain(f"{region[1]} {region[2]} ({region[0]})"), ylabel=f"{region[3]} with recorded RDM")
-    _legend(figure, list(dict.fromkeys(table["rule"])))
-    caption = f"Raw similarity of each layer's RDM to the recorded RDM, {INTERVAL} ({_seeds(table)})."
+    rule_legend(figure, list(dict.fromkeys(table["rule"])))
+    caption = f"Raw similarity of each layer's RDM to the recorded RDM, {INTERVAL} ({number_of_seeds(table)})."
     return CaptionedFigure("claims_C5", "C5: similarity to the primate visual system", caption, caption, figure)

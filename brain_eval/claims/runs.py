@@ -14,12 +14,18 @@ from brain_eval.errors import UserError
 LAST_EPOCHS = 2
 
 
+#: Tables of all runs' own rows, written beside the verdicts (tables/claims/runs) so that these can be computed anew
+#: from what is published, without the networks.
+RECORDS = ("epochs", "alignment", "manifold", "scores")
+
+
 @dataclass(frozen=True)
 class Runs:
     """A study's results; runs that are not finished yet are left out.
 
     Attributes:
-        folder: results/STUDY, with tables/runs.csv, tables/sweeps.csv and the runs' own files.
+        folder: results/STUDY, with tables/runs.csv, tables/sweeps.csv and the runs' own files; or a published study,
+            whose tables/claims/runs hold the rows of those files.
     """
 
     folder: Path
@@ -37,22 +43,22 @@ class Runs:
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """epochs.csv of all finished runs, with network, rule, kind and seed."""
-        return self._collected("networks", "/epochs.csv")
+        return self._collected("epochs", "networks", "/epochs.csv")
 
     @cached_property
     def alignment(self) -> pd.DataFrame:
         """alignment.csv of all finished runs."""
-        return self._collected("networks", "/alignment.csv")
+        return self._collected("alignment", "networks", "/alignment.csv")
 
     @cached_property
     def manifold(self) -> pd.DataFrame:
         """Dimensions, alpha and principal angles of the trained networks (python -m nmnc diagnose)."""
-        return self._collected("manifold", ".csv")
+        return self._collected("manifold", "manifold", ".csv")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Scores of the networks that were compared with recordings; whole regions only."""
-        scores = self._collected("scores", ".csv", identified=True)
+        scores = self._collected("scores", "scores", ".csv", identified=True)
         if scores.empty:
             return scores
         of_all = (scores["session"] == "mean") & (scores["animal"] == "all")
@@ -104,11 +110,14 @@ class Runs:
             raise UserError(f"{path} is missing; make it with: python -m nmnc runs")
         return pd.read_csv(path, keep_default_na=False)
 
-    def _collected(self, part: str, ending: str, identified: bool = False) -> pd.DataFrame:
+    def _collected(self, name: str, part: str, ending: str, identified: bool = False) -> pd.DataFrame:
         """Files of all runs as one frame; `identified`: they name their run themselves."""
         frames = []
         identity = ["network", "rule", "kind", "seed"]
-        for values in self.table[identity].itertuples(index=False, name=None):
+        identities = self.table[identity]
+        if not (self.folder / "networks").is_dir():
+            return self._recorded(name)
+        for values in identities.itertuples(index=False, name=None):
             network, rule, _, seed = values
             path = self.folder / part / str(network) / str(rule) / f"seed{seed}{ending}"
             if not path.exists():
@@ -116,3 +125,11 @@ class Runs:
             frame = pd.read_csv(path)
             frames.append(frame if identified else frame.assign(**dict(zip(identity, values, strict=True))))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=identity)
+
+    def _recorded(self, name: str) -> pd.DataFrame:
+        """Rows of all runs from a published table, which may be compressed."""
+        path = self.folder / "tables" / "claims" / "runs" / f"{name}.csv"
+        for candidate in (path, path.with_name(f"{path.name}.gz")):
+            if candidate.exists():
+                return pd.read_csv(candidate)
+        raise UserError(f"{self.folder}: neither networks/ nor {path.relative_to(self.folder)}; run the study first")

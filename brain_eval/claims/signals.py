@@ -51,7 +51,9 @@ def losses(runs: Runs) -> pd.DataFrame:
     rows = rows[rows["quantity"].isin(["cosine_activity", "cosine_weight"])].fillna({"subspace": ""})
     names = {pair: name for name, pair in EXACT.items()}
     pairs = zip(rows["signal"], rows["subspace"], strict=True)
-    exact = rows.assign(space=rows["quantity"].str.removeprefix("cosine_"), signal=[names.get(pair, "") for pair in pairs])
+    exact = rows.assign(
+        space=rows["quantity"].str.removeprefix("cosine_"), signal=[names.get(pair, "") for pair in pairs]
+    )
     own = runs.alignment
     own = own[own["epoch"].eq(own.groupby(["network", "rule", "seed"])["epoch"].transform("max"))]
     own = own.assign(signal="the rule's own", value=own["cosine"])

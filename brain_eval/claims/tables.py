@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from brain_eval.claims import law, verdicts
+from brain_eval.claims import law, signals, verdicts
 from brain_eval.claims.figures import draw_claims
-from brain_eval.claims.runs import Runs
+from brain_eval.claims.runs import RECORDS, Runs
 from brain_eval.files import replacing
 from brain_eval.statistics import t_interval
 
@@ -37,7 +37,11 @@ def write_claims(results: Path, predictions: Path, tier: str, confidence: float 
     tables["claims/C4_sweeps"] = sweeps(runs, confidence)
     tables["claims/C4_border"] = law.points(runs, "nmnc", "vnc")
     tables["claims/C5_similarity"] = similarity(runs, confidence)
+    by = ("network", "rule", "layer", "space", "signal")
+    tables["claims/C6_signals"] = summary(signals.losses(runs), by, "value", confidence)
+    tables["claims/C6_accuracy"] = causes(runs, claims.get("C6", {"predictions": {}}), confidence)
     draw_claims({name.removeprefix("claims/"): table for name, table in tables.items()}, results / "figures" / "claims")
+    tables |= {f"claims/runs/{name}": getattr(runs, name) for name in RECORDS}
     for name, table in tables.items():
         with replacing(results / "tables" / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
@@ -115,6 +119,23 @@ def sweeps(runs: Runs, confidence: float) -> pd.DataFrame:
             frames.append(pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()}).assign(**point))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return summary(table, ("sweep", "rule", "value", "label", "epoch"), "accuracy", confidence)
+
+
+def causes(runs: Runs, claim: dict[str, Any], confidence: float) -> pd.DataFrame:
+    """C6: test accuracy of every rule that its predictions compare, per network and rule."""
+    compared: dict[tuple[str, str], None] = {}
+    for prediction in claim["predictions"].values():
+        arguments = prediction["arguments"]
+        if prediction["quantity"] in ("accuracy_difference", "gap_closed"):
+            labels = (arguments[key] for key in ("a", "b", "rule", "floor", "ceiling") if key in arguments)
+            compared |= dict.fromkeys((arguments["network"], label) for label in labels)
+    frames = []
+    for network, rule in compared:
+        found = runs.accuracy(rule, network)
+        own = pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()})
+        frames.append(own.assign(network=network, rule=rule))
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return summary(table, ("network", "rule"), "accuracy", confidence)
 
 
 def similarity(runs: Runs, confidence: float) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """Effects and verdicts on a study whose effects are known."""
 
+import gzip
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +229,32 @@ def test_tables_and_figures_are_written_and_the_same_each_time(tmp_path: Path) -
     assert (folder / "figures" / "claims" / "claims_verdicts.png").exists()
     write_claims(folder, file, "CPU")
     assert first == {path.name: path.read_bytes() for path in sorted((folder / "tables").rglob("*.csv"))}
+
+
+def test_verdicts_follow_from_what_is_published_without_the_networks(tmp_path: Path) -> None:
+    folder, published = claims_study.write(tmp_path / "study"), tmp_path / "published"
+    file = tmp_path / "predictions.yaml"
+    file.write_text(yaml.safe_dump({"claims": prediction()}), encoding="utf-8")
+    write_claims(folder, file, "CPU")
+    shutil.copytree(folder / "tables", published / "tables")
+    shutil.copy(folder / "dataset.json", published)
+    records = published / "tables" / "claims" / "runs"
+    (records / "epochs.csv.gz").write_bytes(gzip.compress((records / "epochs.csv").read_bytes()))
+    (records / "epochs.csv").unlink()
+    claims = load_predictions(file)
+    of_both = [
+        (
+            pd.DataFrame(verdicts(runs, claims, "CPU")),
+            law.points(runs, "nmnc", "vnc"),
+            runs.scores.reset_index(drop=True),
+        )
+        for runs in (Runs(published), Runs(folder))
+    ]
+    for read, first in zip(*of_both, strict=True):
+        pd.testing.assert_frame_equal(read, first, rtol=1e-7)  # tables are written with ten digits
+    (records / "scores.csv").unlink()
+    with pytest.raises(UserError, match=r"neither networks/ nor tables/claims/runs/scores\.csv; run the study first"):
+        _ = Runs(published).scores
 
 
 def test_effects_of_a_whole_sweep_wait_for_all_of_its_points(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ import csv
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
+from brain_eval.claims.runs import Runs
+from brain_eval.claims.verdicts import load_predictions, verdicts
 from workflow import claims_page
 
 
@@ -38,3 +41,10 @@ def test_published_verdicts_and_their_intervals_are_shown(tmp_path: Path, monkey
     assert "| CPU | 0.250 [0.200, 0.300] | 6 | **supported** |" in text
     assert text.count("not run") >= 20
     assert text.startswith("# The claims, put to the test\n")
+
+
+def test_published_verdicts_follow_from_the_published_runs() -> None:
+    published = claims_page.ROOT / "results" / "reference" / "claims"
+    table = pd.read_csv(published / "tables" / "claims.csv")
+    found = pd.DataFrame(verdicts(Runs(published), load_predictions(claims_page.PREDICTIONS), "CPU"))
+    pd.testing.assert_frame_equal(found[table.columns], table, check_dtype=False, rtol=1e-6)
