@@ -113,7 +113,7 @@ def test_large_tables_are_compressed_and_tables_in_folders_and_unfinished_claims
 ) -> None:
     results = results_folder(study)
     (results / "tables" / "scores.csv").write_text("network\n" * 200_000)
-    for name in ("tables/wide/accuracy.tex", "tables/claims.csv", "figures/claims/claims_C1.png"):
+    for name in ("tables/wide/accuracy.tex", "tables/claims.csv", "figures/claims/claims_C1.png", "dataset.json"):
         (results / name).parent.mkdir(parents=True, exist_ok=True)
         (results / name).write_text("x")
     (results / "report.html").unlink()
@@ -121,7 +121,7 @@ def test_large_tables_are_compressed_and_tables_in_folders_and_unfinished_claims
     publish(study, tmp_path / "target")
     first = (tmp_path / "target" / "tables" / "scores.csv.gz").read_bytes()
     assert gzip.decompress(first) == b"network\n" * 200_000
-    assert {"tables/wide/accuracy.tex", "tables/claims.csv", "figures/claims/claims_C1.png"} <= set(
+    assert {"tables/wide/accuracy.tex", "tables/claims.csv", "figures/claims/claims_C1.png", "dataset.json"} <= set(
         files_below(tmp_path / "target")
     )
     assert json.loads((tmp_path / "target" / "provenance.json").read_text())["unfinished_runs"] == 1
