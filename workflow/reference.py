@@ -27,7 +27,7 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
     files = [results / "networks" / run.folder / "provenance.json" for run in trained(study)]
     runs = [json.loads(path.read_text()) for path in files if path.exists()]
     shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
-    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256")
+    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256", "git")
     benchmarks = [json.loads(path.read_text()) for path in sorted((results / "benchmarks").glob("*.json"))]
     return {
         **{key: _common(key, runs) for key in shared if runs},

@@ -6,9 +6,22 @@ rule claims:
         runs=rules.runs.output,
         dataset=f"{RESULTS}/dataset.json",
         predictions="docs/predictions.yaml",
-        networks=[f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
-        manifold=[f"{RESULTS}/manifold/{run.folder}.csv" for run in runs.diagnosed(STUDY)],
-        scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
+        networks=[
+            f"{RESULTS}/networks/{run.folder}/{name}"
+            for run in TRAINED
+            if run not in PUBLISHED["epochs"]
+            for name in RUN_FILES
+        ],
+        manifold=[
+            f"{RESULTS}/manifold/{run.folder}.csv"
+            for run in runs.diagnosed(STUDY)
+            if run not in PUBLISHED["manifold"]
+        ],
+        scores=[
+            f"{RESULTS}/scores/{one.folder}.csv"
+            for one in SCORED
+            if one not in PUBLISHED["scores"]
+        ],
         sources=sources("brain_eval.claims.tables", "brain_eval.claims.figures"),
     output:
         report(

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from nmnc import runs
-from workflow import inputs
+from workflow import inputs, records
 from workflow.start import (
     begin,
     gpu_present,
@@ -32,6 +32,8 @@ RUN_FILES = [
     "provenance.json",
 ]
 prepare_environment(DATA)
+# Runs whose rows are published and were brought back (python -m workflow.records): the claims do not make them anew.
+PUBLISHED = records.brought_back(STUDY)
 GPUS = int(STUDY.device != "cpu" and gpu_present())
 
 

@@ -1,0 +1,143 @@
+"""Bring back the published runs of a study: python -m workflow.records --config FILE.
+
+A study of many hours is published as far as it has come (workflow.reference), with every finished run's own rows but
+without its networks. This writes these rows where the runs' own files lie, so that another machine goes on with what
+is missing. A run comes back only where its settings, its network and its data set are still the published ones.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nmnc.config import Study, load_study, study_from
+from nmnc.errors import UserError
+from nmnc.files import write_text
+from nmnc.runs import Identity, results_folder, trained
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Published table -> where a run's rows of it lie below results/STUDY, and whether they name their run.
+PLACES = {
+    "epochs": ("networks/{}/epochs.csv", False),
+    "alignment": ("networks/{}/alignment.csv", False),
+    "manifold": ("manifold/{}.csv", False),
+    "scores": ("scores/{}.csv", True),
+}
+IDENTITY = list(Identity._fields)
+app = typer.Typer(add_completion=False)
+
+
+def settings_sha256(study: Study, identity: Identity) -> str:
+    """What decides a run's rows beside the code: rule, network, data set, threads and device."""
+    content = {
+        "run": study.run(identity.rule).model_dump(mode="json"),
+        "network": study.networks[identity.network].model_dump(mode="json"),
+        "dataset": study.dataset.model_dump(mode="json") if study.dataset else None,
+        "threads": study.threads,
+        "device": study.device,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def list_of(results: Path) -> Path:
+    """The file that names the runs brought back, and the settings they were made with."""
+    return results / "published_runs.json"
+
+
+def brought_back(study: Study) -> dict[str, set[Identity]]:
+    """The study's runs that are here only as published rows, by table; none where the settings have changed since."""
+    results = results_folder(study)
+    path = list_of(results)
+    if not path.exists():
+        return {name: set() for name in PLACES}
+    listed: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    runs = [run for run in trained(study) if listed.get(run.folder) == settings_sha256(study, run)]
+    return {
+        name: {run for run in runs if (results / place.format(run.folder)).exists()}
+        for name, (place, _) in PLACES.items()
+    }
+
+
+def bring_back(study: Study, published: Path) -> int:
+    """Write the rows of all published runs that the study still has and that are not finished here.
+
+    Args:
+        study: as it is now.
+        published: results/reference/STUDY, with provenance.json and tables/claims/runs.
+
+    Returns:
+        Number of runs brought back.
+
+    Raises:
+        UserError: nothing is published there, or it cannot be read.
+    """
+    try:
+        provenance = json.loads((published / "provenance.json").read_text(encoding="utf-8"))
+        tables = {name: _table(published, name) for name in PLACES}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{published}: no published runs to bring back ({error}); run the study instead") from None
+    results = results_folder(study)
+    fitting = dict(_fitting(study, study_from(provenance["config"], str(published)), provenance["runs"]))
+    wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
+    for run, about in wanted.items():
+        for name, (place, identified) in PLACES.items():
+            rows = tables[name].loc[tables[name].index.isin([tuple(map(str, run))])]
+            if not rows.empty:
+                content = rows if identified else rows.drop(columns=IDENTITY).dropna(axis=1, how="all")
+                write_text(results / place.format(run.folder), content.to_csv(index=False, lineterminator="\n"))
+        shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
+        write_text(_network(results, run).with_name("provenance.json"), json.dumps(shared | about, indent=1) + "\n")
+    write_text(list_of(results), json.dumps({run.folder: settings_sha256(study, run) for run in fitting}, indent=1))
+    return len(wanted)
+
+
+def _fitting(study: Study, before: Study, finished: list[dict[str, Any]]) -> Iterator[tuple[Identity, dict[str, Any]]]:
+    """Published runs that the study would make in the same way, with what is published of each."""
+    then = set(trained(before))
+    found = {tuple(run[key] for key in IDENTITY): run for run in finished}
+    for run in trained(study):
+        if run in then and run in found and settings_sha256(study, run) == settings_sha256(before, run):
+            yield run, found[run]
+
+
+def _table(published: Path, name: str) -> "pd.DataFrame":
+    """A published table of all runs' rows, indexed by identity as text."""
+    import pandas as pd  # Snakemake reads this file at every start
+
+    path = published / "tables" / "claims" / "runs" / f"{name}.csv"
+    table = pd.read_csv(path if path.exists() else path.with_name(f"{path.name}.gz"), dtype=str, keep_default_na=False)
+    table = table.replace("", pd.NA)
+    table.index = pd.MultiIndex.from_frame(table[IDENTITY].astype(str))
+    return table
+
+
+def _network(results: Path, run: Identity) -> Path:
+    return results / "networks" / run.folder / "network.pt"
+
+
+@app.command()
+def main(
+    config: Annotated[Path, typer.Option(help="The study's YAML file.")],
+    published: Annotated[
+        Path | None, typer.Option(help="Where it is published; default: results/reference/STUDY.")
+    ] = None,
+) -> None:
+    """Write the rows of a study's published runs where its own lie, so that it goes on with what is missing."""
+    try:
+        study = load_study(config)
+        place = published or study.paths.results / "reference" / study.study
+        number = bring_back(study, place)
+    except (UserError, OSError) as error:
+        print(f"records: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    print(f"{number} published runs brought back to {results_folder(study)}; {len(trained(study))} runs in the study")
+
+
+if __name__ == "__main__":
+    app()
