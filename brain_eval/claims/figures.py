@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from brain_eval.claims.cause_figures import cause_figure, signal_figure
 from brain_eval.claims.figure_parts import INTERVAL, band, bars, number_of_seeds, rule_legend, style_of
+from brain_eval.claims.sweep_figures import border_figure, perturbation_figure, sweep_figure
 from brain_eval.figures import save_all
 from brain_eval.figures.style import KNOWN, CaptionedFigure, legend_below, panel_grid, plain, styled
 
@@ -21,7 +22,8 @@ def draw_claims(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     parts = [verdict_figure(tables["claims"])]
     parts += [layer_figure(tables["C1_alignment"], "activity"), layer_figure(tables["C1_alignment"], "weight")]
     parts += [row_space_figure(tables["C2_row_space"]), dimension_figure(tables["C3_dimension"])]
-    parts += [sweep_figure(tables["C4_sweeps"]), border_figure(tables["C4_border"])]
+    parts += [sweep_figure(tables["C4_sweeps"]), perturbation_figure(tables["C4_accuracy"])]
+    parts += [border_figure(tables["C4_border"])]
     parts += [similarity_figure(tables["C5_similarity"])]
     parts += [signal_figure(tables["C6_signals"]), cause_figure(tables["C6_accuracy"])]
     save_all([part for part in parts if part is not None], folder)
@@ -142,51 +144,6 @@ def dimension_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         f"({number_of_seeds(rows)})."
     )
     return CaptionedFigure("claims_C3", "C3: manifold dimension against width", caption, caption, figure)
-
-
-@styled
-def sweep_figure(table: pd.DataFrame) -> CaptionedFigure | None:
-    """C4: test accuracy along every sweep."""
-    if table.empty:
-        return None
-    table = table.assign(sweep=table["sweep"].replace({"many_dimensions": "dimensions"}))
-    sweeps = list(dict.fromkeys(table["sweep"]))
-    figure, axes = panel_grid(len(sweeps), 3, (3.8, 3.0))
-    for axis, sweep in zip(axes, sweeps, strict=True):
-        own = table[table["sweep"].eq(sweep)]
-        for rule, rows in own.groupby("rule", sort=False):
-            band(axis, rows, "value", str(rule))
-        axis.set(title=plain(sweep), xscale="log", xlabel="value", ylabel="test accuracy (fraction)")
-    rule_legend(figure, list(table["rule"]))
-    caption = (
-        "Test accuracy (mean of the last two epochs of the sweep) against the swept value: M, perturbed images per "
-        "refresh; b, batches between refreshes; d, dimension of the noise. "
-        f"Lines: {INTERVAL} ({number_of_seeds(table)})."
-    )
-    return CaptionedFigure("claims_C4-sweeps", "C4: accuracy along the sweeps", caption, caption, figure)
-
-
-@styled
-def border_figure(table: pd.DataFrame) -> CaptionedFigure | None:
-    """C4: where NMNC's signal is the better one, against the law."""
-    if table.empty:
-        return None
-    keys = ["network", "setting", "layer"]
-    rows = table.groupby(keys, sort=False)[["law", "cosine_difference", "n"]].mean().reset_index()
-    figure, (axis,) = panel_grid(1, 1, (6.0, 4.2))
-    for number, (layer, own) in enumerate(rows.groupby("layer", sort=False)):
-        axis.scatter(own["law"], own["cosine_difference"], s=14, label=str(layer), marker="os^Dv"[number % 5])
-    axis.axhline(0, color="black", linewidth=0.8)
-    axis.axvline(0, color="black", linewidth=0.8)
-    agree = ((table["law"] > 0) == (table["cosine_difference"] > 0)).mean()
-    axis.set(xlabel="law: expected squared cosine, NMNC less VNC", ylabel="measured cosine, NMNC less VNC")
-    axis.legend(title="layer", fontsize=8)
-    caption = (
-        "Every point is a layer of one setting (width, M, b or d), mean over its seeds. Right of the vertical line the "
-        f"law of docs/method.md expects NMNC's signal to be the better one. Signs agree in {100 * agree:.0f} % of "
-        f"{len(table)} layer x setting x seed."
-    )
-    return CaptionedFigure("claims_C4-border", "C4: where NMNC wins", caption, caption, figure)
 
 
 @styled

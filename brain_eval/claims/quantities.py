@@ -110,7 +110,7 @@ def width_slope(runs: Runs, *, a: Sequence[str], b: Sequence[str]) -> "pd.Series
     labels = [*a, *b]
     until = runs.sweep_epoch(labels)
     columns = {}
-    for name, width in _widths(runs, labels).items():
+    for name, width in widths(runs, labels).items():
         of_a, of_b = (pd.concat([runs.accuracy(label, str(name), until) for label in own]) for own in (a, b))
         columns[width] = of_a - of_b
     table = _all_networks(runs, labels, pd.DataFrame(columns))
@@ -123,8 +123,8 @@ def dimension_slope(runs: Runs, *, rules: Sequence[str], estimator: str) -> "pd.
     if rows.empty:
         return pd.Series(dtype=float)
     rows = rows[(rows["quantity"] == estimator) & (rows["fraction"] == 1.0)]
-    widths = _widths(runs, list(rules))
-    rows = rows.assign(width=rows["network"].map(widths), dimension=np.log(rows["value"]))
+    width = widths(runs, list(rules))
+    rows = rows.assign(width=rows["network"].map(width), dimension=np.log(rows["value"]))
     table = _all_networks(runs, rules, rows.groupby(["seed", "width"])["dimension"].mean().unstack())
     return _slopes(table, np.log(np.array(table.columns, dtype=float)))
 
@@ -211,7 +211,7 @@ def _slopes(table: pd.DataFrame, x: "np.ndarray[tuple[int], np.dtype[np.float64]
     return pd.Series(table.to_numpy() @ centred / (centred @ centred), index=table.index)
 
 
-def _widths(runs: Runs, labels: Sequence[str]) -> "pd.Series[float]":
+def widths(runs: Runs, labels: Sequence[str]) -> "pd.Series[float]":
     """Units of the first layer by network: in proportion to width within one family."""
     rows = runs.select(runs.alignment, labels)
     first = rows[rows["layer"] == rows.groupby("network")["layer"].transform("first")]

@@ -8,6 +8,7 @@ import pandas as pd
 
 from brain_eval.claims import law, signals, verdicts
 from brain_eval.claims.figures import draw_claims
+from brain_eval.claims.quantities import dimension_slope, widths
 from brain_eval.claims.runs import RECORDS, Runs
 from brain_eval.files import replacing
 from brain_eval.statistics import t_interval
@@ -33,6 +34,7 @@ def write_claims(results: Path, predictions: Path, tier: str, confidence: float 
     tables["claims/C1_alignment"] = alignment(runs, confidence)
     tables["claims/C2_row_space"] = row_space(runs, confidence)
     tables["claims/C3_dimension"] = dimension(runs, confidence)
+    tables["claims/C3_slopes"] = slopes(runs, confidence)
     tables["claims/C4_accuracy"] = accuracy(runs, confidence)
     tables["claims/C4_sweeps"] = sweeps(runs, confidence)
     tables["claims/C4_border"] = law.points(runs, "nmnc", "vnc")
@@ -117,8 +119,44 @@ def sweeps(runs: Runs, confidence: float) -> pd.DataFrame:
             found = runs.accuracy(str(label), until=until)
             point = {"sweep": sweep, "rule": rule, "value": value, "label": label, "epoch": until}
             frames.append(pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()}).assign(**point))
+    frames += _over_widths(runs)
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return summary(table, ("sweep", "rule", "value", "label", "epoch"), "accuracy", confidence)
+
+
+def _over_widths(runs: Runs) -> list[pd.DataFrame]:
+    """Test accuracy of every rule that is run on networks of several widths, as points of a sweep named width."""
+    labels = _on_many_networks(runs)
+    if not labels or runs.alignment.empty:
+        return []
+    until = runs.sweep_epoch(labels)
+    frames = []
+    for label in labels:
+        for network, width in widths(runs, [label]).items():
+            found = runs.accuracy(label, str(network), until)
+            point: dict[str, Any] = {"sweep": "width", "rule": label.partition("-")[0], "value": width}
+            point |= {"label": label, "epoch": until}
+            frames.append(pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()}).assign(**point))
+    return frames
+
+
+def _on_many_networks(runs: Runs) -> list[str]:
+    """Labels that are run on at least three networks: fewer show no slope."""
+    networks = runs.table[runs.table["kind"] != "untrained"].groupby("rule", sort=False)["network"].nunique()
+    return [str(label) for label in networks.index[networks >= 3]]
+
+
+def slopes(runs: Runs, confidence: float) -> pd.DataFrame:
+    """C3: log-log slope of dimension against width, for every estimator and rule that has several widths."""
+    frames = []
+    for label in _on_many_networks(runs):
+        rows = runs.select(runs.manifold, label)
+        estimators = [] if rows.empty else list(dict.fromkeys(rows.loc[rows["fraction"].notna(), "quantity"]))
+        for estimator in estimators:
+            found = dimension_slope(runs, rules=[label], estimator=estimator)
+            frames.append(pd.DataFrame({"rule": label, "estimator": estimator, "slope": found.to_numpy()}))
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return summary(table, ("rule", "estimator"), "slope", confidence)
 
 
 def causes(runs: Runs, claim: dict[str, Any], confidence: float) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from brain_eval.claims import law, quantities, signals
 from brain_eval.claims.runs import Runs
-from brain_eval.claims.tables import write_claims
+from brain_eval.claims.tables import slopes, sweeps, write_claims
 from brain_eval.claims.verdicts import load_predictions, verdict, verdicts
 from brain_eval.errors import UserError
 
@@ -127,6 +127,9 @@ def test_dimension_slope_and_angles_from_the_tables_of_diagnose(tmp_path: Path) 
     found = quantities.dimension_slope(Runs(folder), rules=["backprop-width"], estimator="two_nn")
     assert len(found) == 6
     np.testing.assert_allclose(found, 0.3, atol=0.03)
+    (row,) = slopes(Runs(folder), 0.95).to_dict("records")
+    assert (row["rule"], row["estimator"], row["n"]) == ("backprop-width", "two_nn", 6)
+    assert (row["mean"], row["ci_low"] < 0.3 < row["ci_high"]) == (pytest.approx(found.mean()), True)
     angles_found = quantities.angle_difference(
         Runs(folder), network="w100", rule="backprop-width", layers=["conv1"], d=64
     )
@@ -224,8 +227,8 @@ def test_tables_and_figures_are_written_and_the_same_each_time(tmp_path: Path) -
     first = {path.name: path.read_bytes() for path in sorted((folder / "tables").rglob("*.csv"))}
     assert pd.read_csv(folder / "tables" / "claims.csv")["verdict"].tolist() == ["supported"]
     assert len(pd.read_csv(folder / "tables" / "claims" / "effects.csv")) == 6
-    sweeps = pd.read_csv(folder / "tables" / "claims" / "C4_sweeps.csv")
-    assert sweeps.loc[sweeps["label"] == "vnc-images-1", "mean"].item() == pytest.approx(0.25, abs=0.03)
+    swept = pd.read_csv(folder / "tables" / "claims" / "C4_sweeps.csv")
+    assert swept.loc[swept["label"] == "vnc-images-1", "mean"].item() == pytest.approx(0.25, abs=0.03)
     assert (folder / "figures" / "claims" / "claims_verdicts.png").exists()
     write_claims(folder, file, "CPU")
     assert first == {path.name: path.read_bytes() for path in sorted((folder / "tables").rglob("*.csv"))}
@@ -255,6 +258,25 @@ def test_verdicts_follow_from_what_is_published_without_the_networks(tmp_path: P
     (records / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"neither networks/ nor tables/claims/runs/scores\.csv; run the study first"):
         _ = Runs(published).scores
+
+
+def test_networks_of_all_widths_are_points_of_a_sweep(tmp_path: Path) -> None:
+    folder = claims_study.write(tmp_path / "study")
+    runs = pd.read_csv(folder / "tables" / "runs.csv")
+    of_vnc = runs[runs["rule"].eq("vnc")]
+    for width in (50, 100):
+        shutil.copytree(folder / "networks" / "net" / "vnc", folder / "networks" / f"w{width}" / "vnc")
+        for path in (folder / "networks" / f"w{width}" / "vnc").rglob("*.csv"):
+            table = pd.read_csv(path)
+            changes = {"n": width} if path.name == "alignment.csv" else {"test_accuracy": width / 1000}
+            table.assign(**changes).to_csv(path, index=False)
+        runs = pd.concat([runs, of_vnc.assign(network=f"w{width}")])
+    runs.to_csv(folder / "tables" / "runs.csv", index=False)
+    found = sweeps(Runs(folder), 0.95).set_index(["sweep", "value"]).loc["width"]
+    assert found["mean"].to_dict() == {
+        50.0: pytest.approx(0.05), 100.0: pytest.approx(0.1), 400.0: pytest.approx(0.4, abs=0.03),
+    }  # fmt: skip
+    assert set(found["rule"]) == {"vnc"}
 
 
 def test_effects_of_a_whole_sweep_wait_for_all_of_its_points(tmp_path: Path) -> None:
