@@ -119,6 +119,13 @@ def score(
     confidence: Confidence = 0.95,
     draws_file: Annotated[Path | None, typer.Option(help="NetCDF of the draws to write, to compare models.")] = None,
     ceilings: Annotated[Path | None, typer.Option(help="Folder that keeps noise ceilings between calls.")] = None,
+    recorded_rdms: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated kinds of the recordings' RDMs: correlation, cosine, euclidean; mahalanobis, "
+            "crossnobis where there are repetitions."
+        ),
+    ] = "correlation",
 ) -> None:
     """Compare one model with each benchmark's recordings, layer by layer."""
     from brain_eval.scoring import score_model
@@ -126,7 +133,7 @@ def score(
     score_model(
         activations, benchmark, data, out, rdms,
         identity=identity, metrics=metrics.split(","), draws=draws, seed=seed, confidence=confidence,
-        draws_out=draws_file, ceilings=ceilings,
+        draws_out=draws_file, ceilings=ceilings, recorded_rdms=recorded_rdms.split(","),
     )  # fmt: skip
 
 

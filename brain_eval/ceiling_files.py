@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from brain_eval import ceilings, gram, rdms, resampling, similarity, whitened
+from brain_eval import ceilings, gram, mahalanobis, rdms, recorded_rdms, resampling, similarity, whitened
 from brain_eval.benchmarks.base import Benchmark, Ceiling, Recording
 from brain_eval.ceilings import split_half_all
 from brain_eval.files import replacing
+from brain_eval.recorded_rdms import CORRELATION
 
 #: Random splits of the repetitions behind a split-half ceiling.
 SPLITS = 20
@@ -21,7 +22,7 @@ UNKNOWN = Ceiling(None, None, "")
 
 
 def ceilings_of(
-    benchmark: Benchmark, metrics: Sequence[str], seed: int, folder: Path | None
+    benchmark: Benchmark, metrics: Sequence[str], seed: int, folder: Path | None, kind: str = CORRELATION
 ) -> list[dict[str, Ceiling]]:
     """Return the split-half ceiling of every recording, in order, per metric; unknown without repetitions.
 
@@ -31,37 +32,38 @@ def ceilings_of(
         seed: of the splits.
         folder: ceilings are kept here as NAME-HASH.json, where the hash is of the repetitions, the
             settings and the code; None: computed anew.
+        kind: of the RDMs, a name in recorded_rdms.KINDS.
 
     Raises:
         UserError: repetitions that cannot be split.
     """
     if folder is None:
-        return _made(benchmark, metrics, seed)
-    path = folder / f"{benchmark.description.name}-{_digest(benchmark, metrics, seed)[:16]}.json"
+        return _made(benchmark, metrics, seed, kind)
+    path = folder / f"{benchmark.description.name}-{_digest(benchmark, metrics, seed, kind)[:16]}.json"
     found = _read(path, len(benchmark.recordings), metrics)
     if found is None:
-        found = _made(benchmark, metrics, seed)
+        found = _made(benchmark, metrics, seed, kind)
         content = [{name: dataclasses.asdict(one) for name, one in ceiling.items()} for ceiling in found]
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def _made(benchmark: Benchmark, metrics: Sequence[str], seed: int) -> list[dict[str, Ceiling]]:
+def _made(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) -> list[dict[str, Ceiling]]:
     progress = tqdm(benchmark.recordings, f"ceilings of {benchmark.description.name}", disable=None)
-    return [_ceilings(recording, metrics, seed) for recording in progress]
+    return [_ceilings(recording, metrics, seed, kind) for recording in progress]
 
 
-def _ceilings(recording: Recording, metrics: Sequence[str], seed: int) -> dict[str, Ceiling]:
+def _ceilings(recording: Recording, metrics: Sequence[str], seed: int, kind: str) -> dict[str, Ceiling]:
     if recording.repetitions is None or not metrics:
         return dict.fromkeys(metrics, UNKNOWN)
-    return split_half_all(recording.repetitions, list(metrics), SPLITS, seed)
+    return split_half_all(recording.repetitions, list(metrics), SPLITS, seed, kind)
 
 
-def _digest(benchmark: Benchmark, metrics: Sequence[str], seed: int) -> str:
+def _digest(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) -> str:
     """Hex SHA-256 of all that a ceiling depends on: repetitions, settings and the modules that compute it."""
-    digest = hashlib.sha256(json.dumps([list(metrics), seed, SPLITS]).encode())
-    for module in (ceilings, gram, rdms, resampling, similarity, whitened):
+    digest = hashlib.sha256(json.dumps([list(metrics), seed, SPLITS, kind]).encode())
+    for module in (ceilings, gram, mahalanobis, rdms, recorded_rdms, resampling, similarity, whitened):
         digest.update(Path(str(module.__file__)).read_bytes())
     for recording in benchmark.recordings:
         repetitions = np.zeros(0) if recording.repetitions is None else recording.repetitions

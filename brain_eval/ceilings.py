@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling
 from brain_eval.errors import UserError
-from brain_eval.rdms import UndefinedSimilarity, Vector, correlation_rdm, upper_triangle
+from brain_eval.rdms import UndefinedSimilarity, Vector, upper_triangle
+from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
 from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
 
@@ -58,58 +59,64 @@ def _available(repetitions: NDArray[np.float64]) -> NDArray[np.bool_]:
     return available
 
 
-def _half_means(
-    values: NDArray[np.float64], available: NDArray[np.bool_], rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Split each image's repetitions in two at random and return both (n, neuroids) means.
+def _halves(available: NDArray[np.bool_], rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Split each image's repetitions in two at random: which are in one half, which in the other, (repetitions, n).
 
-    An odd repetition falls to either half by chance. `values` holds 0 where not available.
+    An odd repetition falls to either half by chance.
     """
     repetitions, n = available.shape
     keys = np.where(available, rng.random((repetitions, n)), np.inf)
     order = np.argsort(np.argsort(keys, axis=0, kind="stable"), axis=0, kind="stable")
     counts = available.sum(axis=0)
     cut = (counts + (rng.random(n) < 0.5)) // 2
-    halves = []
-    for chosen in (available & (order < cut), available & (order >= cut)):
-        sums = np.einsum("rn,rnp->np", chosen.astype(np.float64), values, optimize=True)
-        halves.append(sums / chosen.sum(axis=0)[:, None])
-    return halves[0], halves[1]
+    return available & (order < cut), available & (order >= cut)
+
+
+def _rdm_of_half(values: NDArray[np.float64], chosen: NDArray[np.bool_], kind: Kind) -> NDArray[np.floating]:
+    """RDM of the chosen repetitions alone, noise covariance included; `values` holds 0 where not available."""
+    if kind.repeated:
+        return kind.of_recording(np.where(chosen[..., None], values, np.nan))
+    sums = np.einsum("rn,rnp->np", chosen.astype(np.float64), values, optimize=True)
+    return kind.of_recording(sums / chosen.sum(axis=0)[:, None])
 
 
 def split_half_correlations(
-    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION
 ) -> tuple[dict[str, Vector], int]:
     """Correlate the RDMs of two random halves of the repetitions, `n_splits` times.
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images
-            with fewer than two repetitions are left out.
+            with fewer than two repetitions are left out; with fewer than four, where an RDM takes two.
         metrics: names in similarity.METRICS; metrics that share a transform share its cost.
         n_splits: number of random splits.
         seed: of the splits.
+        kind: of the RDMs, a name in recorded_rdms.KINDS.
 
     Returns:
         Per metric (n_splits,) float64, and the number of images used.
 
     Raises:
-        UserError: fewer than 3 images with two repetitions, NaN for some neuroids only.
+        UserError: fewer than 3 images with two (four) repetitions, NaN for some neuroids only.
         UndefinedSimilarity: a half is constant over the neuroids for some image.
     """
     chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
+    rdm_kind = find_kind(kind)
     available = _available(repetitions)
-    used = available.sum(axis=0) >= 2
+    needed = 4 if rdm_kind.repeated else 2
+    used = available.sum(axis=0) >= needed
     if used.sum() < 3:
         raise UserError(
-            f"a split-half ceiling needs 3 images with 2 repetitions each, got {int(used.sum())}; give the average only"
+            f"a split-half ceiling needs 3 images with {needed} repetitions each, got {int(used.sum())}; "
+            "give the average only"
         )
     available = available[:, used]
     values = np.nan_to_num(repetitions[:, used], nan=0.0)
     rng = generator(seed, "split-half")
     correlations: dict[str, list[float]] = {name: [] for name in chosen}
     for _ in range(n_splits):
-        halves = _half_means(values, available, rng)
-        first, second = (upper_triangle(correlation_rdm(half)) for half in halves)
+        halves = _halves(available, rng)
+        first, second = (upper_triangle(_rdm_of_half(values, half, rdm_kind)) for half in halves)
         transforms = {metric.transform for metric in chosen.values()}
         shared = {transform: (transform(first), transform(second)) for transform in transforms}
         for name, metric in chosen.items():
@@ -118,25 +125,30 @@ def split_half_correlations(
     return {name: np.array(values) for name, values in correlations.items()}, int(used.sum())
 
 
-def ceiling_of_halves(correlations: Vector, n_images: int, metric: str = "spearman") -> Ceiling:
+def ceiling_of_halves(
+    correlations: Vector, n_images: int, metric: str = "spearman", kind: str = CORRELATION
+) -> Ceiling:
     """Turn split-half correlations (n_splits,) into a ceiling.
 
     lower = their mean m (uncorrected); reliability r = 2 m / (1 + m) (Spearman 1910, Brown 1910), that
     of the RDM from all repetitions; upper = sqrt(r), the expected correlation of that RDM with the
-    noiseless one. Upper is unknown where m is not positive, and for metrics that are no correlations
-    (tau-a, the cosines), for which this does not hold.
+    noiseless one. Upper is unknown where m is not positive, and where this does not hold: for metrics that
+    are no correlations (tau-a, the cosines), and for squared distances (see recorded_rdms.Kind).
     """
     mean = float(np.mean(correlations))
     words = f"split-half over repetitions ({len(correlations)} random splits; {n_images} images): "
-    if not find_metric(metric).spearman_brown:
-        return Ceiling(mean, None, f"{words}lower = mean similarity of half RDMs; upper unknown for {metric}")
+    for holds, what in ((find_metric(metric).spearman_brown, metric), (find_kind(kind).spearman_brown, f"{kind} RDMs")):
+        if not holds:
+            return Ceiling(mean, None, f"{words}lower = mean similarity of half RDMs; upper unknown for {what}")
     words += "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
     if mean <= 0.0:
         return Ceiling(mean, None, words + "; reliability not positive")
     return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
 
 
-def split_half(repetitions: NDArray[np.float64], metric: str, n_splits: int = 100, seed: int = 0) -> Ceiling:
+def split_half(
+    repetitions: NDArray[np.float64], metric: str, n_splits: int = 100, seed: int = 0, kind: str = CORRELATION
+) -> Ceiling:
     """Noise ceiling of one recording from its repetitions; see `ceiling_of_halves` for the definition.
 
     Args:
@@ -144,17 +156,23 @@ def split_half(repetitions: NDArray[np.float64], metric: str, n_splits: int = 10
         metric: a name in similarity.METRICS.
         n_splits: random splits of each image's repetitions.
         seed: of the splits.
+        kind: of the RDMs, a name in recorded_rdms.KINDS.
     """
-    correlations, n_images = split_half_correlations(repetitions, [metric], n_splits, seed)
-    return ceiling_of_halves(correlations[metric], n_images, metric)
+    correlations, n_images = split_half_correlations(repetitions, [metric], n_splits, seed, kind)
+    return ceiling_of_halves(correlations[metric], n_images, metric, kind)
 
 
 def split_half_all(
-    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION
 ) -> dict[str, Ceiling]:
-    """Return `split_half` for several metrics at the cost of one; empty ceilings where it is undefined."""
+    """Return `split_half` for several metrics at the cost of one; empty ceilings where it is undefined.
+
+    RDMs that take two repetitions may have too few for halves of them: that too leaves the ceiling empty.
+    """
     try:
-        correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed)
-    except UndefinedSimilarity as error:
+        correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
+    except UserError as error:
+        if not (isinstance(error, UndefinedSimilarity) or find_kind(kind).repeated):
+            raise
         return {name: Ceiling(None, None, f"none: {error}") for name in metrics}
-    return {name: ceiling_of_halves(correlations[name], n_images, name) for name in metrics}
+    return {name: ceiling_of_halves(correlations[name], n_images, name, kind) for name in metrics}

@@ -2,10 +2,12 @@
 
 The noise covariance of the neuroids comes from the residuals of the repetitions around each stimulus'
 mean, shrunk as rsatoolbox shrinks it; both RDMs are squared distances divided by the number of neuroids
-(Walther et al. 2016, NeuroImage 137:188).
+(Walther et al. 2016, NeuroImage 137:188). Stimuli may have different numbers of repetitions: a missing
+one is NaN for all neuroids, and everything is as in rsatoolbox's forms for unbalanced data.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,42 +20,63 @@ from brain_eval.rdms import euclidean_rdm, squared_distances
 SHRINKAGES = ("shrinkage_diag", "shrinkage_eye", "diag", "full")
 
 
-def _checked(repetitions: ArrayLike) -> NDArray[np.float64]:
+class _Repetitions(NamedTuple):
+    """Responses (repetitions, n, p), NaN where missing; which are there (repetitions, n); how many (n,)."""
+
+    values: NDArray[np.float64]
+    available: NDArray[np.bool_]
+    counts: NDArray[np.intp]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return np.asarray(np.nanmean(self.values, axis=0))
+
+
+def _checked(repetitions: ArrayLike, fewest: int = 1) -> _Repetitions:
     values = np.asarray(repetitions, dtype=np.float64)
     if values.ndim != 3 or values.shape[0] < 2 or values.shape[1] < 3 or values.shape[2] < 1:
         raise UserError(
             "noise needs responses of at least 2 repetitions x 3 stimuli x 1 neuroid, "
             f"got shape {values.shape}; use another recording or a distance without noise"
         )
-    finite = np.isfinite(values).all(axis=2)
-    if not finite.all():
-        repetition, row = np.argwhere(~finite)[0]
+    missing = np.isnan(values)
+    broken = np.isinf(values).any(axis=2) | (missing.any(axis=2) & ~missing.all(axis=2))
+    if broken.any():
+        repetition, row = np.argwhere(broken)[0]
         raise UserError(
-            f"repetition {repetition} holds NaN or infinity in row {row}; keep the repetitions that all stimuli have"
+            f"repetition {repetition} holds infinity, or NaN of some neuroids only, in row {row}; "
+            "make it NaN for all neuroids, as one that is missing"
         )
-    return values
+    available = ~missing.any(axis=2)
+    counts = available.sum(axis=0)
+    if counts.min() < fewest or counts.max() < 2:
+        row = int(np.argmin(counts))
+        raise UserError(f"row {row} has {counts[row]} repetitions where {max(fewest, 2)} are needed; leave it out")
+    return _Repetitions(values, available, counts)
 
 
 def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
     """Estimate the covariance of the neuroids' noise from the residuals around each stimulus' mean.
 
     Args:
-        repetitions: (repetitions, n, p) responses of p neuroids to n stimuli.
+        repetitions: (repetitions, n, p) responses of p neuroids to n stimuli, NaN where one is missing.
         shrinkage: "shrinkage_diag" towards the variances (Schäfer & Strimmer 2005), "shrinkage_eye"
             towards a multiple of the identity (Ledoit & Wolf 2004), "diag" the variances alone, "full"
             without shrinkage.
 
     Returns:
-        (p, p) float64, symmetric; residuals have (repetitions - 1) n degrees of freedom.
+        (p, p) float64, symmetric; residuals have as many degrees of freedom as there are responses beyond
+        the first of each stimulus.
 
     Raises:
-        UserError: unknown shrinkage, fewer than 2 repetitions or 3 stimuli, NaN (names repetition and row).
+        UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, a repetition
+            that is NaN for some neuroids only (names repetition and row).
     """
     if shrinkage not in SHRINKAGES:
         raise UserError(f"unknown shrinkage '{shrinkage}'; choose from {', '.join(SHRINKAGES)}")
-    values = _checked(repetitions)
-    residuals = (values - values.mean(axis=0)).reshape(-1, values.shape[2])
-    freedom = (values.shape[0] - 1) * values.shape[1]
+    known = _checked(repetitions)
+    residuals = (known.values - known.means)[known.available]
+    freedom = len(residuals) - len(known.counts)
     sums = residuals.T @ residuals
     if shrinkage == "diag":
         return np.diag(np.diag(sums)) / freedom
@@ -118,7 +141,7 @@ def mahalanobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -
     """Return squared Mahalanobis distances between the stimuli's mean responses, divided by the neuroids.
 
     Args:
-        repetitions: (repetitions, n, p) responses.
+        repetitions: (repetitions, n, p) responses, NaN where one is missing.
         shrinkage: of the noise covariance, see `noise_covariance`.
 
     Returns:
@@ -127,35 +150,38 @@ def mahalanobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -
     Raises:
         UserError: as `noise_covariance`; a singular covariance.
     """
-    values = _checked(repetitions)
-    return euclidean_rdm(whitened(values.mean(axis=0), noise_covariance(values, shrinkage)))
+    known = _checked(repetitions)
+    return euclidean_rdm(whitened(known.means, noise_covariance(known.values, shrinkage)))
 
 
 def crossnobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
     """Return cross-validated squared Mahalanobis distances, divided by the neuroids.
 
-    They are 0 on average where nothing differs, and may be negative: each repetition in turn is
-    multiplied with the mean of the others, so that the noise of the two is independent. (Nearly: the
+    They are 0 on average where nothing differs, and may be negative: every repetition is multiplied
+    with all others but itself, so that the noise of the two is independent. (Nearly: the
     covariance comes from the same repetitions. With f residual degrees of freedom a bias of at most
     2 (p + 1) / (repetitions f) is left, in units of the noise variance.)
 
     Args:
-        repetitions: (repetitions, n, p) responses.
+        repetitions: (repetitions, n, p) responses, NaN where one is missing.
         shrinkage: of the noise covariance, see `noise_covariance`.
 
     Returns:
         (n, n) float64, symmetric, zero diagonal.
 
     Raises:
-        UserError: as `noise_covariance`; a singular covariance.
+        UserError: as `noise_covariance`; a stimulus with one repetition; a singular covariance.
     """
-    values = _checked(repetitions)
-    white = whitened(values, noise_covariance(values, shrinkage))
+    known = _checked(repetitions, fewest=2)
+    p = known.values.shape[2]
     # The stimuli's mean is common to all distances; without it the products do not cancel.
-    white -= white.mean(axis=1, keepdims=True)
-    total, folds = white.sum(axis=0), len(white)
-    products = sum((total - fold) / (folds - 1) @ fold.T for fold in white) / folds
-    rdm = squared_distances(products, values.shape[2])
+    centred = np.where(known.available[..., None], known.values - known.means.mean(axis=0), 0.0)
+    white = whitened(centred, noise_covariance(known.values, shrinkage))
+    total, single = white.sum(axis=0), white.transpose(1, 0, 2).reshape(len(known.counts), -1)
+    # Of all pairs of repetitions those of one repetition with itself are taken away; so are their numbers.
+    here = known.available.astype(np.float64)
+    pairs = np.outer(known.counts, known.counts) - here.T @ here
+    rdm = squared_distances((total @ total.T - single @ single.T) / pairs, p)
     np.fill_diagonal(rdm, 0.0)
     return rdm
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.errors import UserError
+from brain_eval.recorded_rdms import metric_label
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Variation
 
@@ -76,7 +77,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
         return
     units = [one.units for one in known.values()]
     draws = len(next(iter(known.values())).remainder)
-    group = file.createGroup(f"{target.name}/{metric}")
+    group = file.createGroup(f"{target.name}/{metric_label(target.kind, metric)}")
     group.setncatts({"sampling": sampling, "units": max(int(one.max()) for one in units) + 1})
     sizes = {"layer": len(layers), "recording": len(known), "entry": sum(len(one) for one in units), "draw": draws}
     sizes["side"] = len(target.halves)

@@ -7,6 +7,7 @@ import numpy as np
 
 from brain_eval.benchmarks.base import Ceiling
 from brain_eval.ceiling_files import UNKNOWN
+from brain_eval.recorded_rdms import metric_label
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Spread, joint_variance, stacked, stimulus_variance
@@ -52,7 +53,7 @@ def _recording_rows(
             "animal": recording.animal,
             "species": recording.species,
             "region": recording.region,
-            "metric": name,
+            "metric": metric_label(target.kind, name),
             "n_stimuli": len(recording.stimuli),
             "n_neuroids": recording.n_neuroids,
             **_interval_of_one(score, confidence),
@@ -105,7 +106,7 @@ def _mean_rows(
             "animal": animal,
             "species": recordings[0].species,
             "region": recordings[0].region,
-            "metric": name,
+            "metric": metric_label(target.kind, name),
             "n_stimuli": len(stimuli),
             "n_neuroids": sum(neuroids) if len(neuroids) == len(recordings) else None,
             **cells,

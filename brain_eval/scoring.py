@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from tqdm import tqdm
 
 import brain_eval.benchmarks
 from brain_eval.activation_reader import Activations, open_activations
+from brain_eval.benchmarks.base import Benchmark
 from brain_eval.errors import UserError
 from brain_eval.files import netcdf_errors, replacing
 from brain_eval.rdm_files import Rdms, whole_rdm, write_rdms
-from brain_eval.rdms import UndefinedSimilarity, correlation_rdm, upper_triangle
+from brain_eval.rdms import UndefinedSimilarity, upper_triangle
+from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as
 from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.score_draws import write_draws
 from brain_eval.score_rows import COLUMNS as COLUMNS
@@ -29,7 +31,7 @@ MOST_STIMULI_STORED = 200
 def score_model(
     activations_folder: Path, specs: Sequence[str], data: Path, out: Path, rdms_out: Path, *,
     identity: str, metrics: Sequence[str], draws: int, seed: int, confidence: float,
-    draws_out: Path | None = None, ceilings: Path | None = None,
+    draws_out: Path | None = None, ceilings: Path | None = None, recorded_rdms: Sequence[str] = (CORRELATION,),
 ) -> None:  # fmt: skip
     """Compare one model's layers with every recording of the benchmarks and write the scores.
 
@@ -48,12 +50,17 @@ def score_model(
             on the model, so that models are compared on the same resampled stimuli.
         draws_out: NetCDF to write (see brain_eval.score_draws), for comparisons of models.
         ceilings: folder in which noise ceilings are kept between calls; None: computed anew.
+        recorded_rdms: kinds of the recordings' RDMs, names in recorded_rdms.KINDS; metrics of RDMs are
+            computed for each. A recording that lacks a kind (crossnobis takes repetitions) has no rows for
+            it, and is warned of. In the column `metric` all but correlation stand before the metric's name.
 
     Raises:
-        UserError: unknown metric or benchmark, activations missing or of other stimuli, NaN in them, a full disk.
+        UserError: unknown metric, RDM or benchmark, an RDM that no recording has, activations missing or of
+            other stimuli, NaN in them, a full disk.
     """
     who = _identity(identity)
     chosen = _metrics([name.strip() for name in metrics])
+    kinds = _kinds([name.strip() for name in recorded_rdms])
     rows: list[dict[str, Any]] = []
     stored: Rdms = {}
     scored: list[tuple[Target, str, dict[str, Scores]]] = []
@@ -61,22 +68,22 @@ def score_model(
         benchmark = brain_eval.benchmarks.load_benchmark(spec, data)
         name = benchmark.description.name
         ids = benchmark.stimulus_set.stimulus_ids
+        sampling = f"{name}, {benchmark.stimulus_set.sha256}, seed {seed}, {draws} draws"
         with open_activations(activations_folder / f"{name}.nc", benchmark) as activations:
-            compared = {one: find_metric(one) for one in chosen if one in METRICS}
-            target = Target(benchmark, compared, draws, seed, ceilings)
-            responses = ResponseTarget(target, [one for one in chosen if one in RESPONSE_METRICS], draws, confidence)
-            pictures, layers = {}, {}
-            for layer in tqdm(activations.layers, f"score {name}", disable=None):
-                scores = _in_order(score_layer(target, responses, activations, layer), chosen)
-                layers[layer] = scores
-                shared: dict[str, Any] = {**who, "layer": layer, "preprocessing": activations.preprocessing}
-                shared |= {"benchmark": name, "version": benchmark.description.version}
-                rows += [shared | row for row in rows_of_layer(target, scores, confidence)]
-                if len(ids) <= MOST_STIMULI_STORED:
-                    pictures[layer] = whole_rdm(activations.read(layer, np.arange(len(ids))))
-            scored.append((target, f"{name}, {benchmark.stimulus_set.sha256}, seed {seed}, {draws} draws", layers))
-        if pictures:
-            stored[name] = (ids, pictures)
+            about: dict[str, Any] = who | {"preprocessing": activations.preprocessing}
+            about |= {"benchmark": name, "version": benchmark.description.version}
+            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, confidence, ceilings):
+                layers: dict[str, Scores] = {}
+                for layer in tqdm(activations.layers, f"score {name}, {target.kind}", disable=None):
+                    layers[layer] = _in_order(score_layer(target, responses, activations, layer), chosen)
+                    rows += [
+                        about | {"layer": layer, **row} for row in rows_of_layer(target, layers[layer], confidence)
+                    ]
+                scored.append((target, sampling, layers))
+            if len(ids) <= MOST_STIMULI_STORED:
+                every = np.arange(len(ids))
+                stored[name] = ids, {layer: whole_rdm(activations.read(layer, every)) for layer in activations.layers}
+    _refuse_absent(kinds, {target.kind for target, _, _ in scored}, specs)
     # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
     with replacing(rdms_out) as rdms_part, netcdf_errors(rdms_out):
         write_rdms(rdms_part, who, stored)
@@ -85,6 +92,36 @@ def score_model(
                 write_draws(draws_part, who, scored)
     with replacing(out) as temporary:
         _write_rows(temporary, rows)
+
+
+def _targets(
+    benchmark: Benchmark, chosen: Sequence[str], kinds: Sequence[str],
+    draws: int, seed: int, confidence: float, ceilings: Path | None,
+) -> Iterator[tuple[Target, ResponseTarget]]:  # fmt: skip
+    """Yield what the layers are compared with: the RDMs of one kind after the other, responses beside the first.
+
+    Recordings that lack a kind are warned of; a kind that all of them lack is left out.
+    """
+    compared = {one: find_metric(one) for one in chosen if one in METRICS}
+    others = [one for one in chosen if one in RESPONSE_METRICS]
+    # Every recording is in the target of the correlation RDMs, and so is every response.
+    for kind in kinds if CORRELATION in kinds or not others else (CORRELATION, *kinds):
+        own, lacking = recorded_as(benchmark, kind)
+        for recording, reason in lacking.items():
+            text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
+            tqdm.write(text, file=sys.stderr)
+        if own.recordings:
+            target = Target(own, compared if kind in kinds else {}, draws, seed, ceilings, kind)
+            yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws, confidence)
+
+
+def _refuse_absent(kinds: Sequence[str], found: set[str], specs: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in found:
+            raise UserError(
+                f"no recording of {', '.join(specs)} has a {kind} RDM (the warnings above say why); "
+                "leave it out of the recorded RDMs"
+            )
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -109,6 +146,12 @@ def _metrics(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _kinds(names: Sequence[str]) -> list[str]:
+    for name in names:
+        find_kind(name)
+    return list(dict.fromkeys(names))
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -130,10 +173,10 @@ def score_layer(target: Target, responses: ResponseTarget, activations: Activati
         sessions = f"session {', '.join(target.recordings[index].session for index in group)}"
         if target.metrics:
             try:
-                scores |= target.compare(number, upper_triangle(correlation_rdm(features)))
+                scores |= target.compare(number, upper_triangle(find_kind(target.kind).of_layer(features)))
             except UndefinedSimilarity as error:
                 stimulus = target.stimulus_ids[stimuli[error.row or 0]]
-                reason = f"none: activity is constant for stimulus '{stimulus}'"
+                reason = f"none: {str(error).partition(' in row')[0]} for stimulus '{stimulus}'"
                 scores |= {(i, name): Score(None, None, reason) for i in group for name in target.metrics}
         scores |= responses.score(group, features)
         for reason in dict.fromkeys(s.words for (i, _), s in scores.items() if i in group and s.raw is None):

@@ -13,6 +13,7 @@ from brain_eval.ceiling_files import UNKNOWN, ceilings_of
 from brain_eval.ceilings import leave_one_out
 from brain_eval.errors import UserError
 from brain_eval.rdms import UndefinedSimilarity, Vector, upper_triangle
+from brain_eval.recorded_rdms import CORRELATION
 from brain_eval.resampling import (
     Matrix,
     Moments,
@@ -89,6 +90,7 @@ class Target:
             that recordings share the draws of shared stimuli; they are stratified by the set of
             recordings that contain them, so that each recording keeps its number of stimuli.
         ceilings: folder in which ceilings are kept, or None.
+        kind: of the recordings' RDMs, a name in recorded_rdms.KINDS.
 
     Attributes:
         groups: recordings (positions) by the stimuli they have in common, which share a model RDM.
@@ -99,9 +101,10 @@ class Target:
     """
 
     def __init__(
-        self, benchmark: Benchmark, metrics: dict[str, Metric], draws: int, seed: int, ceilings: Path | None = None
-    ) -> None:
-        self.metrics, self.draws, self.seed = metrics, draws, seed
+        self, benchmark: Benchmark, metrics: dict[str, Metric], draws: int, seed: int, ceilings: Path | None = None,
+        kind: str = CORRELATION,
+    ) -> None:  # fmt: skip
+        self.metrics, self.draws, self.seed, self.kind = metrics, draws, seed, kind
         self.name, self.recordings = benchmark.description.name, benchmark.recordings
         self.stimulus_ids = benchmark.stimulus_set.stimulus_ids
         self.groups = _grouped([recording.stimuli.tobytes() for recording in self.recordings])
@@ -122,7 +125,7 @@ class Target:
             for index, transform in ((i, t) for i in group for t in {one.transform for one in metrics.values()}):
                 recorded = transform(self._pairs[index])
                 self._recorded[index, transform] = recorded, self._moments(transform, recorded, weights)
-        self.ceilings = ceilings_of(benchmark, list(metrics), seed, ceilings)
+        self.ceilings = ceilings_of(benchmark, list(metrics), seed, ceilings, kind)
         self._of_subjects: dict[tuple[tuple[int, ...], str], Ceiling] = {}
 
     def _groups_of_stimuli(self, draws: int) -> Resampled:

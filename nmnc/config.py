@@ -29,6 +29,8 @@ Metric = Literal[
     "spearman", "rho-a", "pearson", "cosine", "tau-a", "whitened-cosine", "whitened-correlation",
     "cka-biased", "cka-unbiased", "ridge", "pls",
 ]  # fmt: skip
+#: The same names as brain_eval's recorded_rdms.KINDS (a test compares them).
+RecordedRdm = Literal["correlation", "cosine", "euclidean", "mahalanobis", "crossnobis"]
 
 
 class Paths(Section):
@@ -99,6 +101,12 @@ class Evaluation(Section):
         min_length=1,
         description="RDM comparisons spearman, rho-a, pearson, cosine, tau-a (slow), whitened-cosine, "
         "whitened-correlation; cka-biased, cka-unbiased, ridge (slow), pls (very slow) where there are responses",
+    )
+    recorded_rdms: list[RecordedRdm] = Field(
+        ["correlation"],
+        min_length=1,
+        description="kinds of the recordings' RDMs, each compared by every metric of RDMs; all but correlation need "
+        "responses, mahalanobis and crossnobis repetitions; in scores.csv the metric is then crossnobis-spearman",
     )
     activations: Activations = Activations()
     bootstrap_draws: int = Field(1000, ge=100, description="draws behind each interval")

@@ -18,6 +18,7 @@ from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.sources import state
 from brain_eval.ceilings import split_half_all
 from brain_eval.models import Model
+from brain_eval.recorded_rdms import CORRELATION, source_of
 from brain_eval.scoring import MOST_STIMULI_STORED
 from brain_eval.similarity import METRICS, Metric, correlation_rdm, upper_triangle
 from brain_eval.targets import SPLITS, Target
@@ -86,18 +87,20 @@ class BenchmarkCost:
         """Recordings cut to few stimuli: time grows with the number of pairs."""
         # What needs responses (CKA, encoding) is not measured here.
         metrics: dict[str, Metric] = {name: METRICS[name] for name in evaluation.metrics if name in METRICS}
+        kinds = evaluation.recorded_rdms
         cut = replace(benchmark, recordings=tuple(_cut(recording) for recording in benchmark.recordings))
-        self._scale = _pairs(benchmark) / _pairs(cut)
+        self._scale = sum(_pairs(benchmark, kind) for kind in kinds) / _pairs(cut)
         targets: list[Target] = []
         draws, seed = evaluation.bootstrap_draws, evaluation.seed
         self.preparing = once(lambda: targets.append(Target(cut, metrics, draws, seed)), CPU) * self._scale
         self.draws_size = 4 * len(metrics) * sum(len(recording.stimuli) + draws for recording in benchmark.recordings)
         self._target, self._layers = targets[0], dict[int, float]()
-        self.rows = len(metrics) * (len(benchmark.recordings) + len(self._target.regions))
+        self.draws_size *= len(kinds)
+        self.rows = len(kinds) * len(metrics) * (len(benchmark.recordings) + len(self._target.regions))
         for recording in benchmark.recordings:
             if recording.repetitions is not None:
                 halves = partial(split_half_all, recording.repetitions, list(metrics), SPLIT, seed)
-                self.preparing += once(halves, CPU) * SPLITS / SPLIT
+                self.preparing += sum(once(partial(halves, kind), CPU) for kind in kinds) * SPLITS / SPLIT
 
     @property
     def rdm_size(self) -> int:
@@ -158,8 +161,10 @@ def _cut(recording: Recording) -> Recording:
     return replace(recording, stimuli=recording.stimuli[few], rdm=recording.rdm[few, few], repetitions=None)
 
 
-def _pairs(benchmark: Benchmark) -> int:
-    return sum(len(recording.stimuli) ** 2 for recording in benchmark.recordings)
+def _pairs(benchmark: Benchmark, kind: str = CORRELATION) -> int:
+    """Pairs of stimuli of the recordings that have an RDM of this kind."""
+    here = (one for one in benchmark.recordings if kind == CORRELATION or source_of(one, kind) is not None)
+    return sum(len(recording.stimuli) ** 2 for recording in here)
 
 
 def _bytes_per_second(shapes: dict[str, Shape], batch_size: int) -> float:

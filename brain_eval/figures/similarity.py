@@ -36,7 +36,10 @@ CEILING_COLOR = "#dcdcdc"
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name for an axis."""
+    """A metric's name for an axis; crossnobis-spearman is Spearman's with the recording's crossnobis RDM."""
+    kind, _, plain_metric = metric.partition("-")
+    if metric not in METRIC_NAMES and plain_metric in METRIC_NAMES:
+        return f"{METRIC_NAMES[plain_metric]} (recording: {kind})"
     return METRIC_NAMES.get(metric, metric)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import tracemalloc
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from scipy.stats import spearmanr
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.cowley2023 import _Image, union_of_sessions
+from brain_eval.mahalanobis import crossnobis_rdm
+from brain_eval.recorded_rdms import recorded_as
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.data.noise import prec_from_unbalanced
+    from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +183,32 @@ def test_images_are_streamed(benchmark: Benchmark) -> None:
         tracemalloc.stop()
     assert kept < 20 * one
     assert peak < 400 * one, "128 images and the archive's directory, not 1024 images"
+
+
+@pytest.mark.real_data
+def test_crossnobis_of_the_session_with_repetitions_equals_rsatoolbox(benchmark: Benchmark) -> None:
+    """6 to 10 repetitions an image; 30 images, since rsatoolbox goes through pairs of trials."""
+    repetitions = session(benchmark, "210325").repetitions[:, :30]
+    assert set((~np.isnan(repetitions[..., 0])).sum(axis=0)) == {6, 7, 8, 9}
+    here = ~np.isnan(repetitions).any(axis=2).ravel()
+    repetition, stimulus = np.indices(repetitions.shape[:2]).reshape(2, -1).astype(float)
+    centred = repetitions - np.nanmean(repetitions, axis=0).mean(axis=0)
+    trials = Dataset(
+        centred.reshape(-1, 50)[here], obs_descriptors={"stimulus": stimulus[here], "repetition": repetition[here]}
+    )
+    noise = prec_from_unbalanced(trials, "stimulus", method="shrinkage_diag")
+    oracle = calc_rdm_unbalanced(trials, "crossnobis", "stimulus", noise=noise, cv_descriptor="repetition")
+    found = squareform(crossnobis_rdm(repetitions), checks=False)
+    np.testing.assert_allclose(found, oracle.dissimilarities[0], atol=1e-10)
+
+
+@pytest.mark.real_data
+def test_only_one_session_has_repetitions_for_crossnobis(benchmark: Benchmark) -> None:
+    own, reasons = recorded_as(benchmark, "crossnobis")
+    assert [recording.session for recording in own.recordings] == ["210325"]
+    assert len(reasons) == 6
+    assert set(reasons.values()) == {"it has no repetitions"}
+    distances = squareform(own.recordings[0].rdm, checks=False)
+    # Noise averages out, so that a few distances are negative; the other kind of RDM says much the same.
+    assert 0 < (distances < 0).mean() < 0.05
+    assert spearmanr(distances, squareform(session(benchmark, "210325").rdm))[0] > 0.5

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from brain_eval import ceiling_files
+from brain_eval import ceiling_files, recorded_rdms
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import (
     ceiling_of_halves,
@@ -222,7 +222,7 @@ def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch):
         seen.append(half.copy())
         return correlation_rdm(half)
 
-    monkeypatch.setattr("brain_eval.ceilings.correlation_rdm", spy)
+    monkeypatch.setitem(recorded_rdms.KINDS, "correlation", recorded_rdms.Kind(spy, spy, spearman_brown=True))
     split_half_correlations(repetitions, ["spearman"], 60, 0)
     sizes = np.array([[(half[image] > 0).sum() for image in range(5)] for half in seen]).reshape(60, 2, 5)
     for first, second in zip(seen[::2], seen[1::2], strict=True):

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import pdist, squareform
 
-from brain_eval import gram, mahalanobis
+from brain_eval import gram
 from brain_eval.errors import UserError
-from brain_eval.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
 from brain_eval.rdms import (
     KINDS,
     UndefinedSimilarity,
@@ -25,7 +24,6 @@ from brain_eval.rdms import (
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from rsatoolbox.data import Dataset
-    from rsatoolbox.data.noise import cov_from_unbalanced, prec_from_unbalanced
     from rsatoolbox.rdm import calc_rdm
 
 
@@ -208,104 +206,3 @@ def test_upper_triangle_is_in_scipys_order_and_square_undoes_it():
 def test_upper_triangle_refuses_what_is_not_square():
     with pytest.raises(UserError, match="square"):
         upper_triangle(np.zeros((3, 4)))
-
-
-def repetitions_of(case):
-    """Single-trial responses (repetitions, stimuli, neuroids)."""
-    rng = np.random.default_rng(11)
-    patterns = rng.standard_normal((8, 6))
-    mixing = rng.standard_normal((6, 6))
-    noisy = patterns + rng.standard_normal((4, 8, 6)) @ mixing
-    return {
-        "correlated noise": noisy,
-        "two repetitions": noisy[:2],
-        "three stimuli": noisy[:, :3],
-        "duplicates": noisy[:, [0, 0, 1, 1, 2, 3]],
-        "spike counts": rng.poisson(3.0, (5, 9, 4)).astype(float),
-        "one neuroid": noisy[:, :, :1],
-        "more neuroids than residuals": rng.standard_normal((3, 4, 20)),
-    }[case]
-
-
-REPEATED = [
-    "correlated noise", "two repetitions", "three stimuli", "duplicates", "spike counts", "one neuroid",
-    "more neuroids than residuals",
-]  # fmt: skip
-
-
-def rsa_dataset(repetitions):
-    folds, n, p = repetitions.shape
-    # Floats: averaging fills descriptors with NaN first.
-    descriptors = {"stimulus": np.tile(np.arange(float(n)), folds), "fold": np.repeat(np.arange(float(folds)), n)}
-    return Dataset(repetitions.reshape(-1, p).copy(), obs_descriptors=descriptors)
-
-
-def solvable(case, shrinkage):
-    return case != "more neuroids than residuals" or shrinkage != "full"
-
-
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
-@pytest.mark.parametrize("case", REPEATED)
-def test_noise_covariance_equals_rsatoolbox(case, shrinkage):
-    repetitions = repetitions_of(case)
-    with np.errstate(invalid="ignore"):
-        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
-    if case == "one neuroid" and shrinkage in ("shrinkage_eye", "shrinkage_diag"):
-        # Nothing to shrink: rsatoolbox divides 0 by 0.
-        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method="full")
-    np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), oracle, atol=1e-10)
-
-
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
-@pytest.mark.parametrize("case", [case for case in REPEATED if case != "one neuroid"])
-@pytest.mark.parametrize("kind", ["mahalanobis", "crossnobis"])
-def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
-    repetitions, function = repetitions_of(case), mahalanobis.KINDS[kind]
-    if not solvable(case, shrinkage):
-        with pytest.raises(UserError, match="singular"):
-            function(repetitions, shrinkage)
-        return
-    dataset = rsa_dataset(repetitions)
-    precision = prec_from_unbalanced(dataset, "stimulus", method=shrinkage)
-    folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
-    oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds)
-    rdm = function(repetitions, shrinkage)
-    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-9, atol=1e-10)
-    np.testing.assert_allclose(rdm, rdm.T, atol=1e-14)
-    assert not np.diag(rdm).any()
-
-
-def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_not():
-    rng = np.random.default_rng(0)
-    noise = [rng.standard_normal((5, 30, 4)) for _ in range(200)]
-    crossed = [upper_triangle(crossnobis_rdm(values)).mean() for values in noise]
-    assert abs(np.mean(crossed)) < 0.015
-    assert min(crossed) < -0.05
-    # The variance of the difference of two means of 5: 2 / 5.
-    assert np.mean([upper_triangle(mahalanobis_rdm(values)).mean() for values in noise]) == pytest.approx(0.4, abs=0.02)
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_noise_in_other_units_changes_no_distance(seed):
-    """Without shrinkage any invertible mixture of the neuroids leaves Mahalanobis distances as they are."""
-    rng = np.random.default_rng(seed)
-    repetitions, mixing = rng.standard_normal((4, 9, 3)), rng.standard_normal((3, 3)) + 3 * np.eye(3)
-    for function in (mahalanobis_rdm, crossnobis_rdm):
-        np.testing.assert_allclose(function(repetitions @ mixing, "full"), function(repetitions, "full"), atol=1e-6)
-
-
-def test_repetitions_that_say_nothing_about_noise_are_refused():
-    repetitions = repetitions_of("correlated noise")
-    with pytest.raises(UserError, match="unknown shrinkage 'oas'; choose from shrinkage_diag"):
-        noise_covariance(repetitions, "oas")
-    for shape in ((1, 8, 6), (4, 2, 6), (8, 6), (4, 8, 0)):
-        with pytest.raises(UserError, match="at least 2 repetitions x 3 stimuli"):
-            mahalanobis_rdm(np.ones(shape))
-    same = repetitions.copy()
-    same[:, :, 2] = same[:1, :, 2]
-    with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
-        crossnobis_rdm(same)
-    same[2, 5, 1] = np.nan
-    with pytest.raises(UserError, match="repetition 2 holds NaN or infinity in row 5"):
-        crossnobis_rdm(same)

@@ -1,6 +1,5 @@
 """Scores of one model: invariants, joint resampling, ceilings, and what bad activations get."""
 
-import csv
 from dataclasses import replace
 
 import netCDF4
@@ -9,11 +8,11 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
-from brain_eval import activation_files, benchmarks, targets
+from brain_eval import targets
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import leave_one_out, split_half
 from brain_eval.errors import UserError
-from brain_eval.scoring import COLUMNS, score_model
+from brain_eval.scoring import COLUMNS
 from brain_eval.similarity import METRICS, compare, correlation_rdm, upper_triangle
 
 N = 24
@@ -51,43 +50,6 @@ def two_sessions():
         recording(session, "M1", stimuli, code()[stimuli] + rng.standard_normal((len(stimuli), 8)))
         for session, stimuli in (("A", np.arange(16)), ("B", np.arange(10, 24)))
     ]
-
-
-class Study:
-    """A folder with activations, and the scores made from them."""
-
-    def __init__(self, folder, monkeypatch):
-        self.folder, self.known = folder, {}
-        monkeypatch.setattr(benchmarks, "load_benchmark", lambda spec, data: self.known[spec.partition("=")[0]])
-
-    def write(self, benchmark, layers, **attributes):
-        self.known[benchmark.description.name] = benchmark
-        stimuli = benchmark.stimulus_set
-        attributes = {"preprocessing": "32 px", "stimulus_set_sha256": stimuli.sha256} | attributes
-        shapes = {layer: (values.shape[1], 1, 1) for layer, values in layers.items()}
-        block = np.concatenate(list(layers.values()), axis=1)
-        path = self.folder / f"{benchmark.description.name}.nc"
-        activation_files.write(path, stimuli.stimulus_ids, shapes, attributes, [(0, block)], (3, 3))
-        return path
-
-    def score(self, *specs, out="scores.csv", metrics=("spearman", "rho-a"), identity="net,nmnc,nmnc,7", **options):
-        options = {"draws": 60, "seed": 0, "confidence": 0.95} | options
-        specs = specs or list(self.known)
-        score_model(
-            self.folder, specs, self.folder, self.folder / out, self.folder / "rdms.nc",
-            identity=identity, metrics=metrics, **options,
-        )  # fmt: skip
-        with (self.folder / out).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-
-    def score_of(self, benchmark, layers, **options):
-        self.write(benchmark, layers)
-        return self.score(benchmark.description.name, **options)
-
-
-@pytest.fixture
-def study(tmp_path, monkeypatch):
-    return Study(tmp_path, monkeypatch)
 
 
 def cells(rows, *columns):

@@ -24,7 +24,8 @@ rule score:
         # Not an output: its files are named by what they depend on, and serve every network.
         ceilings=f"{RESULTS}/benchmarks/ceilings",
         identity=lambda wildcards: ",".join([wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]),
-        settings=f"--metrics {','.join(EVALUATION.metrics)} --draws {EVALUATION.bootstrap_draws}"
+        settings=f"--metrics {','.join(EVALUATION.metrics)} --recorded-rdms {','.join(EVALUATION.recorded_rdms)}"
+        f" --draws {EVALUATION.bootstrap_draws}"
         f" --seed {EVALUATION.seed} --confidence {EVALUATION.confidence}",
     message:
         "similarity of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}, to the recordings"

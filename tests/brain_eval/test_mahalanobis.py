@@ -1,0 +1,171 @@
+"""Distances in units of noise against rsatoolbox, with equal and with unlike numbers of repetitions."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brain_eval import mahalanobis
+from brain_eval.errors import UserError
+from brain_eval.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
+from brain_eval.rdms import upper_triangle
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from rsatoolbox.data import Dataset
+    from rsatoolbox.data.noise import cov_from_unbalanced, prec_from_unbalanced
+    from rsatoolbox.rdm import calc_rdm
+    from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
+
+
+def repetitions_of(case):
+    """Single-trial responses (repetitions, stimuli, neuroids)."""
+    rng = np.random.default_rng(11)
+    patterns = rng.standard_normal((8, 6))
+    mixing = rng.standard_normal((6, 6))
+    noisy = patterns + rng.standard_normal((4, 8, 6)) @ mixing
+    return {
+        "correlated noise": noisy,
+        "two repetitions": noisy[:2],
+        "three stimuli": noisy[:, :3],
+        "duplicates": noisy[:, [0, 0, 1, 1, 2, 3]],
+        "spike counts": rng.poisson(3.0, (5, 9, 4)).astype(float),
+        "one neuroid": noisy[:, :, :1],
+        "more neuroids than residuals": rng.standard_normal((3, 4, 20)),
+    }[case]
+
+
+REPEATED = [
+    "correlated noise", "two repetitions", "three stimuli", "duplicates", "spike counts", "one neuroid",
+    "more neuroids than residuals",
+]  # fmt: skip
+
+
+def rsa_dataset(repetitions):
+    folds, n, p = repetitions.shape
+    here = ~np.isnan(repetitions).all(axis=2).ravel()
+    # Floats: averaging fills descriptors with NaN first.
+    stimulus, fold = np.tile(np.arange(float(n)), folds), np.repeat(np.arange(float(folds)), n)
+    return Dataset(repetitions.reshape(-1, p)[here], obs_descriptors={"stimulus": stimulus[here], "fold": fold[here]})
+
+
+def solvable(case, shrinkage):
+    return case != "more neuroids than residuals" or shrinkage != "full"
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+@pytest.mark.parametrize("case", REPEATED)
+def test_noise_covariance_equals_rsatoolbox(case, shrinkage):
+    repetitions = repetitions_of(case)
+    with np.errstate(invalid="ignore"):
+        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
+    if case == "one neuroid" and shrinkage in ("shrinkage_eye", "shrinkage_diag"):
+        # Nothing to shrink: rsatoolbox divides 0 by 0.
+        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method="full")
+    np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), oracle, atol=1e-10)
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+@pytest.mark.parametrize("case", [case for case in REPEATED if case != "one neuroid"])
+@pytest.mark.parametrize("kind", ["mahalanobis", "crossnobis"])
+def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
+    repetitions, function = repetitions_of(case), mahalanobis.KINDS[kind]
+    if not solvable(case, shrinkage):
+        with pytest.raises(UserError, match="singular"):
+            function(repetitions, shrinkage)
+        return
+    dataset = rsa_dataset(repetitions)
+    precision = prec_from_unbalanced(dataset, "stimulus", method=shrinkage)
+    folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
+    oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds)
+    rdm = function(repetitions, shrinkage)
+    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(rdm, rdm.T, atol=1e-14)
+    assert not np.diag(rdm).any()
+
+
+def ragged(fewest):
+    """Noisy repetitions (5, 9, 4) of which each stimulus has `fewest` to 5."""
+    rng = np.random.default_rng(3)
+    repetitions = rng.standard_normal((9, 4)) + rng.standard_normal((5, 9, 4)) @ rng.standard_normal((4, 4))
+    for row, count in enumerate([fewest, 5, 3, 4, 2, 5, 3, 2, 4]):
+        repetitions[count:, row] = np.nan
+    return repetitions
+
+
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+@pytest.mark.parametrize(("kind", "fewest"), [("mahalanobis", 1), ("mahalanobis", 2), ("crossnobis", 2)])
+def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(kind, fewest, shrinkage):
+    repetitions = ragged(fewest)
+    covariance = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
+    np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), covariance, atol=1e-10)
+    # What all stimuli have in common cancels only where their repetitions are equally many: we take it away.
+    centred = rsa_dataset(repetitions - np.nanmean(repetitions, axis=0).mean(axis=0))
+    folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
+    oracle = calc_rdm_unbalanced(centred, kind, "stimulus", noise=np.linalg.inv(covariance), **folds)
+    rdm = mahalanobis.KINDS[kind](repetitions, shrinkage)
+    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-9, atol=1e-10)
+
+
+def test_where_a_missing_repetition_stands_says_nothing_to_means():
+    repetitions = ragged(1)
+    np.testing.assert_allclose(mahalanobis_rdm(repetitions[::-1]), mahalanobis_rdm(repetitions), atol=1e-12)
+
+
+def test_ragged_crossnobis_is_unbiased():
+    """The mean over many recordings of one signal is its distances, whatever is missing."""
+    rng = np.random.default_rng(5)
+    signal, missing = 2 * rng.standard_normal((6, 3)), np.isnan(ragged(2)).any(axis=2)[:, :6]
+    total = np.zeros((6, 6))
+    for _ in range(400):
+        values = signal + rng.standard_normal((5, 6, 3))
+        values[missing] = np.nan
+        total += crossnobis_rdm(values, "diag") / 400
+    distances = ((signal[:, None] - signal[None]) ** 2).mean(axis=2)
+    # The estimate divides by an estimated variance: E[1 / chi2] is f / (f - 2) with f residuals.
+    freedom = (~missing).sum() - 6
+    np.testing.assert_allclose(total, distances * freedom / (freedom - 2), rtol=0.06, atol=0.1)
+
+
+def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_not():
+    rng = np.random.default_rng(0)
+    noise = [rng.standard_normal((5, 30, 4)) for _ in range(200)]
+    crossed = [upper_triangle(crossnobis_rdm(values)).mean() for values in noise]
+    assert abs(np.mean(crossed)) < 0.015
+    assert min(crossed) < -0.05
+    # The variance of the difference of two means of 5: 2 / 5.
+    assert np.mean([upper_triangle(mahalanobis_rdm(values)).mean() for values in noise]) == pytest.approx(0.4, abs=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_noise_in_other_units_changes_no_distance(seed):
+    """Without shrinkage any invertible mixture of the neuroids leaves Mahalanobis distances as they are."""
+    rng = np.random.default_rng(seed)
+    repetitions, mixing = rng.standard_normal((4, 9, 3)), rng.standard_normal((3, 3)) + 3 * np.eye(3)
+    for function in (mahalanobis_rdm, crossnobis_rdm):
+        np.testing.assert_allclose(function(repetitions @ mixing, "full"), function(repetitions, "full"), atol=1e-6)
+
+
+def test_repetitions_that_say_nothing_about_noise_are_refused():
+    repetitions = repetitions_of("correlated noise")
+    with pytest.raises(UserError, match="unknown shrinkage 'oas'; choose from shrinkage_diag"):
+        noise_covariance(repetitions, "oas")
+    for shape in ((1, 8, 6), (4, 2, 6), (8, 6), (4, 8, 0)):
+        with pytest.raises(UserError, match="at least 2 repetitions x 3 stimuli"):
+            mahalanobis_rdm(np.ones(shape))
+    same = repetitions.copy()
+    same[:, :, 2] = same[:1, :, 2]
+    with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
+        crossnobis_rdm(same)
+    same[2, 5, 1] = np.nan
+    with pytest.raises(UserError, match="repetition 2 holds infinity, or NaN of some neuroids only, in row 5"):
+        crossnobis_rdm(same)
+    repetitions[1:, 4] = np.nan
+    with pytest.raises(UserError, match="row 4 has 1 repetitions where 2 are needed"):
+        crossnobis_rdm(repetitions)
+    repetitions[:, 4] = np.nan
+    with pytest.raises(UserError, match="row 4 has 0 repetitions"):
+        mahalanobis_rdm(repetitions)
