@@ -7,10 +7,11 @@ features, each in its own way and with its own noise. Each of 1,000 data sets dr
 recordings, and seeds of the network) from it and makes the interval as a score has it. The truth is the
 population's: of the one recording, of all 60, or of all seeds. Beside it stands the plain percentile
 bootstrap over stimuli, which counts the variance of pairs three times (docs/method.md, Evaluation).
-About 40 minutes on one core; --quick runs 40 data sets of the smallest cases.
+About 8 minutes on one core; --quick runs 40 data sets of the smallest cases.
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,14 @@ from brain_eval.resampling import bootstrap_counts, weighted_moments
 from brain_eval.similarity import ranks
 from brain_eval.statistics import correlation_interval, difference_interval
 from brain_eval.variation import Variation, joint_variance, stacked, variation_of_correlation
+from nmnc.provenance import git_commit
 
 POPULATION, FEATURES, NEUROIDS, RECORDINGS, SEEDS = 3000, 8, 30, 60, 40
 #: Pairs of the population from which the truth is taken; its error is below .002.
 PAIRS = 400_000
 COLUMNS = (
-    "case", "n_stimuli", "n_recordings", "n_seeds", "truth", "data_sets", "covered", "covered_by_percentiles",
-    "standard_deviation", "standard_error", "median_width",
+    "case", "n_stimuli", "n_recordings", "n_seeds", "truth", "data_sets", "draws", "covered", "covered_by_percentiles",
+    "standard_deviation", "standard_error", "median_width", "git",
 )  # fmt: skip
 
 Array = NDArray[np.float64]
@@ -46,8 +48,9 @@ class Population:
     truth: Array
 
 
+@functools.cache
 def population(signal: float, recordings: int, models: int, seed: int, kinds: int = 1) -> Population:
-    """Make a population.
+    """Make a population; cases that differ in what they draw from it share it.
 
     Args:
         signal: size of the hidden features against noise of 3.
@@ -122,7 +125,7 @@ def cover_scores(signal: float, n: int, k: int, data_sets: int, draws: int = 500
         widths.append(high - low)
     return {
         "case": "score", "n_stimuli": n, "n_recordings": k, "n_seeds": 1, "truth": truth, "data_sets": data_sets,
-        "covered": hits / data_sets, "covered_by_percentiles": plain / data_sets,
+        "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": plain / data_sets,
         "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
         "median_width": float(np.median(widths)),
     }  # fmt: skip
@@ -156,7 +159,7 @@ def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 3
         widths.append((high or 0.0) - (low or 0.0))
     return {
         "case": "difference", "n_stimuli": n, "n_recordings": k, "n_seeds": seeds, "truth": truth,
-        "data_sets": data_sets, "covered": hits / data_sets, "covered_by_percentiles": None,
+        "data_sets": data_sets, "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": None,
         "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
         "median_width": float(np.median(widths)),
     }  # fmt: skip
@@ -175,7 +178,7 @@ def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
             for signal in (0.0, 0.5, 1.1, 2.5):
                 yield cover_scores(signal, n, k, data_sets, draws=300)
     for k, seeds in ((1, 1), (1, 3), (1, 6), (4, 3), (4, 6)):
-        yield cover_differences(92, k, seeds, data_sets // 2, draws=200)
+        yield cover_differences(92, k, seeds, data_sets, draws=200)
 
 
 def main() -> None:
@@ -186,8 +189,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows = []
+    commit = git_commit()
     for row in cases(given.quick, given.data_sets):
-        rows.append(row)
+        rows.append(row | {"git": commit})
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print(", ".join(texts), flush=True)
     write(given.out, rows, COLUMNS)

@@ -8,6 +8,7 @@ from scipy import stats
 
 from brain_eval.rdms import correlation_rdm, square, upper_triangle
 from brain_eval.resampling import (
+    SMALL,
     bootstrap_counts,
     generator,
     leaving_each_out,
@@ -93,7 +94,7 @@ def test_identical_rdms_have_every_draw_at_one():
     np.testing.assert_allclose(draws_of(a, 3 * a + 1, counts), 1, atol=1e-10)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 8, 31])
+@pytest.mark.parametrize("n", [1, 2, 3, 31, SMALL, SMALL + 1, SMALL + 30])
 def test_quadratic_forms_equal_the_plain_product(n):
     rng = np.random.default_rng(n)
     matrix = rng.standard_normal((n, n))
