@@ -24,6 +24,7 @@ TOGETHER = {
     "numpy": "numpy",
     "pandas": "pandas",
     "snakemake": "snakemake",
+    "timm": "timm",
     "pytest": "pytest",
 }
 

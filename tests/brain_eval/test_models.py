@@ -6,9 +6,13 @@ import types
 
 import numpy as np
 import pytest
+import timm
 import torch
+import xarray as xr
 from torch import nn
 
+from brain_eval.activations import extract_all
+from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
 from brain_eval.errors import UserError
 from brain_eval.models import load_model
 from nmnc.checkpoint import save_network
@@ -295,11 +299,23 @@ def test_timm_that_is_not_installed_is_one_line(monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_a_network_of_timm_is_recorded_where_it_is_installed():
-    timm = pytest.importorskip("timm")
-    model = load_model("timm:resnet18", layers="layer1,fc", preprocessing=SEEN)
-    assert type(model.module) is type(timm.create_model("resnet18"))
-    assert list(model.layers) == ["layer1", "fc"]
+@pytest.mark.parametrize(("name", "layers"), [("test_resnet", "layer1,fc"), ("test_vit", "blocks,head")])
+def test_a_network_of_timm_is_recorded(name, layers, tmp_path, monkeypatch):
+    """timm's own small test networks, weights from seed 0: the last layer holds what the network says."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    stimuli = stimuli_in_memory("three", ["a", "b", "c"], images)
+    about = Description("three", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
+    monkeypatch.setattr("brain_eval.activations.load_benchmark", lambda spec, data: Benchmark(about, stimuli))
+    seen = json.dumps({"image_size": 160, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
+    model = load_model(f"timm:{name}", layers=layers, preprocessing=seen)
+    assert type(model.module) is type(timm.create_model(name))
+    extract_all(model, ["three"], tmp_path, tmp_path, batch_size=2, device="cpu", threads=1)
+    with xr.open_dataset(tmp_path / "three.nc") as file:
+        activity = file["activations"].values[:, file["layer"].values == layers.split(",")[1]]
+    with torch.inference_mode():
+        said = model.module(model.preprocessing(list(images))).numpy()
+    np.testing.assert_allclose(activity, said, atol=1e-6)
+    assert said.std() > 0
 
 
 def test_the_code_hash_counts_the_file_of_the_function_that_builds(user_module, tmp_path):
