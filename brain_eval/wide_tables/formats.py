@@ -1,19 +1,14 @@
-"""One page of tables as CSV, Markdown and LaTeX (booktabs); the same page gives the same bytes."""
+"""One page of tables as CSV and Markdown, LaTeX beside them; the same page gives the same bytes."""
 
 import csv
 import io
 import re
 from collections.abc import Callable, Iterator
 
-from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, count_of
+from brain_eval.wide_tables.latex import latex_text
+from brain_eval.wide_tables.page import Cell, Page, table_rows, whole_note
 
-CEILING = "noise ceiling"
 _CSV_CELL = ("mean", "ci_low", "ci_high", "n_seeds", "interval_method")
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}",
-}  # fmt: skip
 
 
 def csv_text(page: Page) -> str:
@@ -53,19 +48,10 @@ def markdown_text(page: Page) -> str:
         heads = [*page.heads, "seeds", *page.columns]
         lines.append(_piped(markdown_escaped(head) for head in heads))
         lines.append(_piped(["---"] * len(page.heads) + ["---:"] * (len(heads) - len(page.heads))))
-        for labels, seeds, cells in _rows(page, section, " ± "):
+        for labels, seeds, cells in table_rows(page, section, " ± "):
             lines.append(_piped(markdown_escaped(text) for text in (*labels, seeds, *cells)))
         lines.append("")
-    return "\n".join([*lines, markdown_escaped(_whole_note(page)), ""])
-
-
-def _whole_note(page: Page) -> str:
-    """The page's note and what the sign ± means."""
-    any_interval = any(
-        cell and cell.reach is not None for section in page.sections for _, cells in section.rows for cell in cells
-    )
-    sign = f" ±: the larger distance from the mean to an end of the interval; both ends stand in {page.name}.csv."
-    return page.note + sign * any_interval
+    return "\n".join([*lines, markdown_escaped(whole_note(page)), ""])
 
 
 def _piped(cells: Iterator[str] | list[str]) -> str:
@@ -75,70 +61,6 @@ def _piped(cells: Iterator[str] | list[str]) -> str:
 def markdown_escaped(text: str) -> str:
     """Text that Markdown shows as it stands."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(text.split()))
-
-
-def latex_text(page: Page) -> str:
-    """One `table` environment per section, in booktabs' style."""
-    lines = [r"% In the preamble: \usepackage{booktabs}"]
-    for section in page.sections:
-        title = f"{page.title}, {page.section_head} {section.title}" if section.title else page.title
-        label = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{page.name}-{section.title}").strip("-")
-        heads = [*page.heads, "seeds", *page.columns]
-        caption = latex_escaped(f"{title}. {_whole_note(page)}")
-        lines += [
-            r"\begin{table}", r"\centering", r"\small", rf"\caption{{{caption}}}",
-            rf"\label{{tab:{label}}}", rf"\begin{{tabular}}{{{'l' * len(page.heads)}{'r' * (len(page.columns) + 1)}}}",
-            r"\toprule", _latex_row(heads), r"\midrule",
-        ]  # fmt: skip
-        for labels, seeds, cells in _rows(page, section, "±"):
-            lines += [r"\midrule"] if labels[0] == CEILING and section.ceilings else []
-            lines.append(_latex_row([*labels, seeds, *cells]))
-        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
-    return "\n".join(lines)
-
-
-def _latex_row(texts: list[str]) -> str:
-    """A table's row; what stands in brackets after a number or a title goes into a second line of its cell."""
-    cells = []
-    for text in texts:
-        first, bracket, rest = text.partition(" (")
-        escaped = latex_escaped(text)
-        if bracket and rest.endswith(")"):
-            escaped = rf"\shortstack[r]{{{latex_escaped(first)}\\{latex_escaped(f'({rest}')}}}"
-        cells.append(escaped)
-    return " & ".join(cells) + r" \\"
-
-
-def latex_escaped(text: str) -> str:
-    """Text that LaTeX shows as it stands; "±" and the signs of numbers in its own mathematics."""
-    escaped = "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
-    escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
-    # A row that begins with "[" would be read as an argument of the row's end before it.
-    return re.sub(r"^(?=\[)", "{}", escaped.replace("±", r"$\pm$"))
-
-
-def _rows(page: Page, section: Section, sign: str) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
-    """Labels, seeds and rounded cells of every row, and of the ceilings."""
-    for labels, cells in section.rows:
-        yield labels, count_of(cells), [rounded(cell, sign) for cell in cells]
-    if section.ceilings:
-        yield (CEILING, *[""] * (len(page.heads) - 1)), "", [_ceiling(ceiling) for ceiling in section.ceilings]
-
-
-def rounded(cell: Cell | None, sign: str = " ± ") -> str:
-    """Mean and reach of its interval with three decimals, and the note; "-" where there is no number."""
-    if cell is None:
-        return "-"
-    reach = "" if cell.reach is None else f"{sign}{cell.reach:.3f}"
-    return f"{cell.mean:.3f}{reach}" + (f" ({cell.note})" if cell.note else "")
-
-
-def _ceiling(ceiling: Ceiling) -> str:
-    low, high = ceiling
-    if low is None and high is None:
-        return "unknown"
-    ends = ["unknown" if end is None else f"{end:.3f}" for end in ceiling]
-    return f"{ends[0]} to {ends[1]}"
 
 
 #: Ending of the file -> what writes it.

@@ -1,7 +1,7 @@
 """What a table for reading holds, whatever its format."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -30,6 +30,8 @@ class Cell:
         return None if self.low is None or self.high is None else max(self.high - self.mean, self.mean - self.low)
 
 
+#: Label of the row of ceilings.
+CEILING = "noise ceiling"
 #: Lower and upper noise ceiling, None where unknown.
 Ceiling = tuple[float | None, float | None]
 
@@ -87,3 +89,36 @@ def count_of(cells: Iterable[Cell | None]) -> str:
     if not counts:
         return "-"
     return str(min(counts)) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+
+
+def whole_note(page: Page) -> str:
+    """The page's note and what the sign ± means."""
+    any_interval = any(
+        cell and cell.reach is not None for section in page.sections for _, cells in section.rows for cell in cells
+    )
+    sign = f" ±: the larger distance from the mean to an end of the interval; both ends stand in {page.name}.csv."
+    return page.note + sign * any_interval
+
+
+def table_rows(page: Page, section: Section, sign: str) -> Iterator[tuple[tuple[str, ...], str, list[str]]]:
+    """Labels, seeds and rounded cells of every row, and of the ceilings."""
+    for labels, cells in section.rows:
+        yield labels, count_of(cells), [rounded(cell, sign) for cell in cells]
+    if section.ceilings:
+        yield (CEILING, *[""] * (len(page.heads) - 1)), "", [_ceiling_text(ceiling) for ceiling in section.ceilings]
+
+
+def rounded(cell: Cell | None, sign: str = " ± ") -> str:
+    """Mean and reach of its interval with three decimals, and the note; "-" where there is no number."""
+    if cell is None:
+        return "-"
+    reach = "" if cell.reach is None else f"{sign}{cell.reach:.3f}"
+    return f"{cell.mean:.3f}{reach}" + (f" ({cell.note})" if cell.note else "")
+
+
+def _ceiling_text(ceiling: Ceiling) -> str:
+    low, high = ceiling
+    if low is None and high is None:
+        return "unknown"
+    ends = ["unknown" if end is None else f"{end:.3f}" for end in ceiling]
+    return f"{ends[0]} to {ends[1]}"

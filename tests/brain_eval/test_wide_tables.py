@@ -14,8 +14,9 @@ from brain_eval.layers import CHOSEN
 from brain_eval.score_draws import Drawn
 from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
 from brain_eval.wide_tables import Page, accuracy_page, chosen_pages, layer_pages, wide_files, write_wide
-from brain_eval.wide_tables.formats import csv_text, latex_escaped, latex_text, markdown_escaped, markdown_text, rounded
-from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem
+from brain_eval.wide_tables.formats import csv_text, markdown_escaped, markdown_text
+from brain_eval.wide_tables.latex import latex_escaped, latex_text
+from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem, rounded
 
 HOSTILE = r"nmnc|b_1 & 50 % of $\alpha^2$ {#~} <i>"
 RULES = {"backprop": "backprop", HOSTILE: "nmnc", "untrained": "untrained"}
@@ -172,7 +173,7 @@ def test_unknown_ceilings_are_unknown_and_never_one() -> None:
     [page] = layer_pages(make_runs())
     assert page.sections[0].ceilings == ((0.31, 0.42), (None, None))
     assert "| noise ceiling |  | 0.310 to 0.420 | unknown |" in markdown_text(page)
-    assert r"noise ceiling &  & 0.310 to 0.420 & unknown \\" in latex_text(page)
+    assert r"\multicolumn{2}{l}{noise ceiling} & 0.310 to 0.420 & unknown \\" in latex_text(page)
     assert "a definition." in page.note
     assert "ceiled" not in page.note
 
@@ -278,6 +279,22 @@ def test_markdown_leaves_no_mark_of_its_own() -> None:
     assert re.sub(r"\\(.)", r"\1", markdown_escaped(HOSTILE)) == HOSTILE
 
 
+#: A cell of two lines is a table in the table.
+INNER = re.compile(r"\\begin\{tabular\}\[[tb]\]\{@\{\}r@\{\}\}(.*?) \\\\ (.*?)\\end\{tabular\}")
+
+
+def latex_tables(text: str) -> list[tuple[str, list[list[str]]]]:
+    """Layout and rows of each table, the lines of a cell joined."""
+    found = []
+    for layout, content in re.findall(r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\n\\end\{tabular\}\n", text, flags=re.DOTALL):
+        lines = [INNER.sub(r"\1 \2", line) for line in content.splitlines()]
+        assert (lines[0], lines[2], lines[-1]) == (r"\toprule", r"\midrule", r"\bottomrule")
+        found.append(
+            (layout, [split_unescaped(line.removesuffix(r" \\"), "&") for line in lines if line.endswith(r" \\")])
+        )
+    return found
+
+
 def test_latex_environments_nest_and_every_row_fills_the_table() -> None:
     for page in (*layer_pages(make_runs()), accuracy_page(accuracy_rows())):
         text = latex_text(page)
@@ -288,14 +305,33 @@ def test_latex_environments_nest_and_every_row_fills_the_table() -> None:
             else:
                 assert open_now.pop() == name
         assert not open_now
-        assert text.count(r"\begin{table}") == len(page.sections)
-        [layout] = set(re.findall(r"\\begin\{tabular\}\{(\w+)\}", text))
-        rows = [line for line in text.splitlines() if line.endswith(r" \\")]
-        assert rows[0].startswith(r"rule & seeds & ")
-        assert {len(split_unescaped(row.removesuffix(r" \\"), "&")) for row in rows} == {len(layout)}
-        for rule in ("toprule", "bottomrule"):
-            assert text.count(rf"\{rule}") == len(page.sections)
-        assert len(set(re.findall(r"\\label\{.*\}", text))) == len(page.sections)
+        tables = latex_tables(text)
+        assert len(tables) == text.count(r"\begin{table}") == len(set(re.findall(r"\\label\{.*\}", text)))
+        for layout, rows in tables:
+            assert rows[0][:2] == ["rule", "seeds"]
+            for row in rows:
+                spanned = re.match(r"\\multicolumn\{(\d+)\}\{l\}\{noise ceiling\}", row[0])
+                assert len(row) - 1 + int(spanned[1] if spanned else 1) == len(layout)
+
+
+def test_latex_tables_are_as_wide_as_a_page_and_lose_no_column() -> None:
+    columns = tuple(f"macaque V{i} (benchmark{i})" for i in range(9))
+    cells = tuple(Cell(i / 10, i / 10 - 0.01, i / 10 + 0.01, 6, note="conv1 70 %") for i in range(9))
+    rows = ((("net", "random_subspace"), cells), (("pixels", "pixels"), (None,) * 9))
+    section = Section("", rows, ((0.25, 0.5),) * 9)
+    text = latex_text(Page("chosen_x", "Title", "Note.", "", ("network", "rule"), columns, (section,)))
+    tables = latex_tables(text)
+    assert len(tables) > 1
+    assert [head for _, rows in tables for head in rows[0][3:]] == [column for column in columns]
+    for _, rows in tables:
+        widths = [max(len(line) for row in rows[:-1] for line in row[i].split(" (")) for i in range(len(rows[0]))]
+        assert sum(width + 1.5 for width in widths) < 90
+        assert [row[1] for row in rows[1:-1]] == [r"random\_subspace", "pixels"]
+    # The note once; the other parts say which they are.
+    assert text.count("Note.") == 1
+    assert [f"({i} of {len(tables)})" in text for i in range(1, len(tables) + 1)] == [True] * len(tables)
+    alone = Page("x", "T", "N.", "", ("rule",), ("a" * 200,), (Section("", ((("r",), (None,)),)),))
+    assert len(latex_tables(latex_text(alone))) == 1
 
 
 def test_latex_shows_labels_as_they_stand() -> None:
@@ -303,20 +339,21 @@ def test_latex_shows_labels_as_they_stand() -> None:
     assert not re.search(r"(?<!\\)[&%#_]", escaped)
     assert escaped.count("{") == escaped.count("}")
     words = {r"\textbackslash{}": "\\", r"\textbar{}": "|", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~"}
-    words |= {r"\textless{}": "<", r"\textgreater{}": ">"}
+    words |= {r"\textless{}": "<", r"\textgreater{}": ">", r"\texttt{\char34}": '"'}
     for word, letter in words.items():
         escaped = escaped.replace(word, f"\\{letter}" if letter != "\\" else "\0")
     assert re.sub(r"\\(.)", r"\1", escaped).replace("\0", "\\") == HOSTILE
     assert latex_escaped("-0.012±0.034") == r"$-$0.012$\pm$0.034"
     assert latex_escaped("rho-a 2-3") == "rho-a 2-3"
     assert latex_escaped("[0.1]") == "{}[0.1]"
+    assert latex_escaped("a--b") == "a-{}-b"
 
 
 def test_brackets_stand_on_a_second_line_of_their_cell() -> None:
     [page] = chosen_pages(layers_rows(), [row for run in make_runs() for row in run.scores])
     text = latex_text(page)
-    assert r"\shortstack[r]{macaque V4\\(bench)}" in text
-    assert r"\shortstack[r]{0.250$\pm$0.124\\(conv1 70 \%)} \\" in text
+    assert r"\begin{tabular}[b]{@{}r@{}}macaque V4 \\ (bench)\end{tabular}" in text
+    assert r"\begin{tabular}[t]{@{}r@{}}0.250$\pm$0.124 \\ (conv1 70 \%)\end{tabular} \\" in text
     assert "both ends stand in chosen" in text
     assert "both ends stand in" not in latex_text(Page("x", "T", "N.", "", ("rule",), ("a",), ()))
 
