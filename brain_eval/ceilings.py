@@ -13,7 +13,9 @@ from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
 
 
-def leave_one_out(rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Sequence[str] | None = None) -> Ceiling:
+def leave_one_out(
+    rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Sequence[str] | None = None, what: str = "subject"
+) -> Ceiling:
     """Lower and upper noise ceiling from several subjects (Nili et al. 2014, PLoS Comput Biol 10:e1003553).
 
     Lower: each RDM against the mean of the other subjects' RDMs. Upper: each RDM against the mean of
@@ -24,6 +26,8 @@ def leave_one_out(rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Se
         metric: a name in similarity.METRICS.
         subjects: one label per RDM; RDMs of one subject are left out together, or a second session
             would tell the average what this subject is like. None: each RDM is its own subject.
+        what: what the labels are, for the definition: subject, or session where there is one subject. Then
+            the ceiling is that of this subject: what its sessions share need not be shared by others.
 
     Raises:
         UserError: fewer than two subjects, different sizes, unknown metric.
@@ -44,7 +48,7 @@ def leave_one_out(rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Se
         lower.append(correlate(pooled, transformed[index], chosen))
         upper.append(correlate(everyone, transformed[index], chosen))
     averaged = "ranks" if chosen.transform is ranks else "RDMs of equal size"
-    words = f"leave-one-subject-out over {len(set(labels))} subjects ({len(rdms)} RDMs; mean of {averaged}"
+    words = f"leave-one-{what}-out over {len(set(labels))} {what}s ({len(rdms)} RDMs; mean of {averaged}"
     return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
 
 

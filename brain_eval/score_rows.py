@@ -99,7 +99,7 @@ def _mean_rows(
         recordings = [target.recordings[index] for index in own]
         neuroids = [recording.n_neuroids for recording in recordings if recording.n_neuroids is not None]
         stimuli = np.unique(np.concatenate([recording.stimuli for recording in recordings]))
-        ceiling = target.ceiling_of_subjects(own, name) if animal == "all" else UNKNOWN
+        ceiling = target.ceiling_of_subjects(own, name)
         cells = _interval_of_mean([scores[index, name] for index in own], confidence)
         yield {
             "session": "mean",

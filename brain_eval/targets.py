@@ -201,7 +201,7 @@ class Target:
         return Score(raw, variation, "; ".join(filter(None, (resampled.words, metric.words))), halves)
 
     def ceiling_of_subjects(self, indices: Sequence[int], metric: str) -> Ceiling:
-        """Leave-one-subject-out ceiling where several animals saw the same stimuli, else unknown."""
+        """Leave-one-out ceiling over animals, or sessions of one animal, that saw the same stimuli; else unknown."""
         key = (tuple(indices), metric)
         if key not in self._of_subjects:
             self._of_subjects[key] = self._leave_one_out(indices, metric)
@@ -211,12 +211,13 @@ class Target:
         recordings = [self.recordings[index] for index in indices]
         orders = [np.argsort(recording.stimuli) for recording in recordings]
         stimuli = [recording.stimuli[order] for recording, order in zip(recordings, orders, strict=True)]
-        animals = [recording.animal for recording in recordings]
         same = all(np.array_equal(stimuli[0], other) for other in stimuli)
-        if metric not in self.metrics or len(set(animals)) < 2 or not same:
+        labels = {"subject": [one.animal for one in recordings], "session": [one.session for one in recordings]}
+        what = next((what for what, own in labels.items() if len(set(own)) > 1), None)
+        if metric not in self.metrics or what is None or not same:
             return UNKNOWN
         rdms = [r.rdm[np.ix_(order, order)] for r, order in zip(recordings, orders, strict=True)]
-        return leave_one_out(rdms, metric, animals)
+        return leave_one_out(rdms, metric, labels[what], what)
 
 
 def _grouped(keys: Sequence[object]) -> list[list[int]]:

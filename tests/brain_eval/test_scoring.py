@@ -229,6 +229,23 @@ def test_subjects_on_the_same_stimuli_give_a_leave_one_out_ceiling_on_their_mean
             assert row["ceiling_upper"] == row["ceiled"] == ""
 
 
+def test_sessions_of_one_subject_give_a_leave_one_out_ceiling_and_animals_go_before_sessions(study):
+    rng = np.random.default_rng(8)
+    sessions = [recording(f"s{k}", "M1", range(N), code() + rng.standard_normal((N, 8))) for k in range(3)]
+    oracle = leave_one_out([one.rdm for one in sessions], "spearman")
+    rows = study.score_of(make_benchmark(sessions), layers_of(), metrics=["spearman"])
+    for row in (row for row in rows if row["session"] == "mean"):
+        assert float(row["ceiling_lower"]) == pytest.approx(oracle.lower, abs=1e-9)
+        assert float(row["ceiling_upper"]) == pytest.approx(oracle.upper, abs=1e-9)
+        assert row["ceiling_definition"].startswith("leave-one-session-out over 3 sessions (3 RDMs")
+    other = recording("s9", "M2", range(N), code() + rng.standard_normal((N, 8)))
+    rows = study.score_of(make_benchmark([*sessions, other]), layers_of(), metrics=["spearman"])
+    words = {row["animal"]: row["ceiling_definition"].partition(" (")[0] for row in rows if row["session"] == "mean"}
+    assert words == {
+        "M1": "leave-one-session-out over 3 sessions", "all": "leave-one-subject-out over 2 subjects",
+    }  # fmt: skip
+
+
 def test_species_and_regions_are_averaged_apart(study):
     rng = np.random.default_rng(6)
     recordings = [
