@@ -168,6 +168,11 @@ class Study(Section):
                 raise ValueError(
                     f"rules.{label}: noise.images {run.noise.images} exceeds batch_size {run.training.batch_size}"
                 )
+            if run.noise.basis == "incremental" and run.training.batch_size == 1:
+                raise ValueError(
+                    f"rules.{label}: noise.basis incremental compares the images of a batch; "
+                    "set batch_size to 2 or more, or give window"
+                )
             if run.noise.per_image and run.noise.images != run.training.batch_size:
                 raise ValueError(
                     f"rules.{label}: with noise.per_image all images of a batch need noise; "

@@ -1,5 +1,7 @@
 """Principal components of a stream of activity, in one pass and in the memory of a few batches."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -82,6 +84,15 @@ class IncrementalPCA:
         spanned = int((sizes > RELATIVE_TOLERANCE * sizes[0]).sum())
         taken = spanned if dimensions is None else min(spanned, dimensions)
         return torch.linalg.qr(self._seen()[:taken].T).Q
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was seen, for `load_state_dict`."""
+        return {"count": self.count, "mean": self.mean, "components": self.components}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Undo `state_dict`, on a device."""
+        self.count = state["count"]
+        self.mean, self.components = state["mean"].to(device), state["components"].to(device)
 
     def _seen(self) -> Tensor:
         if self.components is None:

@@ -1,5 +1,8 @@
 """The subspace that activity at a layer spans: its orthonormal basis."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -43,8 +46,15 @@ def principal_basis(activity: Tensor, dimensions: int) -> Tensor:
 
 def layer_basis(layer: str, activity: Tensor, dimensions: int) -> Tensor:
     """`principal_basis` of a layer's activity; UserError with the layer's name when that is not finite."""
-    try:
+    with naming(layer):
         return principal_basis(activity, dimensions)
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Within: activity that is not finite is a UserError with the layer's name."""
+    try:
+        yield
     except FloatingPointError as error:
         raise UserError(
             f"layer {layer}: {error}; lower training.learning_rate or set training.clip_norm, then run again"

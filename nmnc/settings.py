@@ -76,7 +76,12 @@ class Noise(Section):
     per_image: bool = Field(
         False, description="no running feedback: each image's signal from its own noise; needs images = batch_size"
     )
-    basis_images: int = Field(512, ge=2, description="images whose activity gives the basis")
+    basis: Literal["window", "incremental"] = Field(
+        "window",
+        description="activity that gives the basis: the last basis_images images, or (nmnc) all training batches, what "
+        "is older weighing half as much from refresh to refresh",
+    )
+    basis_images: int = Field(512, ge=2, description="images whose activity gives the basis, or the first one")
     basis_every: int = Field(20, ge=1, description="batches between two refreshes of the basis")
     mean_direction: bool = Field(False, description="nmnc: add the mean activity's direction to the basis (d + 1 axes)")
     feedback: Literal["factored", "full", "layerwise"] = Field(

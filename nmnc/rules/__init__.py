@@ -16,7 +16,8 @@ from nmnc.rules.direct import DirectFeedbackAlignment, KolenPollack
 from nmnc.rules.forward_direct import ForwardDirectFeedbackAlignment
 from nmnc.rules.layerwise import FeedbackAlignment
 from nmnc.rules.layerwise_nmnc import LayerwiseManifoldNoiseCorrelation
-from nmnc.rules.noise_correlation import ManifoldNoiseCorrelation, NoiseCorrelation, RandomSubspace
+from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
+from nmnc.rules.noise_correlation import NoiseCorrelation, RandomSubspace
 from nmnc.rules.spectral import SpectralNoiseCorrelation
 from nmnc.rules.weight_mirror import WeightMirror
 
@@ -44,6 +45,7 @@ OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
     "noise.feedback layerwise": (("nmnc",), "give {kind} factored or full"),
     "noise.adaptive": (("nmnc",), "do not set it for {kind}"),
     "noise.mean_direction": (("nmnc",), "do not set it for {kind}"),
+    "noise.basis incremental": (("nmnc",), "give {kind} window"),
     "noise.per_image": (("vnc", "nmnc", "random_subspace"), "do not set it for {kind}"),
     "noise.estimator infinite": (("vnc", "nmnc", "random_subspace"), "give {kind} antithetic"),
 }
@@ -69,6 +71,7 @@ def _refuse_foreign(kind: str, noise: Noise) -> None:
         "noise.feedback layerwise": noise.feedback == "layerwise",
         "noise.adaptive": noise.adaptive,
         "noise.mean_direction": noise.mean_direction,
+        "noise.basis incremental": noise.basis == "incremental",
         "noise.per_image": noise.per_image,
         "noise.estimator infinite": noise.estimator == "infinite",
     }

@@ -10,7 +10,7 @@ from nmnc.errors import UserError
 from nmnc.feedback import Feedback, effective_samples
 from nmnc.networks import Network
 from nmnc.perturbation import Perturbation, within_subspace
-from nmnc.rules.noise_correlation import ManifoldNoiseCorrelation
+from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
 #: A subspace of fewer axes has too few probe axes to grow back on.
 FEWEST = 2
@@ -84,6 +84,11 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         for setting in ("per_image", "mean_direction"):
             if getattr(noise, setting):
                 raise UserError(f"noise.{setting} cannot go with noise.adaptive; leave one of them out")
+        if noise.basis == "incremental":
+            raise UserError(
+                "noise.basis incremental cannot go with noise.adaptive, which may ask for more components than it "
+                "keeps; give window"
+            )
         if noise.feedback != "factored":
             raise UserError(
                 f"noise.feedback {noise.feedback} cannot go with noise.adaptive, which keeps coordinates in its "
@@ -97,7 +102,7 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
 
     def start(self, outputs: list[Tensor]) -> None:
         """Find the first probe bases."""
-        self.recent = []
+        self.recent, self.streams = [], []
         self.probes = self.principal_bases([outputs])
         self.feedback = self.make_feedback()
         self._lead()

@@ -14,7 +14,7 @@ from nmnc.errors import UserError
 from nmnc.feedback import FactoredFeedback, Feedback
 from nmnc.networks import Network
 from nmnc.replay import Record
-from nmnc.rules.noise_correlation import ManifoldNoiseCorrelation
+from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
 
 class LayerwiseManifoldNoiseCorrelation(ManifoldNoiseCorrelation):

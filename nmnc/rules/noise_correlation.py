@@ -1,34 +1,19 @@
-"""Noise correlation: vanilla (VNC), within a random subspace, and within the neural manifold (NMNC)."""
+"""Noise correlation: vanilla (VNC), and within a random subspace."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback
-from nmnc.manifold import RELATIVE_TOLERANCE, layer_basis, random_basis
+from nmnc.manifold import random_basis
 from nmnc.networks import Network
 from nmnc.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
 from nmnc.replay import Record
 from nmnc.rules.base import Rule
-
-
-def with_direction(basis: Tensor, direction: Tensor) -> Tensor:
-    """An orthonormal basis (units, d) and one axis more: what of `direction` (units) lies outside its span.
-
-    Returns (units, d + 1), or the basis itself where less than 1e-3 of the direction's length lies outside: that
-    cannot be told from rounding.
-    """
-    outside = direction - basis @ (basis.T @ direction)
-    outside = outside - basis @ (basis.T @ outside)  # once leaves what rounding put back into the span
-    length = outside.norm()
-    if length <= RELATIVE_TOLERANCE * direction.norm():
-        return basis
-    return torch.cat([basis, (outside / length)[:, None]], 1)
 
 
 class NoiseCorrelation(Rule):
@@ -159,66 +144,3 @@ class RandomSubspace(NoiseCorrelation):
     def perturb(self, stage: int, images: int) -> Perturbation:
         """Noise within the stage's subspace."""
         return within_subspace(images, self.bases[stage], self.noise.scale, self.generator)
-
-
-class ManifoldNoiseCorrelation(RandomSubspace):
-    """NMNC: noise within the subspace of the leading principal components of the stage's activity.
-
-    The activity comes from the training batches' own clean passes, so it costs no forward pass. With
-    `noise.mean_direction` the direction of the mean activity, which centred components drop, is one axis more.
-    """
-
-    def start(self, outputs: list[Tensor]) -> None:
-        """Find the first subspaces."""
-        self.recent: list[list[Tensor]] = []
-        self.bases = self.principal_bases([outputs])
-        self.feedback = self.make_feedback()
-
-    def principal_bases(self, batches: list[list[Tensor]]) -> list[Tensor]:
-        """Bases from the last `basis_images` images of batches of hidden-stage outputs."""
-        bases = []
-        for stage, outputs in enumerate(zip(*batches, strict=True)):
-            name = self.network.stage_names[stage]
-            activity = self.latest_activity(outputs)
-            basis = layer_basis(name, activity, self.axes(stage))
-            if basis.shape[1] == 0:
-                raise UserError(
-                    f"layer {name} is dead: its activity is the same for all images; "
-                    "lower training.learning_rate, then run again"
-                )
-            bases.append(with_direction(basis, activity.mean(0)) if self.noise.mean_direction else basis)
-        return bases
-
-    def latest_activity(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Activity (images, units) of the last `basis_images` images of batches of one stage's outputs."""
-        return torch.cat([output.flatten(1) for output in outputs])[-self.noise.basis_images :]
-
-    def axes(self, stage: int) -> int:
-        """Principal components asked for at one hidden stage."""
-        return self.noise.dimensions
-
-    def refresh(self, batches: list[list[Tensor]]) -> None:
-        """Move the bases, and the feedback with them, to the activity of batches of hidden-stage outputs."""
-        self.bases = self.principal_bases(batches)
-        for feedback, basis in zip(self.feedback, self.bases, strict=True):
-            feedback.rebase(basis)
-
-    def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
-        """Keep activity before a refresh of the bases is due, refresh them, then correlate."""
-        batches_needed = -(-self.noise.basis_images // len(outputs[0]))
-        if step and step % self.noise.basis_every == 0 and self.recent:
-            self.refresh(self.recent)
-            if batches_needed <= self.noise.basis_every:
-                self.recent = []  # enough new ones come before the next refresh
-        if self.noise.basis_every - step % self.noise.basis_every <= batches_needed:
-            self.recent = [*self.recent, outputs][-batches_needed:]
-        super().observe(step, outputs, record)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Add the activity kept for the next refresh."""
-        return super().state_dict() | {"recent": self.recent}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
-        super().load_state_dict(state)
-        self.recent = [[output.to(self.device) for output in outputs] for outputs in state["recent"]]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nmnc.feedback import Feedback, FullFeedback
 from nmnc.perturbation import Perturbation, shaped
-from nmnc.rules.noise_correlation import ManifoldNoiseCorrelation
+from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
 
 class SpectralNoiseCorrelation(ManifoldNoiseCorrelation):

@@ -1,5 +1,6 @@
 """NMNC that chooses its own dimension: from what two halves of the perturbed images agree on."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -148,7 +149,7 @@ def test_a_resumed_rule_goes_on_bit_for_bit(network: Network, at: int) -> None:
     whole, resumed = rule_of(network), rule_of(network, dimensions=128)
     for step in range(90):
         if step == at:
-            resumed.load_state_dict(whole.state_dict())
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
         for rule in (whole, resumed) if step >= at else (whole,):
             rule.observe(step, [activity(BATCH, step)], {})
     assert whole.dimensions == resumed.dimensions

@@ -14,7 +14,8 @@ from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.perturbation import Perturbation, isotropic, responses, within_subspace
-from nmnc.rules.noise_correlation import ManifoldNoiseCorrelation, NoiseCorrelation
+from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
+from nmnc.rules.noise_correlation import NoiseCorrelation
 
 UNITS, DIMENSIONS, CLASSES, SCALE = 96, 12, 7, 0.05
 CPU = torch.device("cpu")

@@ -1,5 +1,6 @@
 """Noise shaped as a power of the activity's variance: VNC at gamma 0, J Sigma in expectation, matched energy."""
 
+import copy
 import math
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_resumed_rule_goes_on_bit_for_bit(network: Network) -> None:
     whole, resumed = (rule_of(network, 0.5, basis_every=4, basis_images=64) for _ in range(2))
     for step in range(12):
         if step == 6:
-            resumed.load_state_dict(whole.state_dict())
+            resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
         for rule in (whole, resumed) if step >= 6 else (whole,):
             rule.observe(step, [activity(BATCH, step)], {})
     error = torch.eye(CLASSES)

@@ -1,0 +1,126 @@
+"""Noise correlation within the neural manifold (NMNC)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nmnc.activity_stream import ActivityStream
+from nmnc.errors import UserError
+from nmnc.manifold import RELATIVE_TOLERANCE, naming, principal_basis
+from nmnc.replay import Record
+from nmnc.rules.noise_correlation import RandomSubspace
+
+
+class ManifoldNoiseCorrelation(RandomSubspace):
+    """NMNC: noise within the subspace of the leading principal components of the stage's activity.
+
+    The activity comes from the training batches' own clean passes, so it costs no forward pass: from the last few
+    (`noise.basis` window) or, the older the less, from all of them (incremental). With `noise.mean_direction` the
+    direction of the mean activity, which centred components drop, is one axis more.
+
+    Attributes:
+        recent: hidden stages' outputs to the last batches before a refresh, batch by batch; empty where incremental.
+        streams: what the hidden stages' activity has been, one each where incremental, else none.
+    """
+
+    def start(self, outputs: list[Tensor]) -> None:
+        """Find the first subspaces."""
+        self.recent: list[list[Tensor]] = []
+        self.streams = self.make_streams()
+        for name, stream, output in zip(self.network.stage_names, self.streams, outputs, strict=False):
+            with naming(name):
+                stream.start(output.flatten(1))
+        self.bases = self.principal_bases([outputs])
+        self.feedback = self.make_feedback()
+
+    def make_streams(self) -> list[ActivityStream]:
+        """Streams that have seen nothing, with room for twice the components asked for; none without their use."""
+        if self.noise.basis == "window":
+            return []
+        return [ActivityStream(2 * self.axes(stage), self.generator) for stage in range(len(self.sizes))]
+
+    def principal_bases(self, batches: list[list[Tensor]]) -> list[Tensor]:
+        """Bases from the last `basis_images` images of batches of hidden-stage outputs, or from what streams hold."""
+        bases = []
+        for stage, outputs in enumerate(zip(*batches, strict=True)):
+            name = self.network.stage_names[stage]
+            activity, axes = self.latest_activity(outputs), self.axes(stage)
+            with naming(name):
+                basis = self.streams[stage].basis(axes) if self.streams else principal_basis(activity, axes)
+            if basis.shape[1] == 0:
+                raise UserError(
+                    f"layer {name} is dead: its activity is the same for all images; "
+                    "lower training.learning_rate, then run again"
+                )
+            bases.append(with_direction(basis, activity.mean(0)) if self.noise.mean_direction else basis)
+        return bases
+
+    def latest_activity(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Activity (images, units) of the last `basis_images` images of batches of one stage's outputs."""
+        return torch.cat([output.flatten(1) for output in outputs])[-self.noise.basis_images :]
+
+    def axes(self, stage: int) -> int:
+        """Principal components asked for at one hidden stage."""
+        return self.noise.dimensions
+
+    def refresh(self, batches: list[list[Tensor]]) -> None:
+        """Move the bases, and the feedback with them, to the activity of batches of hidden-stage outputs."""
+        self.bases = self.principal_bases(batches)
+        for feedback, basis in zip(self.feedback, self.bases, strict=True):
+            feedback.rebase(basis)
+
+    def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
+        """Take in activity, refresh the bases when it is time, then correlate."""
+        if self.streams:
+            self._observe_all(step, outputs)
+        else:
+            self._observe_last(step, outputs)
+        super().observe(step, outputs, record)
+
+    def _observe_all(self, step: int, outputs: list[Tensor]) -> None:
+        """Let every batch enter the streams."""
+        for stream, output in zip(self.streams, outputs, strict=True):
+            stream.update(output.flatten(1))
+        if step and step % self.noise.basis_every == 0:
+            self.refresh([outputs])
+
+    def _observe_last(self, step: int, outputs: list[Tensor]) -> None:
+        """Keep the batches before a refresh of the bases is due."""
+        batches_needed = -(-self.noise.basis_images // len(outputs[0]))
+        if step and step % self.noise.basis_every == 0 and self.recent:
+            self.refresh(self.recent)
+            if batches_needed <= self.noise.basis_every:
+                self.recent = []  # enough new ones come before the next refresh
+        if self.noise.basis_every - step % self.noise.basis_every <= batches_needed:
+            self.recent = [*self.recent, outputs][-batches_needed:]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Add the activity kept for the next refresh."""
+        return super().state_dict() | {
+            "recent": self.recent,
+            "streams": [stream.state_dict() for stream in self.streams],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        super().load_state_dict(state)
+        self.recent = [[output.to(self.device) for output in outputs] for outputs in state["recent"]]
+        self.streams = self.make_streams()
+        for stream, kept in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(kept)
+
+
+def with_direction(basis: Tensor, direction: Tensor) -> Tensor:
+    """An orthonormal basis (units, d) and one axis more: what of `direction` (units) lies outside its span.
+
+    Returns (units, d + 1), or the basis itself where less than 1e-3 of the direction's length lies outside: that
+    cannot be told from rounding.
+    """
+    outside = direction - basis @ (basis.T @ direction)
+    outside = outside - basis @ (basis.T @ outside)  # once leaves what rounding put back into the span
+    length = outside.norm()
+    if length <= RELATIVE_TOLERANCE * direction.norm():
+        return basis
+    return torch.cat([basis, (outside / length)[:, None]], 1)
