@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram, checked_features
-from brain_eval.regression import centred_on_training, pls_predictions, ridge_predictions
+from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 
 #: Components of PLS, number of splits, share of training stimuli and seed of the splits: Brain-Score's.
 COMPONENTS, SPLITS, TRAIN_SIZE, SEED = 25, 10, 0.9, 1
@@ -83,20 +83,23 @@ def cross_validated(
     values = checked_features(features, what="encoding")
     recorded = _checked_responses(responses, len(values))
     parts = splits_of(len(values), splits, train_size, seed, strata)
-    fewest = min(values.shape[1], min(len(train) for train, _ in parts))
-    if regression == "pls" and not 1 <= components <= fewest:
+    n_train = min(len(train) for train, _ in parts)
+    if regression == "pls" and not 1 <= components <= min(values.shape[1], n_train):
         raise UserError(
             f"PLS with {components} components needs as many features and training stimuli, "
-            f"got {values.shape[1]} and {min(len(train) for train, _ in parts)}; use fewer components"
+            f"got {values.shape[1]} and {n_train}; use fewer components"
         )
-    gram = centred_gram(values)
+    few = regression == "ridge" and 2 * values.shape[1] <= n_train
+    gram = np.zeros((0, 0)) if few else centred_gram(values)
     correlations = np.empty((splits, recorded.shape[1]))
     for index, (train, test) in enumerate(tqdm(parts, regression, disable=None, leave=False)):
-        within, across = centred_on_training(gram, train, test)
-        if regression == "pls":
-            predicted = pls_predictions(within, across, recorded[train], components)
+        if few:
+            sides = values[train].astype(np.float64), values[test].astype(np.float64)
+            predicted, _ = ridge_of_features(*sides, recorded[train], penalties)
+        elif regression == "pls":
+            predicted = pls_predictions(*centred_on_training(gram, train, test), recorded[train], components)
         else:
-            predicted, _ = ridge_predictions(within, across, recorded[train], penalties)
+            predicted, _ = ridge_predictions(*centred_on_training(gram, train, test), recorded[train], penalties)
         correlations[index] = pearson_by_column(predicted, recorded[test])
     return correlations
 

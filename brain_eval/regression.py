@@ -2,14 +2,15 @@
 
 Both predictions depend on the features only through their products, so that a cross-validation
 multiplies the features once, and memory and time of a fold do not grow with their width. Singular values
-of the features below about 1e-8 of the largest are lost in the products' rounding.
+of the features below about 1e-8 of the largest are lost in the products' rounding. For ridge regression on
+few features there is also the way through the features themselves.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh, qr, solve_triangular
+from scipy.linalg import eigh, qr, solve_triangular, svd
 
 from brain_eval.errors import UserError
 
@@ -110,25 +111,53 @@ def ridge_predictions(
     Raises:
         UserError: a penalty that is not positive, or none.
     """
-    n = len(within)
+    values, vectors = eigh(within)
+    values = np.maximum(values, 0.0)
+    return _ridge(values, vectors, across @ vectors, responses, penalties)
+
+
+def ridge_of_features(
+    train: Matrix, test: Matrix, responses: Matrix, penalties: Sequence[float] | None = None
+) -> tuple[Matrix, NDArray[np.float64]]:
+    """Predict as `ridge_predictions` does from few features: time grows with their square, not the stimuli's cube.
+
+    Args:
+        train, test: (train, p) and (test, p) features.
+        responses, penalties: see `ridge_predictions`.
+    """
+    mean = train.mean(axis=0)
+    vectors, sizes, axes = svd(train - mean, full_matrices=False)
+    return _ridge(sizes**2, vectors, (test - mean) @ axes.T * sizes, responses, penalties)
+
+
+def _ridge(
+    values: NDArray[np.float64], vectors: Matrix, across: Matrix, responses: Matrix, penalties: Sequence[float] | None
+) -> tuple[Matrix, NDArray[np.float64]]:
+    """Ridge regression on the training stimuli's components.
+
+    Args:
+        values, vectors: (k,) and (train, k) eigenvalues and eigenvectors of their products; k may be less than train.
+        across: (test, k) products of the test stimuli with the eigenvectors.
+        responses, penalties: see `ridge_predictions`.
+    """
+    n = len(vectors)
     if penalties is None:
-        unit = float(np.trace(within)) / n
+        unit = float(values.sum()) / n
         penalties = [unit * factor for factor in PENALTIES] if unit > 0.0 else [1.0]
     if len(penalties) == 0 or not min(penalties) > 0.0:
         raise UserError(f"ridge penalties must be positive, got {list(penalties)}; give one or more above 0")
     means = responses.mean(axis=0)
-    values, vectors = eigh(within)
-    values = np.maximum(values, 0.0)
     rotated = vectors.T @ (responses - means)
     chosen = np.full(responses.shape[1], float(penalties[0]))
     if len(penalties) > 1:
         best = np.full(responses.shape[1], np.inf)
+        beyond, squares = responses - means - vectors @ rotated, vectors**2
         for penalty in penalties:
             # What is left of a stimulus by its own fit, and by the fit without it.
-            residuals = vectors @ (rotated * (penalty / (values + penalty))[:, None])
-            leverages = 1.0 / n + vectors**2 @ (values / (values + penalty))
+            residuals = beyond + vectors @ (rotated * (penalty / (values + penalty))[:, None])
+            leverages = 1.0 / n + squares @ (values / (values + penalty))
             errors = np.mean((residuals / (1.0 - leverages)[:, None]) ** 2, axis=0)
             chosen[errors < best] = penalty
             best = np.minimum(errors, best)
     weights = rotated / (values[:, None] + chosen)
-    return means + (across @ vectors) @ weights, chosen
+    return means + across @ weights, chosen

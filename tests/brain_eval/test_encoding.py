@@ -11,6 +11,7 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge, RidgeCV
 
+import brain_eval.encoding
 import brain_eval.gram
 from brain_eval.encoding import (
     brainscore_ceiled,
@@ -23,7 +24,7 @@ from brain_eval.encoding import (
 )
 from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram
-from brain_eval.regression import centred_on_training, pls_predictions, ridge_predictions
+from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 
 
 def simulated(n, p, q, seed=0, noise=1.0, latent=8):
@@ -96,11 +97,19 @@ def test_pls_ends_where_the_features_are_used_up(exact):
     np.testing.assert_allclose(flat, 1.0, atol=1e-12)
 
 
+def ridge(way, features, responses, n, penalties):
+    """Predictions and penalties, by the products of the stimuli or by the features themselves."""
+    if way == "features":
+        return ridge_of_features(features[:n].astype(float), features[n:].astype(float), responses[:n], penalties)
+    return ridge_predictions(*products(features, n), responses[:n], penalties)
+
+
+@pytest.mark.parametrize("way", ["products", "features"])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("case", CASES)
-def test_ridge_equals_scikit_learn(case, penalty):
+def test_ridge_equals_scikit_learn(case, penalty, way):
     features, responses, n, _ = case_of(case)
-    found, chosen = ridge_predictions(*products(features, n), responses[:n], [penalty])
+    found, chosen = ridge(way, features, responses, n, [penalty])
     oracle = Ridge(penalty, solver="svd").fit(features[:n].astype(float), responses[:n]).predict(features[n:])
     size = max(1.0, np.abs(oracle).max())
     # The weaker the penalty, the more of the features' rounding passes.
@@ -108,14 +117,15 @@ def test_ridge_equals_scikit_learn(case, penalty):
     assert chosen.tolist() == [penalty] * responses.shape[1]
 
 
+@pytest.mark.parametrize("way", ["products", "features"])
 @pytest.mark.parametrize("case", CASES)
-def test_penalty_of_each_neuroid_equals_scikit_learn(case):
+def test_penalty_of_each_neuroid_equals_scikit_learn(case, way):
     features, responses, n, _ = case_of(case)
     rng = np.random.default_rng(1)
     # From hardly any noise to nothing but noise: the neuroids must not agree.
     responses = responses + np.logspace(-2, 2, responses.shape[1]) * rng.standard_normal(responses.shape)
     penalties = np.logspace(-1, 5, 13)
-    found, chosen = ridge_predictions(*products(features, n), responses[:n], penalties)
+    found, chosen = ridge(way, features, responses, n, penalties)
     oracle = RidgeCV(penalties, alpha_per_target=responses.shape[1] > 1).fit(features[:n].astype(float), responses[:n])
     assert np.broadcast_to(oracle.alpha_, chosen.shape).tolist() == chosen.tolist()
     predicted = oracle.predict(features[n:]).reshape(found.shape)
@@ -258,6 +268,18 @@ def test_unpredictable_responses_score_zero_and_predictable_ones_do_not():
     for regression in ("pls", "ridge"):
         assert median_score(cross_validated(features, responses, regression)) > 0.8
         assert abs(median_score(cross_validated(features, shuffled, regression))) < 0.15
+
+
+def test_few_features_take_the_way_of_the_features_to_the_same_scores(monkeypatch):
+    features, responses = simulated(60, 20, 5)
+    found = cross_validated(features.astype(np.float32), responses, "ridge")
+    monkeypatch.setattr(brain_eval.encoding, "ridge_predictions", None)
+    assert np.array_equal(cross_validated(features.astype(np.float32), responses, "ridge"), found)
+    monkeypatch.undo()
+    # Columns of zeros say nothing, but make the features many.
+    wide = np.hstack([features.astype(np.float32), np.zeros((60, 40), np.float32)])
+    monkeypatch.setattr(brain_eval.encoding, "ridge_of_features", None)
+    np.testing.assert_allclose(cross_validated(wide, responses, "ridge"), found, atol=1e-8)
 
 
 def test_memory_does_not_grow_with_the_features(monkeypatch):
