@@ -12,12 +12,13 @@ import pandas
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from brain_eval.benchmarks.base import Description
 from brain_eval.benchmarks.brainscore import Pin, PublicAssembly
 from brain_eval.benchmarks.brainscore_environment import brainscore, prepare
 from nmnc.checkpoint import save_network
-from nmnc.networks import build_network
+from nmnc.networks import Network, build_network
 
 with warnings.catch_warnings():
     # Its compiled part comments on numpy's; where this file is the first to import it, that were an error.
@@ -164,6 +165,25 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Public], 
     return register
 
 
+@torch.no_grad()
+def vary(network: Network, images: Tensor) -> None:
+    """Set biases so that every unit is as often active as not: its activity then varies far above rounding.
+
+    Fresh biases make all patterns nearly alike, and the ranks of their distances differ from machine to machine.
+    """
+
+    def centre(module: nn.Module, _: object, output: Tensor) -> Tensor:
+        mean = output.mean([0, *range(2, output.ndim)])
+        module.bias.sub_(mean)  # type: ignore[operator, union-attr]
+        return output - mean.view(-1, *[1] * (output.ndim - 2))
+
+    for stage in network.stages:
+        first = next(module for module in stage.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+        handle = first.register_forward_hook(centre)
+        images = stage(images)
+        handle.remove()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network.pt of a small convnet with random weights, in the folders of a study."""
@@ -172,6 +192,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = build_network("convnet", (3, 16, 16), 10, {"channels": [8, 8], "hidden": [30]})
+        vary(network, torch.rand(64, 3, 16, 16) * 4 - 2)
     recipe = {
         "kind": "convnet",
         "image_shape": [3, 16, 16],
