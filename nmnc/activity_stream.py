@@ -17,7 +17,7 @@ RANDOM_AXES = 16
 class ActivityStream:
     """An incremental PCA that sees every batch but factorises nothing until a basis is asked for.
 
-    A merge of `IncrementalPCA` for every batch would wait for the device each time, and takes seven times as long as
+    A merge of `IncrementalPCA` for every batch would wait for the device each time, and takes five times as long as
     what is done instead: of the scatter S (units x units, never formed) of the batches since the last basis only the
     product S A with orthonormal axes A is kept, the components so far and a few random ones. For a basis, Nystrom's
     approximation S ~ (S A) (A^T S A)^-1 (S A)^T (Tropp, Yurtsever, Udell & Cevher 2017, "Fixed-rank approximation of

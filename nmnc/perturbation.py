@@ -67,7 +67,12 @@ def copies(estimator: str, layers: int) -> int:
 
 @torch.no_grad()
 def responses(
-    network: Network, clean: list[Tensor], perturbations: list[Perturbation], record: Record, estimator: str
+    network: Network,
+    clean: list[Tensor],
+    perturbations: list[Perturbation],
+    record: Record,
+    estimator: str,
+    rounded: bool = False,
 ) -> list[Tensor]:
     """Change of the logits for a perturbation of each hidden stage, without one pass per stage.
 
@@ -79,11 +84,13 @@ def responses(
 
     Args:
         network: the network.
-        clean: outputs of the hidden stages for a batch, (batch, ...) each.
+        clean: outputs of the hidden stages for a batch, float32 (batch, ...) each.
         perturbations: one per hidden stage, for the first M images of the batch.
         record: batch-norm statistics and dropout masks of the clean pass.
         estimator: antithetic, dy = (y(x + xi) - y(x - xi)) / 2; one_sided, dy = y(x + xi) - y(x); or forward_mode,
             dy = J xi.
+        rounded: whether the clean pass computed in less than float32, so that a stage's output is not quite what the
+            stage makes, here in float32, of the output before it.
 
     Returns:
         dy for every hidden stage, float32 (M, classes).
@@ -96,7 +103,7 @@ def responses(
         if estimator == "antithetic":
             up, down = (_walk(network, clean, perturbations, sign) for sign in (1, -1))
             return [(plus - minus) / 2 for plus, minus in zip(up, down, strict=True)]
-        *up, baseline = _one_sided(network, clean, perturbations, joins=_clean_until(clean, record))
+        *up, baseline = _one_sided(network, clean, perturbations, joins=_clean_until(clean, record, rounded))
         return [plus - baseline for plus in up]
 
 
@@ -147,13 +154,14 @@ def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbatio
     return list(network.suffix(torch.cat(batch), len(clean)).split(images))
 
 
-def _clean_until(clean: list[Tensor], record: Record) -> int:
+def _clean_until(clean: list[Tensor], record: Record, rounded: bool) -> int:
     """Number of the hidden stage at which the one-sided form's unperturbed copy leaves the clean pass.
 
     Up to there the clean pass's own outputs serve: every row is computed by the same kernels, to the same bits (seen
-    at all sizes but the smallest odd ones). Batch norm computes otherwise when it is recorded than when it is replayed.
+    at all sizes but the smallest odd ones). Batch norm computes otherwise when it is recorded than when it is replayed,
+    and of a rounded clean pass a difference would show little but the rounding.
     """
-    return 0 if any(isinstance(module, _BatchNorm) for module in record) else len(clean) - 1
+    return 0 if rounded or any(isinstance(module, _BatchNorm) for module in record) else len(clean) - 1
 
 
 def _one_sided(network: Network, clean: list[Tensor], perturbations: list[Perturbation], joins: int) -> list[Tensor]:

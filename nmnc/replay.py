@@ -29,7 +29,7 @@ Record = dict[nn.Module, tuple[Tensor, ...]]
 def _record_batch_norm(module: _BatchNorm, record: Record, update: bool, x: Tensor) -> Tensor:
     over = [axis for axis in range(x.ndim) if axis != 1]
     with torch.no_grad():
-        variance, mean = torch.var_mean(x, over, correction=0)
+        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), over, correction=0)
     record[module] = (mean, variance)
     running = (module.running_mean, module.running_var) if update else (None, None)
     if update and module.num_batches_tracked is not None:

@@ -54,6 +54,11 @@ class Training(Section):
     augmentation: Literal["none", "crop_flip"] = Field(
         "none", description="crop_flip: random crop after padding by an eighth of the side, random left-right flip"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the clean forward pass and the weights' gradients; bfloat16: by autocast; noise, signals, "
+        "feedback and steps stay float32",
+    )
     checkpoint_minutes: float | None = Field(
         10.0, gt=0, description="write the state a killed run resumes from this often, beside after every epoch"
     )

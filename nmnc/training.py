@@ -72,6 +72,7 @@ class Trainer:
             )
         self.rule = make_rule(run.kind, self.network, sizes[:-1], dataset.classes, run.noise, seeds["noise"])
         training = run.training
+        self.rule.rounded = training.precision == "bfloat16"
         self.weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimiser = make_optimiser([*self.weights, *self.rule.learned], training)
         self.augment = Augmentation(training.augmentation, seeds["augmentation"], device)
@@ -148,11 +149,12 @@ class Trainer:
         """One step on a batch; its mean loss, still on the device."""
         rule, training = self.rule, self.run.training
         set_step_size(self.optimiser, self.step, self.steps, training)
-        with recording(self.network) as record, rule.carrying():
+        with recording(self.network) as record, rule.carrying(), self._precision():
             outputs = self.network.outputs(self.dataset.normalise(images), connected=not rule.local)
-        hidden = [output.detach() for output in outputs[:-1]]
+        # Whatever the precision of the clean pass: from here on all but the weights' gradients is float32.
+        *hidden, logits = (output.detach().float() for output in outputs)
         self.watch.see_activity(self.step, hidden)
-        error = output_error(outputs[-1].detach(), labels)
+        error = output_error(logits, labels)
         rule.observe(self.step, hidden, record)
         rule.forward_passes += len(images)
         gradients = [*rule.signals(error), error] if rule.local else [error]
@@ -169,10 +171,14 @@ class Trainer:
         feedback = [weight.grad for weight in rule.learned if weight.grad is not None]
         self.watch.see_gradients(self.step, clip(found, training.clip_norm, feedback))
         self.optimiser.step()
-        loss = F.cross_entropy(outputs[-1].detach(), labels)
+        loss = F.cross_entropy(logits, labels)
         self.watch.see_loss(self.step, loss)
         self.step += 1
         return loss
+
+    def _precision(self) -> torch.autocast:
+        """Within: the network computes in the precision of the clean pass, and its backward pass will too."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.rule.rounded)
 
     def _first_outputs(self) -> list[Tensor]:
         """Hidden stages' outputs to the first training images, in training mode; statistics stay as they are."""

@@ -18,12 +18,14 @@ class Rule:
         local: True for rules that detach the stages from one another and send signals instead; False leaves
             the stages in one graph, where autograd carries the error.
         bases: orthonormal basis (units, d) per hidden stage, empty for rules without a subspace.
+        rounded: True where hidden outputs come from a clean pass in bfloat16, though they are float32 themselves.
         learned: feedback weights that the run's optimiser trains with the network's, `adapt` setting their gradients.
         perturbations: images perturbed so far, counted once for every layer.
         forward_passes: images sent through the network or a part of it so far, copies counted one by one.
     """
 
     local = False
+    rounded = False
 
     def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
         """Prepare for a network.

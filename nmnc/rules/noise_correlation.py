@@ -80,7 +80,7 @@ class NoiseCorrelation(Rule):
             return
         images = len(outputs[0]) if noise.per_image else noise.images
         perturbations = [self.perturb(stage, images) for stage in range(layers)]
-        changes = responses(self.network, outputs, perturbations, record, noise.estimator)
+        changes = responses(self.network, outputs, perturbations, record, noise.estimator, self.rounded)
         for feedback, change, perturbation in zip(self.feedback, changes, perturbations, strict=True):
             feedback.update(change, perturbation, noise.rate)
         self.perturbations += layers * images

@@ -28,7 +28,15 @@ SETTINGS: dict[str, Any] = {
         "net": {"kind": "convnet", "arguments": {"channels": [4], "hidden": [8], "batch_norm": True, "dropout": 0.1}}
     },
 }
-CASES = [*((kind, {}) for kind in KINDS), ("nmnc", {"basis": "incremental"})]
+CASES = [
+    *((kind, {}) for kind in KINDS),
+    ("nmnc", {"noise": {"basis": "incremental"}}),
+    ("nmnc", {"training": {"precision": "bfloat16"}}),
+]
+
+
+def settings_with(changes: dict[str, Any]) -> dict[str, Any]:
+    return SETTINGS | {section: SETTINGS[section] | values for section, values in changes.items()}
 
 
 @contextmanager
@@ -77,9 +85,11 @@ def test_the_counter_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.total() == 0
 
 
-@pytest.mark.parametrize(("kind", "noise"), CASES)
-def test_a_step_reads_nothing_back(toy: Any, monkeypatch: pytest.MonkeyPatch, kind: str, noise: dict[str, Any]) -> None:
-    run = toy.trainer(kind, **SETTINGS | {"noise": SETTINGS["noise"] | noise})
+@pytest.mark.parametrize(("kind", "changes"), CASES)
+def test_a_step_reads_nothing_back(
+    toy: Any, monkeypatch: pytest.MonkeyPatch, kind: str, changes: dict[str, Any]
+) -> None:
+    run = toy.trainer(kind, **settings_with(changes))
     run.network.train()
     run.rule.start(run._first_outputs())
     step(run, 0)
@@ -104,10 +114,10 @@ def test_the_optimiser_and_the_schedule_read_nothing_back(toy: Any, monkeypatch:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
-@pytest.mark.parametrize(("kind", "noise"), CASES)
-def test_a_step_on_a_gpu_waits_for_nothing(toy: Any, kind: str, noise: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("kind", "changes"), CASES)
+def test_a_step_on_a_gpu_waits_for_nothing(toy: Any, kind: str, changes: dict[str, Any]) -> None:
     data: Dataset = toy.dataset
-    settings = toy.study(**SETTINGS | {"device": "cuda", "noise": SETTINGS["noise"] | noise})
+    settings = toy.study(**settings_with(changes) | {"device": "cuda"})
     run = Trainer(data, settings.networks["net"], settings.run(kind), 0, torch.device("cuda"))
     run.network.train()
     run.rule.start(run._first_outputs())
