@@ -13,15 +13,9 @@ rule claims:
             for name in RUN_FILES
         ],
         manifold=[
-            f"{RESULTS}/manifold/{run.folder}.csv"
-            for run in runs.diagnosed(STUDY)
-            if run not in PUBLISHED["manifold"]
+            f"{RESULTS}/manifold/{run.folder}.csv" for run in runs.diagnosed(STUDY) if run not in PUBLISHED["manifold"]
         ],
-        scores=[
-            f"{RESULTS}/scores/{one.folder}.csv"
-            for one in SCORED
-            if one not in PUBLISHED["scores"]
-        ],
+        scores=[f"{RESULTS}/scores/{one.folder}.csv" for one in SCORED if one not in PUBLISHED["scores"]],
         sources=sources("brain_eval.claims.tables", "brain_eval.claims.figures"),
     output:
         report(
