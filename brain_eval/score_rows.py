@@ -99,8 +99,9 @@ def _mean_rows(
         recordings = [target.recordings[index] for index in own]
         neuroids = [recording.n_neuroids for recording in recordings if recording.n_neuroids is not None]
         stimuli = np.unique(np.concatenate([recording.stimuli for recording in recordings]))
-        ceiling = target.ceiling_of_subjects(own, name)
-        cells = _interval_of_mean([scores[index, name] for index in own], confidence)
+        given = [scores[index, name] for index in own]
+        ceiling, ceiled = _mean_ceiling(given) or (target.ceiling_of_subjects(own, name), None)
+        cells = _interval_of_mean(given, confidence)
         yield {
             "session": "mean",
             "animal": animal,
@@ -110,8 +111,34 @@ def _mean_rows(
             "n_stimuli": len(stimuli),
             "n_neuroids": sum(neuroids) if len(neuroids) == len(recordings) else None,
             **cells,
-            **_ceiled(cells["raw"], ceiling),
+            **_ceiled(cells["raw"], ceiling, None if cells["raw"] is None else ceiled),
         }
+
+
+def _mean_ceiling(scores: Sequence[Score]) -> tuple[Ceiling, float | None] | None:
+    """Average the ceilings that scores bring along, and what is ceiled by them; None where none does.
+
+    Each number is the mean over the recordings that have it, and the definition says over how many.
+    """
+    ceilings = [score.ceiling for score in scores if score.ceiling is not None]
+    if not ceilings:
+        return None
+    lower, upper, ceiled = (
+        [value for value in values if value is not None]
+        for values in (
+            [one.lower for one in ceilings], [one.upper for one in ceilings], [score.ceiled for score in scores],
+        )
+    )  # fmt: skip
+    counts = {"lower": len(lower), "upper": len(upper), "ceiled": len(ceiled)}
+    words = ", ".join(f"{name} over {n}" for name, n in counts.items() if n)
+    known = next((one.definition for one in ceilings if (one.lower, one.upper) != (None, None)), ceilings[0].definition)
+    if words:
+        known += f"; mean over those of {len(scores)} recordings that have it: {words}"
+    return Ceiling(_mean(lower), _mean(upper), known), _mean(ceiled)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
 
 
 def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, Any]:

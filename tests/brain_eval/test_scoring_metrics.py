@@ -1,5 +1,6 @@
 """All metrics of a score: against the functions that define them, with their intervals, ceilings and draws."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args
 
@@ -157,6 +158,27 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(made):
     assert "bootstrap over neuroids and 10 splits" in rows[0]["interval_method"]
     assert rows[1]["ceiling_upper"] is rows[1]["ceiled"] is None
     assert "over the recordings" in rows[2]["interval_method"]
+
+
+def test_means_over_recordings_average_the_reliability_correction_of_those_that_have_it(made):
+    """Sessions A and C with repetitions, B without: raw is over three, the correction over two."""
+    benchmark, features = made
+    first, second, _ = benchmark.recordings
+    rng = np.random.default_rng(5)
+    noisy = first.repetitions + rng.standard_normal(first.repetitions.shape)
+    third = replace(first, session="C", repetitions=noisy, responses=noisy.mean(axis=0))
+    target, scores = score((replace(benchmark, recordings=(first, second, third)), features), ["ridge"])
+    rows = list(rows_of_layer(target, scores, 0.95))
+    assert [row["session"] for row in rows] == ["A", "B", "C", "mean", "mean"]
+    for row in rows[3:]:
+        assert row["raw"] == pytest.approx(np.mean([one["raw"] for one in rows[:3]]))
+        for key in ("ceiled", "ceiling_upper"):
+            assert row[key] == pytest.approx((rows[0][key] + rows[2][key]) / 2)
+        assert row["ceiling_lower"] is None
+        assert row["ceiling_definition"].startswith(rows[0]["ceiling_definition"])
+        assert row["ceiling_definition"].endswith(
+            "mean over those of 3 recordings that have it: upper over 2, ceiled over 2"
+        )
 
 
 def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(made, capsys):
