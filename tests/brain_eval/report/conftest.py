@@ -229,7 +229,10 @@ def write_benchmark_json(path: Path, benchmark: Benchmark) -> None:
             | {"n_neuroids": r.n_neuroids, "n_stimuli": len(r.stimuli)}
             for r in benchmark.recordings
         ],
-        "files": [{"path": "x/y.mat", "size": 5, "sha256": "cd" * 32, "url": "https://example.org/y.mat"}],
+        "files": [
+            {"path": "x/y.mat", "size": 5, "sha256": "cd" * 32, "url": "https://example.org/y.mat"},
+            {"path": "x/z.nc", "size": None, "sha1": "ba" * 20, "url": "https://example.org/z.nc"},
+        ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))

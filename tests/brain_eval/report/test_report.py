@@ -155,7 +155,19 @@ def test_intervals_are_told_in_the_tables_words_and_their_caution_is_said(page: 
     assert (
         page.text.count("95 % interval over") == page.text.count("Interval: Student's t 95 % interval over seeds;") == 1
     )
-    assert "held the true value in 92 to 97 % of the experiments" in page.text
+
+
+def test_the_coverage_told_is_that_of_the_committed_table(page: Page) -> None:
+    table = pd.read_csv(Path(__file__).parents[3] / "results/reference/bench/interval_coverage.csv")
+    table = table[table["case"].eq("score")]
+    for stimuli, recordings, words in (
+        (92, (1,), "of a single recording in {} % of the experiments"),
+        (92, (4, 7), "of a mean over four or seven recordings in {} %,"),
+        (92, (2, 3), "of a mean over two or three recordings in only {} %: those are too narrow"),
+        (20, (1, 2, 3, 4, 7), "With 20 stimuli the intervals hold the true value in {} %, but are too wide"),
+    ):
+        own = 100 * table[table["n_stimuli"].eq(stimuli) & table["n_recordings"].isin(recordings)]["covered"]
+        assert words.format(f"{own.min():.0f} to {own.max():.0f}") in page.text
 
 
 def test_every_layer_has_score_interval_ceiling_and_n(page: Page, written: Any) -> None:
@@ -205,6 +217,15 @@ def test_provenance_tells_all(page: Page) -> None:
     ):  # fmt: skip
         assert fact in page.text, fact
     assert len(page.with_columns("weights, sha256", "device")[0]) == 1 + 10
+
+
+def test_files_have_whichever_hash_is_known_and_no_size_is_unknown(page: Page) -> None:
+    for table in page.with_columns("file", "bytes", "hash", "source"):
+        assert [row[:3] for row in table[1:]] == [
+            ["x/y.mat", "5", f"sha256 {'cd' * 32}"],
+            ["x/z.nc", "unknown", f"sha1 {'ba' * 20}"],
+        ]
+    assert len(page.with_columns("file", "bytes", "hash", "source")) == 3
 
 
 def test_same_study_same_page(fake_study: Any) -> None:
