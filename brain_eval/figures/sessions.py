@@ -13,6 +13,7 @@ from brain_eval.figures.similarity import (
     ceiling_text,
     interval_text,
     metric_name,
+    metric_note,
     region_title,
     simulated_note,
 )
@@ -134,7 +135,7 @@ def sessions_figure(
     figure.suptitle(plain(title), fontsize=10)
     caption = (
         f"Score of {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in brackets), "
-        f"the mean of each animal with several, and the mean of all. Marks: mean over seeds "
+        f"the mean of each animal with several, and the mean of all. {metric_note(metric)}Marks: mean over seeds "
         f"({count_text(chosen)}); bars: {interval_text(chosen)}, ends averaged over the seeds. "
         f"{ceiling_text(chosen)} {'; '.join(counts)}."
     )

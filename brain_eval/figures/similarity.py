@@ -29,8 +29,8 @@ METRIC_NAMES = {
     "whitened-correlation": "whitened correlation of RDMs",
     "cka-biased": "linear CKA (biased)",
     "cka-unbiased": "linear CKA (unbiased)",
-    "ridge": "ridge regression, corrected r",
-    "pls": "PLS regression, corrected r",
+    "ridge": "ridge regression, median r over units",
+    "pls": "PLS regression, median r over units",
 }
 CEILING_COLOR = "#dcdcdc"
 
@@ -41,6 +41,16 @@ def metric_name(metric: str) -> str:
     if metric not in METRIC_NAMES and plain_metric in METRIC_NAMES:
         return f"{METRIC_NAMES[plain_metric]} (recording: {kind})"
     return METRIC_NAMES.get(metric, metric)
+
+
+def metric_note(metric: str) -> str:
+    """A sentence on what the plotted score of an encoding model is, with a space behind it; else nothing."""
+    if metric not in ("ridge", "pls"):
+        return ""
+    return (
+        "The score is the median correlation over units, not corrected for their reliability; the corrected one "
+        "stands in the column ceiled of scores.csv. "
+    )
 
 
 def region_title(species: str, region: str) -> str:
@@ -142,10 +152,10 @@ def similarity_figure(
     title = f"{benchmark}, {metric}: {network}" + simulated_note(own)
     figure.suptitle(plain(title), fontsize=10)
     caption = (
-        f"{metric_name(metric)} between every layer of {network} and each region of {benchmark}"
-        f"{simulated_note(own)}. Large markers: mean over seeds ({count_text(own)}); small points: each "
-        f"seed. Bars: {interval_text(own)}, its ends averaged over the seeds. Dotted line and band: the "
-        f"images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
+        f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
+        f"{simulated_note(own)}. {metric_note(metric)}"
+        f"Large markers: mean over seeds ({count_text(own)}); small points: each seed. Bars: {interval_text(own)}, its ends averaged "
+        f"over the seeds. Dotted line and band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."

@@ -22,10 +22,11 @@ from brain_eval.figures.rdms import (
     recorded_rdms_figure,
 )
 from brain_eval.figures.sessions import has_sessions, sessions_figure
-from brain_eval.figures.similarity import similarity_figure
+from brain_eval.figures.similarity import metric_name, similarity_figure
 from brain_eval.figures.style import KNOWN, file_name
 from brain_eval.figures.summary import headline_rows, over_seeds
 from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
+from brain_eval.report.rows import similarity_tables
 
 Tables = dict[str, pd.DataFrame]
 
@@ -194,6 +195,28 @@ def test_one_row_speaks_for_a_region(tables: Tables) -> None:
     several = chosen[chosen["benchmark"].ne("objects") | chosen["species"].eq("human")]
     assert several["session"].eq("mean").all()
     assert several["animal"].eq("all").all()
+
+
+def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(tables: Tables) -> None:
+    """As crossnobis in cowley2023: repetitions of one session only, so that no mean is formed."""
+    scores = tables["scores"]
+    one = scores[scores["benchmark"].eq("scenes") & scores["session"].eq("190923") & scores["metric"].eq("spearman")]
+    both = pd.concat([scores, one.assign(metric="crossnobis-spearman")])
+    shown = headline_rows(both).query("benchmark == 'scenes'").groupby("metric")["session"].unique()
+    assert {metric: list(sessions) for metric, sessions in shown.items()} == {
+        "spearman": ["mean"], "rho-a": ["mean"], "crossnobis-spearman": ["190923"],
+    }  # fmt: skip
+    assert [t["metric"] for t in similarity_tables(both) if t["benchmark"] == "scenes"] == list(both["metric"].unique())
+
+
+def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tables) -> None:
+    scores = tables["scores"].query("metric == 'rho-a'").assign(metric="ridge")
+    styles = palette(tables["runs"])
+    figure = similarity_figure(scores, "scenes", "ridge", "convnet", styles)
+    assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over units"
+    for caption in (figure.caption, sessions_figure(scores, "scenes", "ridge", "convnet", styles).caption):
+        assert "not corrected for their reliability" in caption
+    assert "not corrected" not in similarity_figure(tables["scores"], "scenes", "rho-a", "convnet", styles).caption
 
 
 def test_scores_are_means_over_seeds_of_the_regions_row(tables: Tables) -> None:
