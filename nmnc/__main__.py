@@ -12,6 +12,7 @@ from nmnc.errors import UserError
 from nmnc.files import write_csv, write_text
 from nmnc.interruption import Interrupted
 from nmnc.runs import data_folder, parameters, sweep_points
+from nmnc.settings import ACTIVITY_IMAGES
 
 app = typer.Typer(
     help=__doc__,
@@ -101,7 +102,7 @@ def diagnose(
     config: Config,
     network: Annotated[Path, typer.Option(help="The network.pt of a run, trained or not.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
-    images: Annotated[int, typer.Option(min=1, help="Test images whose activity is looked at.")] = 1000,
+    images: Annotated[int, typer.Option(min=1, help="Test images whose activity is looked at.")] = ACTIVITY_IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Of their choice and of the random subspaces.")] = 0,
 ) -> None:
     """Measure a network's manifold: its dimension, and how much of the Jacobian lies along it."""

@@ -125,6 +125,10 @@ class Sweep(Section):
     seeds: list[Annotated[int, Field(ge=0)]] | None = Field(None, min_length=1, description="empty: as the rule")
 
 
+#: Test images whose activity `python -m nmnc diagnose` looks at, unless told otherwise.
+ACTIVITY_IMAGES = 1000
+
+
 class Diagnostics(Section):
     """Comparison of each rule with backprop's gradient, after every epoch."""
 

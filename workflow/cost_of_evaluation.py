@@ -19,6 +19,7 @@ from brain_eval.benchmarks.sources import state
 from brain_eval.ceilings import split_half_all
 from brain_eval.models import Model
 from brain_eval.recorded_rdms import CORRELATION, source_of
+from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.scoring import MOST_STIMULI_STORED
 from brain_eval.similarity import METRICS, Metric, correlation_rdm, upper_triangle
 from brain_eval.targets import SPLITS, Target
@@ -85,7 +86,6 @@ class BenchmarkCost:
 
     def _prepare(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
         """Recordings cut to few stimuli: time grows with the number of pairs."""
-        # What needs responses (CKA, encoding) is not measured here.
         metrics: dict[str, Metric] = {name: METRICS[name] for name in evaluation.metrics if name in METRICS}
         kinds = evaluation.recorded_rdms
         cut = replace(benchmark, recordings=tuple(_cut(recording) for recording in benchmark.recordings))
@@ -101,6 +101,26 @@ class BenchmarkCost:
             if recording.repetitions is not None:
                 halves = partial(split_half_all, recording.repetitions, list(metrics), SPLIT, seed)
                 self.preparing += sum(once(partial(halves, kind), CPU) for kind in kinds) * SPLITS / SPLIT
+        self._prepare_responses(benchmark, evaluation)
+
+    def _prepare_responses(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
+        """CKA, ridge and PLS: one recording cut to few stimuli; from 300 to 1,200 their sum grew 15 times."""
+        metrics = [name for name in evaluation.metrics if name in RESPONSE_METRICS]
+        recordings = [one for one in benchmark.recordings if one.responses is not None]
+        self._responses: list[ResponseTarget] = []
+        if not (metrics and recordings):
+            return
+        cut = _cut(max(recordings, key=lambda one: len(one.stimuli)))
+        self._response_scale = sum(len(one.stimuli) ** 2 for one in recordings) / len(cut.stimuli) ** 2
+        draws, target = evaluation.bootstrap_draws, Target(replace(benchmark, recordings=(cut,)), {}, 0, 0)
+
+        def prepare() -> None:
+            self._responses.append(ResponseTarget(target, metrics, draws, evaluation.confidence))
+
+        self.preparing += once(prepare, CPU) * self._response_scale
+        self._responses[0].score([0], np.eye(len(cut.stimuli), 8, dtype=np.float32))  # the first call imports
+        regions = {(one.species, one.region) for one in recordings}
+        self.rows += len(metrics) * (len(recordings) + len(regions))
 
     @property
     def rdm_size(self) -> int:
@@ -122,6 +142,9 @@ class BenchmarkCost:
                     self._target.compare(number, upper_triangle(rdm))
 
             self._layers[units] = once(score, CPU) * self._scale
+            for one in self._responses:
+                few = features[: len(one.target.stimuli([0]))]
+                self._layers[units] += once(partial(one.score, [0], few), CPU) * self._response_scale
         return self._layers[units]
 
     def showing(self, model: Model, device: torch.device) -> float:
@@ -158,7 +181,9 @@ def evaluation_cost(
 
 def _cut(recording: Recording) -> Recording:
     few = slice(COMPARED)
-    return replace(recording, stimuli=recording.stimuli[few], rdm=recording.rdm[few, few], repetitions=None)
+    responses = None if recording.responses is None else recording.responses[few]
+    rdm = recording.rdm[few, few]
+    return replace(recording, stimuli=recording.stimuli[few], rdm=rdm, responses=responses, repetitions=None)
 
 
 def _pairs(benchmark: Benchmark, kind: str = CORRELATION) -> int:

@@ -16,13 +16,19 @@ from nmnc.checkpoint import save_state
 from nmnc.config import NetworkEntry, Run
 from nmnc.data import Dataset
 from nmnc.diagnostics import diagnose
+from nmnc.dimension import FEWEST
+from nmnc.measure import Images as MeasuredImages
+from nmnc.measure import measure
 from nmnc.networks import Network
+from nmnc.settings import ACTIVITY_IMAGES
 from nmnc.training import Trainer
 
 #: A measurement is repeated until it took this long, at most ROUNDS times.
 ENOUGH_SECONDS, ROUNDS = 0.3, 5
 #: Images of the measured evaluation and of the measured diagnosis, at most.
 TEST_IMAGES, DIAGNOSED = 500, 24
+#: The manifold is measured on this part of its images, and on half of that.
+PART_OF_MANIFOLD = 1 / 4
 
 Shape = tuple[int, int, int]
 
@@ -91,6 +97,26 @@ def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.d
     evaluation = seconds_of(trainer.accuracy, device) * images.n_test / len(trainer.test_labels)
     diagnosis = _seconds_of_diagnosis(trainer, for_basis, min(run.diagnostics.images, images.n_test))
     return TrainingCost(seconds + (epochs + 1) * (evaluation + diagnosis), _size(trainer), trainer.network)
+
+
+def manifold_seconds(network: Network, images: Images, held_out: int, device: torch.device) -> float:
+    """Seconds in which `python -m nmnc diagnose` measures a network: on a straight line through those on few images.
+
+    Args:
+        network: on the device; left in evaluation mode.
+        images: of the data set.
+        held_out: images for the gradients.
+    """
+
+    def of(part: float) -> float:
+        n, few = (max(FEWEST, round(part * number)) for number in (ACTIVITY_IMAGES, held_out))
+        activity, others = (torch.rand(number, *images.shape, device=device) for number in (n, few))
+        labels = torch.arange(few, device=device) % images.classes
+        generator = torch.Generator().manual_seed(0)
+        return once(lambda: list(measure(network, MeasuredImages(activity, others, labels), generator)), device)
+
+    short, long = of(PART_OF_MANIFOLD / 2), of(PART_OF_MANIFOLD)
+    return long + max(long - short, 0.0) * 2 * (1 / PART_OF_MANIFOLD - 1)
 
 
 def _random(images: Images, n_train: int) -> Dataset:

@@ -104,7 +104,7 @@ def _training(
     study: Study, device: "torch.device", start: float
 ) -> tuple[list[Part], list[Part], dict[str, tuple[int, "Model"]]]:
     """Training jobs, their files, and per network the number of its runs that are scored and it as a model."""
-    from workflow.cost_of_training import training_cost
+    from workflow.cost_of_training import manifold_seconds, training_cost
 
     jobs, files, models = [], [], {}
     for name, entry in study.networks.items():
@@ -121,6 +121,12 @@ def _training(
             jobs.append(Part(f"train {name}, {label}", len(study.seeds_of(label)), seconds, training=True))
         number = sum(len(study.seeds_of(label)) for label in labels)
         files.append(Part(f"checkpoints of {name}", number, mean(cost.size for cost in costs.values())))
+        # The target `claims` measures manifolds; a study that is made for it says which.
+        measured = 0 if study.diagnosed is None else sum(one.network == name for one in runs.diagnosed(study))
+        if measured:
+            network = costs[labels[0]].network
+            seconds = start + loading + manifold_seconds(network, images, study.diagnostics.images, device)
+            jobs.append(Part(f"diagnose {name}", measured, seconds, training=True))
         scored = sum(one.network == name for one in runs.scored(study))
         if scored:
             models[name] = scored, _as_model(costs[labels[0]].network, images)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from threadpoolctl import threadpool_limits
 
 from brain_eval.models import load_model
 from nmnc.config import Dataset as DatasetConfig
@@ -178,6 +179,21 @@ def test_a_benchmark_that_is_here_is_measured(tmp_path: Path) -> None:
     assert model.scores_size == 2 * once.scores_size > 0
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_cka_and_regressions_are_measured_too(tmp_path: Path) -> None:
+    pixels = load_model("pixels", preprocessing='{"image_size": 8, "channels": 1, "mean": [0.5], "std": [0.5]}')
+    costs, rows = [], []
+    for metrics in (["spearman"], ["spearman", "cka-unbiased", "ridge", "pls"]):
+        with threadpool_limits(1):  # as in the workflow's jobs
+            benchmark = BenchmarkCost("simulated", tmp_path, Evaluation(bootstrap_draws=100, metrics=metrics))
+            costs.append(evaluation_cost(pixels, [benchmark], 32, CPU))
+        rows.append(benchmark.rows)
+    recordings_and_region = rows[0]
+    assert rows == [recordings_and_region, 4 * recordings_and_region]
+    assert costs[0].scores_size < costs[1].scores_size
+    assert costs[0].score < costs[1].score < costs[0].score + 10
+
+
 @pytest.mark.real_data
 def test_sizes_of_downloads_are_right(data_folder: Callable[..., Path]) -> None:
     folder = data_folder("cifar10.npz")
@@ -228,12 +244,14 @@ def test_only_what_runs_is_counted(tmp_path: Path) -> None:
         "untrained": {"kind": "untrained", "networks": ["small", "other"]},
     }
     networks = {"small": ENTRY.model_dump(), "other": ENTRY.model_dump()}
-    changes = {"rules": rules, "networks": networks, "evaluation": STUDY["evaluation"] | {"rules": ["nmnc"]}}
+    evaluation = STUDY["evaluation"] | {"rules": ["nmnc"]}
+    changes = {"rules": rules, "networks": networks, "evaluation": evaluation, "diagnosed": ["untrained"]}
     run = call(tmp_path, STUDY | changes)
     assert run.returncode == 0, run.stderr
-    found = dict(re.findall(r"^((?:train|extract|score) .*?)  +(\d+)", run.stdout, re.MULTILINE))
+    found = dict(re.findall(r"^((?:train|diagnose|extract|score) .*?)  +(\d+)", run.stdout, re.MULTILINE))
     assert {job: int(number) for job, number in found.items()} == {
         "train small, nmnc": 1, "train small, untrained": 3, "train other, untrained": 3,
+        "diagnose small": 3, "diagnose other": 3,
         "extract small": 1, "score small": 1, "extract pixels": 1, "score pixels": 1,
     }  # fmt: skip
     assert "7 runs" in run.stdout
