@@ -5,6 +5,7 @@ correlation per neuroid between predicted and recorded responses to the rest.
 """
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,24 @@ from brain_eval.regression import centred_on_training, pls_predictions, ridge_of
 #: Components of PLS, number of splits, share of training stimuli and seed of the splits: Brain-Score's.
 COMPONENTS, SPLITS, TRAIN_SIZE, SEED = 25, 10, 0.9, 1
 REGRESSIONS = ("pls", "ridge")
+#: Fewest test stimuli, or stimuli repeated in both halves, of which a correlation is made.
+FEWEST = 3
+
+
+class TooFew(UserError):
+    """A recording, or a layer, too small for what is asked; others of the same study need not be."""
+
+
+class Fold(NamedTuple):
+    """A fitted split: which stimuli were held out, and what was predicted of them.
+
+    Attributes:
+        test: (test,) positions.
+        predicted: (test, neuroids) float64.
+    """
+
+    test: NDArray[np.intp]
+    predicted: NDArray[np.float64]
 
 
 def splits_of(
@@ -35,13 +54,14 @@ def splits_of(
         Positions (train,) and (test,) of each split.
 
     Raises:
-        UserError: fewer than 3 test stimuli, or a label that only one stimulus has.
+        TooFew: fewer than 3 test stimuli, or a label that too few stimuli have.
     """
     from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 
-    if not 0.0 < train_size < 1.0 or n - int(n * train_size) < 3:
-        raise UserError(
-            f"{n} stimuli leave fewer than 3 to test at train_size {train_size}; use more stimuli or a smaller share"
+    if not 0.0 < train_size < 1.0 or n - int(n * train_size) < FEWEST:
+        raise TooFew(
+            f"{n} stimuli leave fewer than {FEWEST} to test at train_size {train_size}; "
+            "use more stimuli or a smaller share"
         )
     if strata is None:
         return list(ShuffleSplit(splits, train_size=train_size, random_state=seed).split(np.zeros(n)))
@@ -49,15 +69,15 @@ def splits_of(
         stratified = StratifiedShuffleSplit(splits, train_size=train_size, random_state=seed)
         return list(stratified.split(np.zeros(n), [str(label) for label in strata]))
     except ValueError as error:
-        raise UserError(f"the stimuli cannot be stratified ({error}); split them without strata") from None
+        raise TooFew(f"the stimuli cannot be stratified ({error}); split them without strata") from None
 
 
-def cross_validated(
+def out_of_split(
     features: ArrayLike, responses: ArrayLike, regression: str = "pls", *, seed: int = SEED,
     splits: int = SPLITS, train_size: float = TRAIN_SIZE, strata: Sequence[object] | None = None,
     components: int = COMPONENTS, penalties: Sequence[float] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Correlate predicted with recorded responses to test stimuli, split by split and neuroid by neuroid.
+) -> list[Fold]:  # fmt: skip
+    """Fit each split's training stimuli and predict the responses to its test stimuli.
 
     Memory beyond the features: one block of neuroids and a few matrices of stimuli x stimuli.
 
@@ -71,12 +91,9 @@ def cross_validated(
         components: of PLS.
         penalties: of ridge.
 
-    Returns:
-        (splits, neuroids) float64 Pearson r; NaN where a neuroid or its prediction is constant.
-
     Raises:
-        UserError: unknown regression, NaN (names the row), unlike numbers of stimuli, too few stimuli or
-            features for PLS, see also `splits_of`.
+        UserError: unknown regression, NaN (names the row), unlike numbers of stimuli.
+        TooFew: too few stimuli or features for PLS, see also `splits_of`.
     """
     if regression not in REGRESSIONS:
         raise UserError(f"unknown regression '{regression}'; choose from {', '.join(REGRESSIONS)}")
@@ -85,14 +102,14 @@ def cross_validated(
     parts = splits_of(len(values), splits, train_size, seed, strata)
     n_train = min(len(train) for train, _ in parts)
     if regression == "pls" and not 1 <= components <= min(values.shape[1], n_train):
-        raise UserError(
+        raise TooFew(
             f"PLS with {components} components needs as many features and training stimuli, "
             f"got {values.shape[1]} and {n_train}; use fewer components"
         )
     few = regression == "ridge" and 2 * values.shape[1] <= n_train
     gram = np.zeros((0, 0)) if few else centred_gram(values)
-    correlations = np.empty((splits, recorded.shape[1]))
-    for index, (train, test) in enumerate(tqdm(parts, regression, disable=None, leave=False)):
+    folds: list[Fold] = []
+    for train, test in tqdm(parts, regression, disable=None, leave=False):
         if few:
             sides = values[train].astype(np.float64), values[test].astype(np.float64)
             predicted, _ = ridge_of_features(*sides, recorded[train], penalties)
@@ -100,8 +117,29 @@ def cross_validated(
             predicted = pls_predictions(*centred_on_training(gram, train, test), recorded[train], components)
         else:
             predicted, _ = ridge_predictions(*centred_on_training(gram, train, test), recorded[train], penalties)
-        correlations[index] = pearson_by_column(predicted, recorded[test])
-    return correlations
+        folds.append(Fold(test, predicted))
+    return folds
+
+
+def correlated(folds: Sequence[Fold], responses: ArrayLike) -> NDArray[np.float64]:
+    """Correlate predicted with recorded responses to test stimuli, split by split and neuroid by neuroid.
+
+    Args:
+        folds: from `out_of_split`.
+        responses: (n, neuroids), those that were predicted.
+
+    Returns:
+        (splits, neuroids) float64 Pearson r; NaN where a neuroid or its prediction is constant.
+    """
+    recorded = np.asarray(responses, dtype=np.float64)
+    return np.stack([pearson_by_column(fold.predicted, recorded[fold.test]) for fold in folds])
+
+
+def cross_validated(
+    features: ArrayLike, responses: ArrayLike, regression: str = "pls", **options: Any
+) -> NDArray[np.float64]:
+    """Return the `correlated` of `out_of_split`, (splits, neuroids) float64; arguments and errors as there."""
+    return correlated(out_of_split(features, responses, regression, **options), responses)
 
 
 def _checked_responses(responses: ArrayLike, n: int) -> NDArray[np.float64]:
@@ -145,20 +183,23 @@ def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) 
         (neuroids,) float64, at most 1, may be negative; NaN where a neuroid is constant.
 
     Raises:
-        UserError: fewer than 2 repetitions, or fewer than 3 stimuli in both halves.
+        UserError: not three-dimensional.
+        TooFew: fewer than 2 repetitions, or fewer than 3 stimuli in both halves.
     """
     from sklearn.model_selection import ShuffleSplit
 
     values = np.asarray(repetitions, dtype=np.float64)
-    if values.ndim != 3 or values.shape[0] < 2:
-        raise UserError(f"reliability needs at least 2 repetitions x stimuli x neuroids, got shape {values.shape}")
+    if values.ndim != 3:
+        raise UserError(f"repetitions must be repetitions x stimuli x neuroids, got shape {values.shape}")
+    if values.shape[0] < 2:
+        raise TooFew(f"reliability needs at least 2 repetitions x stimuli x neuroids, got shape {values.shape}")
     reliabilities = np.empty((splits, values.shape[2]))
     halves = ShuffleSplit(splits, train_size=0.5, random_state=seed).split(np.zeros(len(values)))
     for index, parts in enumerate(halves):
         known = [~np.isnan(values[part]).any(axis=2) for part in parts]
         both = known[0].any(axis=0) & known[1].any(axis=0)
-        if both.sum() < 3:
-            raise UserError(f"only {int(both.sum())} stimuli were repeated in both halves; reliability needs 3")
+        if both.sum() < FEWEST:
+            raise TooFew(f"only {int(both.sum())} stimuli were repeated in both halves; reliability needs {FEWEST}")
         means = []
         for part, available in zip(parts, known, strict=True):
             present = np.where(available[:, both, None], values[part][:, both], 0.0)
@@ -192,15 +233,3 @@ def median_score(correlations: NDArray[np.float64]) -> float | None:
     if any(len(split) == 0 for split in usable):
         return None
     return float(np.mean([np.median(split) for split in usable]))
-
-
-def brainscore_ceiled(raw: float, ceiling: float) -> float:
-    """Return raw^2 / ceiling, the share of explainable variance that Brain-Score's NeuralBenchmark publishes.
-
-    A negative raw score counts as a positive one there.
-
-    Args:
-        raw: e.g. `median_score`.
-        ceiling: `median_score` of the reliabilities.
-    """
-    return raw**2 / ceiling

@@ -1,4 +1,8 @@
-"""Scores of encoding models: how well a layer predicts the single neuroids of a recording."""
+"""Scores of encoding models: how well a layer predicts the single neuroids of a recording.
+
+A score's interval is from a bootstrap over the test stimuli, with the fits kept: what another sample of training
+stimuli would do to the fits is not in it. The draws are those of the RDMs, so that models stay paired.
+"""
 
 from collections.abc import Sequence
 
@@ -6,9 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling, Recording
-from brain_eval.encoding import COMPONENTS, SPLITS, corrected, cross_validated, median_score, reliability
-from brain_eval.resampling import generator
+from brain_eval.encoding import (
+    COMPONENTS,
+    SPLITS,
+    TooFew,
+    corrected,
+    correlated,
+    median_score,
+    out_of_split,
+    reliability,
+)
+from brain_eval.encoding_resampling import scores_under_weights
 from brain_eval.targets import Score, Scores, Target
+from brain_eval.variation import variation_of_draws
 
 CEILING = (
     f"upper = median over neuroids of sqrt(reliability), the reliability of the mean response by Spearman-Brown over "
@@ -20,16 +34,19 @@ class EncodingTarget:
     """The responses and reliabilities of a benchmark's recordings.
 
     Args:
-        target: the benchmark.
-        draws, confidence: of the intervals.
+        target: the benchmark, with its draws and halves of the stimuli.
     """
 
-    def __init__(self, target: Target, draws: int, confidence: float) -> None:
-        self.target, self.draws, self.confidence = target, draws, confidence
-        self._reliabilities: dict[int, NDArray[np.float64] | None] = {}
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._reliabilities: dict[int, NDArray[np.float64] | str | None] = {}
 
     def score(self, indices: Sequence[int], features: NDArray[np.float32], regressions: Sequence[str]) -> Scores:
-        """Score a layer's activity (n, neuroids) against recordings that have responses to these n stimuli."""
+        """Score a layer's activity (n, neuroids) against recordings that have responses to these n stimuli.
+
+        A recording or layer too small for a regression gets a score of None with the reason. The halves for the
+        choice of layers are halves of the test stimuli: every half is predicted by fits without its stimuli.
+        """
         scores: Scores = {}
         for index in indices:
             responses = self.target.recordings[index].responses
@@ -43,49 +60,46 @@ class EncodingTarget:
         recording = self.target.recordings[index]
         if regression == "pls" and features.shape[1] < COMPONENTS:
             return Score(None, None, f"none: PLS needs at least {COMPONENTS} features")
-        correlations = cross_validated(features, responses, regression)
+        categories = self.target.categories
+        strata = [categories[position] for position in recording.stimuli] if categories else None
+        try:
+            folds = out_of_split(features, responses, regression, strata=strata)
+        except TooFew as error:
+            return Score(None, None, f"none: {error}")
+        correlations = correlated(folds, responses)
         raw = median_score(correlations)
         if raw is None:
             return Score(None, None, "none: every neuroid or prediction is constant")
+        weights, draws = self.target.weights(recording.stimuli), self.target.draws
+        values, left_out = scores_under_weights(folds, responses, weights)
+        variation = variation_of_draws(raw, values[:draws], left_out, weights[:draws], recording.stimuli)
         words = (
-            f"percentile {100 * self.confidence:g} % of bootstrap over neuroids and {len(correlations)} splits "
-            f"of these stimuli; median over neuroids, mean over splits"
+            f"test stimuli are drawn, fits are kept (their own variation is not included); {len(folds)} splits"
+            f"{' stratified by category' if strata else ''}, median over neuroids, mean over splits"
         )
-        rng = generator(self.target.seed, self.target.name, "neuroids", recording.session, recording.animal)
         ceiling, ceiled = self._ceiling(index, recording, correlations)
-        interval = interval_over_neuroids(correlations, self.draws, self.confidence, rng)
-        return Score(raw, None, words, interval=interval, ceiling=ceiling, ceiled=ceiled)
+        return Score(raw, variation, words, values[draws:], ceiling, ceiled)
 
     def _ceiling(
         self, index: int, recording: Recording, correlations: NDArray[np.float64]
     ) -> tuple[Ceiling | None, float | None]:
         if index not in self._reliabilities:
-            repetitions = recording.repetitions
-            self._reliabilities[index] = None if repetitions is None else reliability(repetitions)
+            self._reliabilities[index] = _reliability(recording)
         reliabilities = self._reliabilities[index]
         if reliabilities is None:
             return None, None
+        if isinstance(reliabilities, str):
+            return Ceiling(None, None, f"none: {reliabilities}"), None
         positive = reliabilities[reliabilities > 0]
         upper = float(np.median(np.sqrt(positive))) if len(positive) else None
         return Ceiling(None, upper, CEILING), median_score(corrected(correlations, reliabilities))
 
 
-def interval_over_neuroids(
-    correlations: NDArray[np.float64], draws: int, confidence: float, rng: np.random.Generator
-) -> tuple[float, float, int]:
-    """Return the percentile interval of `median_score` when neuroids and splits are resampled: low, high, draws.
-
-    Args:
-        correlations: (splits, neuroids) float64; neuroids with a NaN are left out.
-        draws, confidence, rng: of the bootstrap.
-    """
-    usable = correlations[:, np.isfinite(correlations).all(axis=0)]
-    if usable.shape[1] == 0:
-        usable = np.nan_to_num(correlations)
-    splits, neuroids = usable.shape
-    scores = np.empty(draws)
-    for draw in range(draws):
-        picked = usable[rng.integers(splits, size=(splits, 1)), rng.integers(neuroids, size=neuroids)]
-        scores[draw] = np.median(picked, axis=1).mean()
-    low, high = np.quantile(scores, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high), draws
+def _reliability(recording: Recording) -> NDArray[np.float64] | str | None:
+    """The reliability of a recording's neuroids, or why there is none; None where nothing was repeated."""
+    if recording.repetitions is None:
+        return None
+    try:
+        return reliability(recording.repetitions)
+    except TooFew as error:
+        return str(error)

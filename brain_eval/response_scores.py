@@ -24,13 +24,13 @@ class ResponseTarget:
     Args:
         target: the benchmark, with its strata of stimuli.
         metrics: names in RESPONSE_METRICS; none: nothing is prepared.
-        draws: of the intervals.
-        confidence: coverage of the intervals that a score makes by itself.
+        draws: of CKA; encoding models have those of the target.
+        confidence: has no effect; every score's interval is made from its draws, see score_rows.
     """
 
-    def __init__(self, target: Target, metrics: Sequence[str], draws: int, confidence: float) -> None:
+    def __init__(self, target: Target, metrics: Sequence[str], draws: int, confidence: float = 0.95) -> None:
         self.target, self.draws = target, draws
-        self._encoding = EncodingTarget(target, draws, confidence)
+        self._encoding = EncodingTarget(target)
         self.cka = [name for name in metrics if name in CKA]
         self.encoding = [name for name in metrics if name in ENCODING]
         self._subsets: dict[bytes, NDArray[np.float64]] = {}

@@ -63,10 +63,7 @@ def _recording_rows(
 
 def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
     cells: dict[str, Any] = {"raw": score.raw, "interval_method": score.words}
-    if score.raw is not None and score.interval is not None:
-        low, high, draws = score.interval
-        cells |= {"ci_low": low, "ci_high": high, "n_draws": draws}
-    elif score.raw is not None and score.variation is not None:
+    if score.raw is not None and score.variation is not None:
         spread = stimulus_variance(score.variation)
         low, high = correlation_interval(score.raw, spread, confidence)
         cells |= {"ci_low": low, "ci_high": high, "n_draws": score.variation.n_draws}

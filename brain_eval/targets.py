@@ -41,10 +41,9 @@ class Score:
 
     Attributes:
         raw: the similarity.
-        variation: over the resampled units; None where the interval is made otherwise.
+        variation: over the resampled units.
         words: how the draws were made, or why there is no score.
         halves: (2 * SPLITS_OF_STIMULI,) scores of the halves of the stimuli, for the choice of layers.
-        interval: made by the score itself, where there is no variation: low, high, draws.
         ceiling, ceiled: the same for the ceiling, where it is not raw over a ceiling of the recording.
     """
 
@@ -52,7 +51,6 @@ class Score:
     variation: Variation | None
     words: str
     halves: Vector | None = None
-    interval: tuple[float, float, int] | None = None
     ceiling: Ceiling | None = None
     ceiled: float | None = None
 
@@ -107,6 +105,8 @@ class Target:
         self.metrics, self.draws, self.seed, self.kind = metrics, draws, seed, kind
         self.name, self.recordings = benchmark.description.name, benchmark.recordings
         self.stimulus_ids = benchmark.stimulus_set.stimulus_ids
+        #: One label per stimulus whose share the splits of encoding models keep; empty: splits at random.
+        self.categories = benchmark.stimulus_set.categories if benchmark.description.stratified else ()
         self.groups = _grouped([recording.stimuli.tobytes() for recording in self.recordings])
         self.regions = _grouped([(recording.species, recording.region) for recording in self.recordings])
         self.strata = stimulus_strata([recording.stimuli for recording in self.recordings], self.stimulus_ids)
@@ -115,10 +115,7 @@ class Target:
         self._fine = Resampled(counts.astype(np.float64), np.arange(n), "")
         self._coarse = self._groups_of_stimuli(min(draws, RECOMPUTED_DRAWS))
         self.halves = split_halves(self.strata, n, SPLITS_OF_STIMULI, generator(seed, self.name, "halves for layers"))
-        self._weights = [
-            np.concatenate([self._fine.weights(stimuli), self.halves[:, stimuli]])
-            for stimuli in (self.stimuli(group) for group in self.groups)
-        ]
+        self._weights = [self.weights(self.stimuli(group)) for group in self.groups]
         self._pairs = [_pairs(recording, self.name) for recording in self.recordings] if metrics else []
         self._recorded: dict[tuple[int, Transform], tuple[Vector, Moments | None]] = {}
         for group, weights in zip(self.groups, self._weights, strict=True):
@@ -144,6 +141,10 @@ class Target:
         """Moments where a metric with this transform is a Pearson correlation."""
         closed = any(one.transform is transform and one.draws is None for one in self.metrics.values())
         return weighted_moments(pairs, weights) if closed and pairs.max() > pairs.min() else None
+
+    def weights(self, stimuli: NDArray[np.intp]) -> Matrix:
+        """Return (draws + 2 * SPLITS_OF_STIMULI, n) float64 counts of these stimuli: the draws, then `halves`."""
+        return np.concatenate([self._fine.weights(stimuli), self.halves[:, stimuli]])
 
     def stimuli(self, group: Sequence[int]) -> NDArray[np.intp]:
         """Return the (n,) positions of a group's stimuli in the stimulus set."""

@@ -133,7 +133,8 @@ class Description:
     """What can be said of a benchmark without its data.
 
     `n_stimuli` and `n_neuroids` (in words) are for listings; loading counts anew. `note` is what a
-    reader of the scores must know, e.g. that the data are very noisy.
+    reader of the scores must know, e.g. that the data are very noisy. `stratified`: the splits of encoding
+    models keep the share of each of the stimulus set's categories, as Brain-Score's do for its assemblies.
     """
 
     name: str
@@ -147,6 +148,7 @@ class Description:
     n_stimuli: int | None = None
     n_neuroids: str = ""
     note: str = ""
+    stratified: bool = False
 
 
 @dataclass(frozen=True)

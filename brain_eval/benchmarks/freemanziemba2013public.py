@@ -37,6 +37,7 @@ DESCRIPTION = Description(
     files=SOURCE.files,
     n_stimuli=135,
     n_neuroids="102 V1 neurons, 103 V2 neurons",
+    stratified=True,
 )
 
 

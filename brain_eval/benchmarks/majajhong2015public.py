@@ -36,6 +36,7 @@ DESCRIPTION = Description(
     files=SOURCE.files,
     n_stimuli=3200,
     n_neuroids="88 V4 sites, 168 IT sites",
+    stratified=True,
 )
 
 

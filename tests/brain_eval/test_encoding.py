@@ -14,7 +14,6 @@ from sklearn.linear_model import Ridge, RidgeCV
 import brain_eval.encoding
 import brain_eval.gram
 from brain_eval.encoding import (
-    brainscore_ceiled,
     corrected,
     cross_validated,
     median_score,
@@ -235,7 +234,6 @@ def test_correction_and_medians_leave_unknown_neuroids_out():
     assert median_score(np.full((2, 3), np.nan)) is None
     known = corrected(r, np.array([0.25, 0.5, -0.1]))
     np.testing.assert_allclose(known, [[0.4, np.nan, np.nan], [0.6, np.nan, np.nan]])
-    assert brainscore_ceiled(0.5, 0.8) == pytest.approx(0.3125)
 
 
 def test_correlations_of_columns_equal_scipys_and_constants_have_none():
