@@ -32,6 +32,7 @@ class ModelRdms:
         network, rule, seed: whose they are.
         layers: names, in the network's order.
         values: (layers, n, n) dissimilarities, the stimulus set's order.
+        n_seeds: how many seeds of that network and rule were scored; this is one of them.
     """
 
     network: str
@@ -39,6 +40,7 @@ class ModelRdms:
     seed: int
     layers: tuple[str, ...]
     values: NDArray[np.float64]
+    n_seeds: int = 1
 
 
 def percentiles(rdm: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -151,9 +153,11 @@ def _picture(
 
 
 def seeds_of(models: Sequence[ModelRdms]) -> str:
-    """Seeds of the networks, in words."""
-    own = sorted({model.seed for model in models if len(model.layers) > 1} or {model.seed for model in models})
-    return ", ".join(str(seed) for seed in own)
+    """Which seeds are shown, and of how many each rule has, in words: "10 (one of each rule's 6)"."""
+    own = [model for model in models if len(model.layers) > 1] or models
+    seeds = ", ".join(str(seed) for seed in sorted({model.seed for model in own}))
+    low, high = (pick(model.n_seeds for model in own) for pick in (min, max))
+    return f"{seeds} (one of each rule's {low if low == high else f'{low} to {high}'})"
 
 
 def _words(benchmark: Benchmark, models: list[ModelRdms]) -> tuple[str, str]:

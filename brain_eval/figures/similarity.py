@@ -18,6 +18,7 @@ from brain_eval.figures.style import (
     styled,
 )
 from brain_eval.figures.summary import count_text, distinct, groups, headline_rows, unit_text
+from brain_eval.wide_tables.page import readable_method
 
 METRIC_NAMES = {
     "spearman": "Spearman correlation of RDMs",
@@ -29,8 +30,8 @@ METRIC_NAMES = {
     "whitened-correlation": "whitened correlation of RDMs",
     "cka-biased": "linear CKA (biased)",
     "cka-unbiased": "linear CKA (unbiased)",
-    "ridge": "ridge regression, median r over units",
-    "pls": "PLS regression, median r over units",
+    "ridge": "ridge regression, median r over neuroids",
+    "pls": "PLS regression, median r over neuroids",
 }
 CEILING_COLOR = "#dcdcdc"
 
@@ -48,7 +49,8 @@ def metric_note(metric: str) -> str:
     if metric not in ("ridge", "pls"):
         return ""
     return (
-        "The score is the median correlation over units, not corrected for their reliability; the corrected one "
+        "The score is the median correlation over neuroids (neurons, sites or voxels), not corrected for their "
+        "reliability; the corrected one "
         "stands in the column ceiled of scores.csv. "
     )
 
@@ -154,8 +156,8 @@ def similarity_figure(
     caption = (
         f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
         f"{simulated_note(own)}. {metric_note(metric)}"
-        f"Large markers: mean over seeds ({count_text(own)}); small points: each seed. Bars: {interval_text(own)}, its ends averaged "
-        f"over the seeds. Dotted line and band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
+        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {interval_text(own)}, its "
+        f"ends averaged over the seeds. Dotted line, band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."
@@ -168,12 +170,16 @@ def simulated_note(rows: pd.DataFrame) -> str:
 
 
 def interval_text(rows: pd.DataFrame) -> str:
-    """How the intervals of some rows of scores were made, in the words of the table itself."""
+    """How the intervals of some rows of scores were made, nearly in the words of the table itself.
+
+    The number of draws stands beside intervals whose ends are draws; Student's t takes a variance from them.
+    """
     known = rows.dropna(subset=["ci_low", "ci_high"])
     if known.empty:
         return "no interval in the table"
-    methods, draws = distinct(known["interval_method"]), distinct(known["n_draws"])
-    return f"{' / '.join(methods)} ({' / '.join(draws)} draws)"
+    methods = [readable_method(method) for method in distinct(known["interval_method"])]
+    draws = distinct(known.loc[~known["interval_method"].str.startswith("Student's t"), "n_draws"])
+    return " / ".join(methods) + (f" ({' / '.join(draws)} draws)" if draws else "")
 
 
 def ceiling_text(rows: pd.DataFrame) -> str:

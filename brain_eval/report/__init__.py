@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def write_report(results: Path, config_path: Path, data: Path) -> None:
     for benchmark, models in study.rdms:
         layers = chosen_layers(study.tables["layers"], benchmark.description.name)
         figures += draw_rdms(benchmark, models, styles, layers)
+    figures = [_with_note(figure, study.benchmarks) for figure in figures]
     paths = save_all(figures, results / "figures")
     html = render(study, styles, list(zip(figures, paths, strict=True)))
     with replacing(results / "report.html") as temporary:
@@ -103,6 +105,12 @@ def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[Capti
         listings={name: listing(table, name) for name, table in study.text_tables.items() if name != "scores"},
         facts={key: _distinct(study.provenance, key) for key in ("git", "hardware", "versions", "dataset")},
     )
+
+
+def _with_note(figure: CaptionedFigure, benchmarks: list[dict[str, Any]]) -> CaptionedFigure:
+    """The figure with what a reader of its benchmark's scores must know at the end of its caption."""
+    note = next((about.get("note") for about in benchmarks if about["name"] == figure.benchmark), "")
+    return replace(figure, caption=f"{figure.caption} {figure.benchmark}: {note}.") if note else figure
 
 
 def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Reading a study's folder for its report, and saying what is missing."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +183,11 @@ def _read_rdms(
     found: dict[str, list[ModelRdms]] = {}
     scored = runs[runs["scored"].eq("yes")]
     first_seeds = scored.sort_values("seed", kind="stable").drop_duplicates(["network", "rule"])
+    n_seeds = scored.groupby(["network", "rule"])["seed"].nunique()
     for run in _records(first_seeds.sort_index()):
         folder = _folder(results, "scores", run)
         for name, model in _model_rdms(folder.with_name(f"{folder.name}_rdms.nc"), run, names):
-            found.setdefault(name, []).append(model)
+            found.setdefault(name, []).append(replace(model, n_seeds=int(n_seeds[run["network"], run["rule"]])))
     return [
         (load_benchmark(f"{name}={folders[name]}" if name in folders else name, data), found[name])
         for name in names

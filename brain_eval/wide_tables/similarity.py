@@ -1,17 +1,19 @@
 """Rule x region: raw scores layer by layer, and of the layer chosen on held-out images."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from brain_eval.benchmarks import MODULES, module_of
 from brain_eval.comparisons import ScoredRun, whole_regions
 from brain_eval.layers import CHOSEN
 from brain_eval.score_draws import Drawn
 from brain_eval.statistics import correlation_interval, t_interval
 from brain_eval.variation import joint_variance
-from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
+from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed, readable_method
 
 PREFIXES = ("layers_", "chosen_")
 Row = Mapping[str, str]
@@ -88,7 +90,7 @@ def chosen_pages(layers: Sequence[Row], scores: Sequence[Row], confidence: float
 
     Args:
         layers: rows of layers.csv.
-        scores: rows of scores.csv, for ceilings and numbers of stimuli.
+        scores: rows of scores.csv, for ceilings, numbers of stimuli, and the intervals of models of one seed.
         confidence: coverage of Student's t intervals over seeds.
     """
     own = [row for row in layers if row["layer"] == CHOSEN and row["half"] != ""]
@@ -100,17 +102,20 @@ def chosen_pages(layers: Sequence[Row], scores: Sequence[Row], confidence: float
         for network, rule in dict.fromkeys((row["network"], row["rule"]) for row in here):
             group = [row for row in here if (row["network"], row["rule"]) == (network, rule)]
             every = [row for row in layers if (row["network"], row["rule"], row["metric"]) == (network, rule, metric)]
-            rows.append(((network, rule), tuple(_chosen(group, every, region, confidence) for region in regions)))
+            own_scores = [
+                row for row in whole if (row["network"], row["rule"], row["metric"]) == (network, rule, metric)
+            ]
+            cells = tuple(_chosen(group, every, own_scores, region, confidence) for region in regions)
+            rows.append(((network, rule), cells))
         shown = [row for row in whole if row["metric"] == metric]
-        methods = _methods(cell.method for _, cells in rows for cell in cells if cell)
+        covered, note = _covered([cell for _, cells in rows for cell in cells if cell])
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
-            "half, over many random halves; beside it the layer chosen most often. "
-            + f"Interval: {methods}; it holds what the seeds vary, not the stimuli. " * bool(methods)
-            + f"Ceilings are those of all stimuli. {_about(shown, regions)}"
+            f"half, over many random halves; beside it the layer chosen most often. {note}"
+            f"Ceilings are those of all stimuli. {_about(shown, regions)}"
         )
         ceilings = tuple(_ceiling(shown, region) for region in regions)
-        title = f"Similarity at the layer chosen on held-out images: {metric}"
+        title = f"Similarity at the layer chosen on held-out images: {metric}{covered}"
         columns = tuple(region.title for region in regions)
         section = Section("", tuple(rows), ceilings)
         yield Page(file_stem("chosen", metric), title, note, "", ("network", "rule"), columns, (section,))
@@ -134,7 +139,7 @@ def _score(group: Sequence[Scored], region: Region, confidence: float) -> Cell |
         return Cell(mean, low, high, n, _words(confidence, ["seeds"]))
     row = known[0].row
     low, high = (float(row[key]) if row[key] != "" else None for key in ("ci_low", "ci_high"))
-    return Cell(values[0], low, high, 1, row["interval_method"] if low is not None else "")
+    return Cell(values[0], low, high, 1, readable_method(row["interval_method"]) if low is not None else "")
 
 
 def _joint(known: Sequence[Scored], region: Region, confidence: float) -> tuple[float, float, str] | None:
@@ -178,7 +183,20 @@ def _methods(methods: Iterable[str]) -> str:
     return "; ".join(f"{how} over {', or '.join(whats)}" if any(whats) else how for how, whats in over.items())
 
 
-def _chosen(group: Sequence[Row], every: Sequence[Row], region: Region, confidence: float) -> Cell | None:
+def _covered(cells: Sequence[Cell]) -> tuple[str, str]:
+    """What the intervals at chosen layers are over, for the title, and the sentences on it."""
+    methods = _methods(cell.method for cell in cells)
+    several, one = (any(cell.method and (cell.n > 1) == many for cell in cells) for many in (True, False))
+    title = ", ".join(["over seeds"] * several + ["of one seed over stimuli"] * one)
+    words = f"Interval: {methods}. " * bool(methods)
+    words += "That over seeds holds what the seeds vary, not the stimuli. " * several
+    words += "That of one seed holds neither other seeds nor the choice of the layer. " * one
+    return f" (intervals {title})" * bool(title), words
+
+
+def _chosen(
+    group: Sequence[Row], every: Sequence[Row], scores: Sequence[Row], region: Region, confidence: float
+) -> Cell | None:
     """The held-out score of one rule with one region, and the layer chosen most often."""
     values = [float(row["half"]) for row in group if _region(row) == region]
     if not values:
@@ -190,7 +208,21 @@ def _chosen(group: Sequence[Row], every: Sequence[Row], region: Region, confiden
     most = max(shares, key=lambda layer: shares[layer], default="")
     note = f"{most} {100 * shares[most]:.0f} %" if len(shares) > 1 else ""
     mean, low, high, _, n = t_interval(values, confidence)
-    return Cell(mean, low, high, n, _words(confidence, ["seeds"]) if n > 1 else "", note)
+    if n > 1:
+        return Cell(mean, low, high, n, _words(confidence, ["seeds"]), note)
+    return Cell(mean, *_moved(mean, [row for row in scores if _region(row) == region and row["layer"] == most]), note)
+
+
+def _moved(mean: float, scores: Sequence[Row]) -> tuple[float | None, float | None, int, str]:
+    """Interval and words for a model of one seed: that of its layer in scores.csv, moved from `raw` to the mean."""
+    if len(scores) != 1 or "" in (scores[0]["raw"], scores[0]["ci_low"], scores[0]["ci_high"]):
+        return None, None, 1, ""
+    raw, low, high = (float(scores[0][key]) for key in ("raw", "ci_low", "ci_high"))
+    over = re.split("[,;]", scores[0]["interval_method"].partition(" over ")[2])[0] or "stimuli"
+    words = (
+        f"of one seed that of the layer's score on all stimuli (scores.csv), moved to the held-out score, over {over}"
+    )
+    return mean + low - raw, mean + high - raw, 1, words
 
 
 def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
@@ -214,4 +246,12 @@ def _about(rows: Sequence[Row], regions: Sequence[Region]) -> str:
     known = listed(definitions)
     ceiling = f"Noise ceiling, lower to upper: {known}." if known else "Noise ceiling: unknown."
     parts = [f"{', '.join(titles)}: {size}" for size, titles in sizes.items()]
-    return f"{'; '.join(parts)}. {ceiling}"
+    explained = " Neuroids are recorded units: neurons, sites or voxels."
+    return f"{'; '.join(parts)}.{explained} {ceiling}{_notes(regions)}"
+
+
+def _notes(regions: Sequence[Region]) -> str:
+    """What a reader of these benchmarks' scores must know, e.g. that the data are very noisy."""
+    ours = [name for name in dict.fromkeys(region.benchmark for region in regions) if name in MODULES]
+    notes = {name: module_of(name).DESCRIPTION.note for name in ours}
+    return "".join(f" {name}: {note}." for name, note in notes.items() if note)

@@ -42,6 +42,7 @@ RECORDINGS: dict[str, list[tuple[str, str, str, str, int | None, tuple[float, fl
     "simulated": [(f"session {a}", a, "simulated", region, 100, None) for region in ("V1", "IT") for a in "AB"],
 }
 STIMULI = {"objects": 24, "scenes": 640, "simulated": 18}
+NOTES = {"objects": "very noisy & small"}
 #: (benchmark, species, region) with a leave-one-out ceiling on the mean row.
 MEAN_CEILINGS = {("objects", "human", "IT"): (0.31, 0.42), ("simulated", "simulated", "IT"): (0.8, 0.9)}
 
@@ -221,6 +222,7 @@ def write_benchmark_json(path: Path, benchmark: Benchmark) -> None:
         "regions": list(about.regions),
         "citation": about.citation,
         "licence": about.licence,
+        "note": NOTES.get(about.name, ""),
         "simulated": about.simulated,
         "n_stimuli": len(benchmark.stimulus_set.stimulus_ids),
         "stimulus_set_sha256": benchmark.stimulus_set.sha256,

@@ -22,7 +22,7 @@ from brain_eval.figures.rdms import (
     recorded_rdms_figure,
 )
 from brain_eval.figures.sessions import has_sessions, sessions_figure
-from brain_eval.figures.similarity import metric_name, similarity_figure
+from brain_eval.figures.similarity import interval_text, metric_name, similarity_figure
 from brain_eval.figures.style import KNOWN, file_name
 from brain_eval.figures.summary import headline_rows, over_seeds
 from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
@@ -213,7 +213,7 @@ def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tab
     scores = tables["scores"].query("metric == 'rho-a'").assign(metric="ridge")
     styles = palette(tables["runs"])
     figure = similarity_figure(scores, "scenes", "ridge", "convnet", styles)
-    assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over units"
+    assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over neuroids"
     for caption in (figure.caption, sessions_figure(scores, "scenes", "ridge", "convnet", styles).caption):
         assert "not corrected for their reliability" in caption
     assert "not corrected" not in similarity_figure(tables["scores"], "scenes", "rho-a", "convnet", styles).caption
@@ -250,6 +250,10 @@ def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     assert "321 draws" in caption
     assert "macaque IT: 24 stimuli, 674 neuroids" in caption
     assert "bootstrap over stimuli" in caption
+    student = scores.assign(interval_method="Student's t 95 % of bootstrap over stimuli, pairs' variance counted once")
+    words = interval_text(student)
+    assert "draws" not in words
+    assert "counted once" not in words
     unknown = similarity_figure(
         scores.assign(n_neuroids=np.nan, ci_low=np.nan, ci_high=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
         "objects", "rho-a", "convnet", palette(tables["runs"]),

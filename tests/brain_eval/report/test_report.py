@@ -157,6 +157,21 @@ def test_intervals_are_told_in_the_tables_words_and_their_caution_is_said(page: 
     )
 
 
+def test_what_a_reader_of_a_benchmark_must_know_stands_at_its_heading_and_in_its_captions(
+    page: Page, html: str
+) -> None:
+    assert page.text.count("Note: very noisy & small.") == 1
+    for part in html.split("<figcaption>")[1:]:
+        caption = part.partition("</figcaption>")[0]
+        assert ("objects: very noisy &amp; small." in caption) == ("_objects" in caption), caption
+    assert page.text.count("a neuron, a recording site or a voxel") == 1
+
+
+def test_the_model_figure_says_which_seed_of_how_many(html: str) -> None:
+    [caption] = [part for part in html.split("<figcaption>") if "/models_objects.png" in part.partition("</fig")[0]]
+    assert "Networks of seed 0 (one of each rule's 2)" in caption.replace("&#39;", "'")
+
+
 def test_the_coverage_told_is_that_of_the_committed_table(page: Page) -> None:
     table = pd.read_csv(Path(__file__).parents[3] / "results/reference/bench/interval_coverage.csv")
     table = table[table["case"].eq("score")]
