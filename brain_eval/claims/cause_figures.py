@@ -65,8 +65,9 @@ def cause_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         axis.set_yticks(range(len(rows)), [plain(str(rule)) for rule in rows["rule"]])
         axis.set(title=plain(str(network)), xlabel="test accuracy (fraction)")
     caption = (
-        "Test accuracy (mean of the last two of three epochs) of experiments around the centre, one change each: "
-        f"docs/claims.md says which. Bars: {INTERVAL} ({number_of_seeds(table)})."
+        "Test accuracy (mean of the last two of three epochs) of experiments around the centre; each changes one or "
+        "more settings, which tables/runs.csv lists. Names ending in -width are the rules at the centre's settings "
+        f"after three epochs. Bars: {INTERVAL} ({number_of_seeds(table)})."
     )
     return CaptionedFigure("claims_C6-accuracy", "C6: what changes NMNC's accuracy", caption, caption, figure)
 

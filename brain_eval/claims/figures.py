@@ -1,6 +1,8 @@
 """The figures of the claims, one per claim and one of all verdicts, from the tables in tables/claims."""
 
+from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,8 @@ from brain_eval.claims.sweep_figures import border_figure, perturbation_figure, 
 from brain_eval.figures import save_all
 from brain_eval.figures.style import KNOWN, CaptionedFigure, legend_below, panel_grid, plain, styled
 
+LineStyle = Literal["-", "--", ":", "-."]
+DASHES: tuple[LineStyle, ...] = ("-", "--", ":", "-.")
 VERDICT_COLORS = {"supported": "#009E73", "refuted": "#D55E00", "undecided": "#7F7F7F"}
 
 
@@ -21,7 +25,8 @@ def draw_claims(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     """Write every figure that the tables have rows for, with captions.json, into `folder`."""
     parts = [verdict_figure(tables["claims"])]
     parts += [layer_figure(tables["C1_alignment"], "activity"), layer_figure(tables["C1_alignment"], "weight")]
-    parts += [row_space_figure(tables["C2_row_space"]), dimension_figure(tables["C3_dimension"])]
+    parts += [row_space_figure(tables["C2_row_space"]), angle_figure(tables["C2_angles"])]
+    parts += [dimension_figure(tables["C3_dimension"])]
     parts += [sweep_figure(tables["C4_sweeps"]), perturbation_figure(tables["C4_accuracy"])]
     parts += [border_figure(tables["C4_border"])]
     parts += [similarity_figure(tables["C5_similarity"])]
@@ -66,7 +71,8 @@ def verdict_figure(claims: pd.DataFrame) -> CaptionedFigure | None:
     legend_below(figure, [Line2D([], [], color=c, marker="o", label=v) for v, c in VERDICT_COLORS.items()])
     caption = (
         "Each prediction's effect relative to its threshold; the bar is its 95 % interval over seeds (Student's t, "
-        f"{number_of_seeds(rows)}). A bar wholly right of the line is supported, wholly left refuted."
+        f"{number_of_seeds(rows)}). A bar wholly right of the line is supported, wholly left refuted; with fewer than "
+        "6 seeds a prediction is undecided wherever its bar lies."
     )
     return CaptionedFigure("claims_verdicts", "Verdicts", caption, "Verdicts of all predictions.", figure)
 
@@ -111,20 +117,49 @@ def row_space_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     return CaptionedFigure("claims_C2", "C2: the Jacobian's row space and the manifold", caption, caption, figure)
 
 
+def _line(label: str, dashes: LineStyle) -> Line2D:
+    """Entry of a legend."""
+    return Line2D([], [], color="black", linestyle=dashes, label=label)
+
+
+@styled
+def angle_figure(table: pd.DataFrame) -> CaptionedFigure | None:
+    """C2: mean squared cosine of principal angles with the Jacobian's row space against d, per layer."""
+    if table.empty:
+        return None
+    rows = _centre(table)
+    rows = rows[rows["rule"].isin(["backprop", "nmnc"])]
+    if rows.empty:
+        return None
+    layers = list(dict.fromkeys(rows["layer"]))
+    figure, axes = panel_grid(len(layers), 4, (3.0, 2.6))
+    for layer, axis in zip(layers, axes, strict=True):
+        for (rule, subspace), own in rows[rows["layer"].eq(layer)].groupby(["rule", "subspace"], sort=False):
+            band(axis, own, "d", str(rule), "-" if subspace == "principal" else ":")
+        axis.set(title=plain(str(layer)), xlabel="d", ylabel="mean squared cosine", xscale="log", ylim=(0, 1))
+    lines: dict[str, LineStyle] = {"principal components": "-", "random subspace": ":"}
+    rule_legend(figure, ["backprop", "nmnc"], [_line(*entry) for entry in lines.items()])
+    caption = (
+        "Mean squared cosine of the principal angles between the Jacobian's leading right singular vectors and the "
+        "leading d principal components of the activity (dotted: random subspaces of d dimensions), trained networks. "
+        f"Lines: {INTERVAL} ({number_of_seeds(rows)})."
+    )
+    return CaptionedFigure("claims_C2-angles", "C2: principal angles with the manifold", caption, caption, figure)
+
+
 @styled
 def dimension_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     """C3: manifold dimension per layer against the layer's units, networks of all widths."""
     if table.empty:
         return None
-    own_layers = _centre(table)["layer"].unique()  # networks of another family have other layers
-    family = table.groupby("network")["layer"].transform(lambda layers: set(layers) == set(own_layers))
+    layers = list(_centre(table)["layer"].unique())  # networks of another family have other layers
+    family = table.groupby("network")["layer"].transform(lambda found: set(found) == set(layers))
     rows = table[table["fraction"].astype(str).isin(["1.0", "1"]) & family.astype(bool)]
-    estimators = [
-        name for name in dict.fromkeys(rows["quantity"]) if not str(name).startswith(("principal_angle", "alpha"))
-    ]
     rows = rows[rows["rule"].isin(["backprop-width", "nmnc-width"])]  # all after the same number of epochs
-    if rows.empty or not estimators:
+    if rows.empty:
         return None
+    estimators = list(dict.fromkeys(rows["quantity"]))
+    dashes = dict(zip(map(str, layers), cycle(DASHES), strict=False))
     figure, axes = panel_grid(len(estimators), 3, (3.6, 2.8), sharey=False)
     for axis, estimator in zip(axes, estimators, strict=True):
         own = rows[rows["quantity"].eq(estimator)].assign(family=rows["rule"].str.partition("-")[0])
@@ -133,12 +168,16 @@ def dimension_figure(table: pd.DataFrame) -> CaptionedFigure | None:
             style = style_of(str(name))
             axis.errorbar(
                 line["units"], line["mean"], yerr=bars(line),
-                color=style.color, marker=style.marker, markersize=3, linewidth=1.0, label=str(layer),
+                color=style.color, marker=style.marker, markersize=3, linewidth=1.0, linestyle=dashes[str(layer)],
             )  # fmt: skip
         axis.set(
             title=plain(str(estimator)), xlabel="units of the layer", ylabel="dimension", xscale="log", yscale="log"
         )
-    rule_legend(figure, ["backprop", "nmnc"])
+    rule_legend(
+        figure,
+        ["backprop", "nmnc"],
+        [_line(*entry) for entry in dashes.items()],
+    )
     caption = (
         f"Manifold dimension against the number of units, one line per layer and rule, {INTERVAL} "
         f"({number_of_seeds(rows)})."

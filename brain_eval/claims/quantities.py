@@ -73,7 +73,7 @@ def _by_value(runs: Runs, sweep: str | Sequence[str], rule: str, values: Sequenc
     if values is not None:
         missing = [value for value in values if value not in labels.index]
         if missing:
-            raise UserError(f"predictions: sweep {sweep} has no value {missing[0]} for {rule}; mend the prediction")
+            raise UserError(f"sweep {sweep} has no value {missing[0]} for {rule}; mend the prediction")
         labels = labels[labels.index.isin(list(values))]
     return pd.DataFrame({value: runs.accuracy(label, until=until) for value, label in labels.items()})
 

@@ -33,7 +33,8 @@ def sweep_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         axis.set(title=plain(str(sweep)), xscale="log", xlabel=label, ylabel="test accuracy (fraction)")
     rule_legend(figure, list(table["rule"]))
     caption = (
-        "Test accuracy (mean of the last two epochs) against the swept value, all else as at the centre. "
+        "Test accuracy (mean of the last two epochs) against the swept value. All else is as at the centre, but for "
+        "refresh (eta = .5, 2 epochs) and d = 512 (1,024 basis images), where the study says so. "
         f"Lines: {INTERVAL} ({number_of_seeds(table)})."
     )
     return CaptionedFigure("claims_C4-sweeps", "C4: accuracy along the sweeps", caption, caption, figure)
@@ -59,9 +60,11 @@ def perturbation_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         )
     rule_legend(figure, ["nmnc", "vnc"])
     shown = pd.concat(list(chosen.values()))
+    chosen_words = [{"perturbed_images": "values of M", "refresh": "values of b"}[sweep] for sweep in chosen]
     caption = (
-        "Test accuracy after every epoch against the perturbations spent until then (perturbed images x layers), a "
-        f"line for every M (left) and every b (right). Lines: {INTERVAL} ({number_of_seeds(shown)})."
+        "Test accuracy after every epoch against the perturbations spent until then (perturbed images x layers); the "
+        f"points of a line are epochs, the lines {' and '.join(chosen_words)}. Lines: {INTERVAL} "
+        f"({number_of_seeds(shown)})."
     )
     return CaptionedFigure("claims_C4-perturbations", "C4: sample efficiency", caption, caption, figure)
 
@@ -89,12 +92,20 @@ def border_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     legend_below(figure, handles)
     agree = ((table["law"] > 0) == (table["cosine_difference"] > 0)).mean()
     caption = (
-        "Every point is a layer of one setting (width, M, b or d), mean over its seeds. Left: right of the vertical "
+        f"Every point is a layer of one setting ({_settings(table)}), mean over its seeds. Left: right of the vertical "
         "line the law of docs/method.md expects NMNC's signal to be the better one. Right: the same law as a map; "
-        "above the line alpha exceeds (K + d + 1)/(K + n + 1), and NMNC should win; colour and marker say which rule's "
-        f"cosine was the higher. Signs agree in {100 * agree:.0f} % of {len(table)} layer x setting x seed."
+        "above the line alpha exceeds [1 + (d + 1) / K of NMNC] / [1 + (n + 1) / K of VNC], and NMNC should win (K: "
+        "effective samples, which differ with eta); colour and marker say which rule's cosine was the higher. Signs "
+        f"agree in {100 * agree:.0f} % of {len(table)} layer x setting x seed."
     )
     return CaptionedFigure("claims_C4-border", "C4: where NMNC wins", caption, caption, figure)
+
+
+def _settings(table: pd.DataFrame) -> str:
+    """The kinds of settings that the points come from, in words."""
+    words = {"perturbed_images": "M", "refresh": "b", "dimensions": "d", "many_dimensions": "d", "mlp": "an MLP"}
+    kinds = (str(setting).split(" ")[0] for setting in table["setting"])
+    return ", ".join(dict.fromkeys(words.get(kind, kind) for kind in kinds))
 
 
 def _map(axis: Axes, rows: pd.DataFrame) -> None:

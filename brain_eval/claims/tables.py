@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from brain_eval.claims import law, signals, verdicts
@@ -38,6 +39,7 @@ def write_claims(results: Path, predictions: Path, tier: str, confidence: float 
     tables["claims/C4_accuracy"] = accuracy(runs, confidence)
     tables["claims/C4_sweeps"] = sweeps(runs, confidence)
     tables["claims/C4_border"] = law.points(runs, "nmnc", "vnc")
+    tables["claims/C2_angles"] = angles(runs, confidence)
     tables["claims/C5_similarity"] = similarity(runs, confidence)
     by = ("network", "rule", "layer", "space", "signal")
     tables["claims/C6_signals"] = summary(signals.losses(runs), by, "value", confidence)
@@ -94,9 +96,21 @@ def dimension(runs: Runs, confidence: float) -> pd.DataFrame:
     rows = runs.manifold
     if rows.empty:
         return pd.DataFrame()
-    by = ("network", "rule", "layer", "n_units", "quantity", "subspace", "d", "fraction")
+    by = ("network", "rule", "layer", "n_units", "quantity", "signal", "subspace", "d", "axis", "fraction")
     known = [column for column in by if column in rows.columns]
     return summary(rows.fillna({column: "" for column in known}), known, "value", confidence)
+
+
+def angles(runs: Runs, confidence: float) -> pd.DataFrame:
+    """C2: mean squared cosine of the principal angles with the Jacobian's leading row space, per layer and subspace."""
+    rows = runs.manifold
+    if rows.empty:
+        return pd.DataFrame()
+    rows = rows[rows["quantity"] == "principal_angle"]
+    rows = rows.assign(shared=np.cos(np.radians(rows["value"].astype(float))) ** 2)
+    by = ["network", "rule", "layer", "subspace", "d"]
+    means = rows.groupby([*by, "seed"], sort=False)["shared"].mean().reset_index()
+    return summary(means, by, "shared", confidence)
 
 
 def accuracy(runs: Runs, confidence: float) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Predictions and their verdicts: docs/predictions.yaml against the runs."""
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ def load_predictions(path: Path) -> dict[str, dict[str, Any]]:
         claims = dict(content["claims"])
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: no readable file of predictions ({str(error).splitlines()[0]}); mend it") from None
-    for claim in claims.values():
+    for key, claim in claims.items():
+        if not isinstance(claim, dict) or not isinstance(claim.get("predictions"), dict):
+            raise UserError(f"{path}: {key}: no predictions; add them, or delete the claim")
         for name, prediction in claim["predictions"].items():
-            quantity = prediction.get("quantity")
+            absent = [part for part in ("says", "quantity", "arguments") if part not in prediction]
+            if absent:
+                raise UserError(f"{path}: {name}: {absent[0]} is missing; add it")
+            quantity = prediction["quantity"]
             if quantity not in QUANTITIES:
                 raise UserError(f"{path}: {name}: unknown quantity {quantity!r}; choose from {', '.join(QUANTITIES)}")
             if ("above" in prediction) == ("below" in prediction):
@@ -77,10 +83,15 @@ def _each(claims: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str, dict[st
 
 def effects(runs: Runs, name: str, prediction: dict[str, Any]) -> "pd.Series[float]":
     """The prediction's effect per seed; UserError names the prediction whose arguments do not fit."""
+    quantity, arguments = QUANTITIES[prediction["quantity"]], prediction["arguments"]
     try:
-        return QUANTITIES[prediction["quantity"]](runs, **prediction["arguments"])
+        signature(quantity).bind(runs, **arguments)
     except TypeError as error:
         raise UserError(f"{name}: {prediction['quantity']}: {error}; mend its arguments") from None
+    try:
+        return quantity(runs, **arguments)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def _row(runs: Runs, key: str, name: str, prediction: dict[str, Any], tier: str, confidence: float) -> dict[str, Any]:
