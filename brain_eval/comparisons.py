@@ -85,11 +85,12 @@ def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[d
     for network, rules in networks.items():
         values = {rule: _values(own) for rule, own in rules.items()}
         quantities = dict.fromkeys(quantity for known in values.values() for quantity in known)
+        stimuli = _numbers_of_stimuli(run for own in rules.values() for run in own)
         families: dict[Quantity, list[Quantity]] = {}
         for quantity in quantities:
             families.setdefault(quantity.family, []).append(quantity)
         for members in families.values():
-            rows += _family(network, rules, values, members, confidence)
+            rows += _family(network, rules, values, stimuli, members, confidence)
     return rows
 
 
@@ -108,8 +109,17 @@ def _quantities(run: ScoredRun) -> Iterable[tuple[Quantity, float]]:
         yield Quantity("test_accuracy"), run.accuracy
     for row in whole_regions(run.scores):
         if row["raw"] != "":
-            where = (row[key] for key in ("benchmark", "species", "region", "metric", "layer"))
-            yield Quantity("score", *where), float(row["raw"])
+            yield _score_in(row), float(row["raw"])
+
+
+def _score_in(row: Row) -> Quantity:
+    return Quantity("score", *(row[key] for key in ("benchmark", "species", "region", "metric", "layer")))
+
+
+def _numbers_of_stimuli(runs: Iterable[ScoredRun]) -> dict[Quantity, int]:
+    """The stimuli behind every score, from its row: a unit of its draws may be a group of several."""
+    rows = (row for run in runs for row in whole_regions(run.scores))
+    return {_score_in(row): int(row["n_stimuli"]) for row in rows if row.get("n_stimuli")}
 
 
 def whole_regions(scores: Sequence[Row]) -> Iterator[Row]:
@@ -128,7 +138,7 @@ def _is_mean_of_all(row: Row) -> bool:
 
 def _family(
     network: str, rules: dict[str, list[ScoredRun]], values: dict[str, dict[Quantity, dict[str, float]]],
-    members: Sequence[Quantity], confidence: float,
+    stimuli: Mapping[Quantity, int], members: Sequence[Quantity], confidence: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Compare all pairs of rules on the members of one family and correct their p values together."""
     one = members[0]
@@ -144,6 +154,8 @@ def _family(
             differences = np.array([a[seed] - b[seed] for seed in seeds])
             both = _draws_of_both(rules[rule_a], rules[rule_b], seeds, quantity)
             row |= _tested(differences, both, confidence, f"{network}, {rule_a}, {rule_b}, {quantity}")
+            if both is not None:
+                row["n_stimuli"] = stimuli.get(quantity)
         rows.append(row)
     tests = sum(row["p"] is not None for row in rows)
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
@@ -161,14 +173,12 @@ class Differences:
         influence: (seeds, recordings, units).
         remainder: (seeds, recordings, draws).
         entries: smallest number of units behind a recording.
-        n_stimuli: units behind all recordings.
     """
 
     values: Array
     influence: Array
     remainder: Array
     entries: int
-    n_stimuli: int
 
 
 def _draws_of_both(
@@ -198,7 +208,7 @@ def _draws_of_both(
     recorded = drawn[0].recorded[chosen]
     anywhere = recorded.any(axis=0)
     smallest = int(recorded.sum(axis=1).min())
-    return Differences(values, influence[..., anywhere], difference("remainder"), smallest, int(anywhere.sum()))
+    return Differences(values, influence[..., anywhere], difference("remainder"), smallest)
 
 
 def _tested(differences: Array, both: Differences | None, confidence: float, name: str) -> dict[str, Any]:
@@ -211,7 +221,7 @@ def _tested(differences: Array, both: Differences | None, confidence: float, nam
     if both is not None:
         values = both.values
         spread = joint_variance(both.values, both.influence, both.remainder, both.entries)
-        cells |= {"n_recordings": values.shape[1], "n_stimuli": both.n_stimuli}
+        cells |= {"n_recordings": values.shape[1]}
         over += ["stimuli"] + (["recordings"] if values.shape[1] > 1 else [])
     if spread is None:
         return cells

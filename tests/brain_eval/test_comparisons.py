@@ -14,6 +14,8 @@ from brain_eval.variation import Spread
 LABELS = (("A", "M1", "macaque", "IT"), ("B", "M2", "macaque", "IT"), ("C", "M3", "macaque", "V4"))
 LAYERS = ("conv", "fc")
 N, DRAWS = 30, 40
+#: A unit of the draws is a group of stimuli, as for tau-a of many.
+STIMULI = 70
 
 
 def drawn(rng, sampling="one", recordings=3, shift=0.0):
@@ -36,6 +38,7 @@ def score_rows(one):
         for species, region in regions:
             own = [(label, raw) for label, raw in zip(one.labels, raws, strict=True) if label[2:] == (species, region)]
             where = {"benchmark": "bench", "species": species, "region": region, "metric": "spearman", "layer": layer}
+            where["n_stimuli"] = str(STIMULI)
             rows += [where | {"session": label[0], "animal": label[1], "raw": repr(float(raw))} for label, raw in own]
             if len(own) > 1:
                 mean = float(np.mean([raw for _, raw in own]))
@@ -98,7 +101,7 @@ def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region, lay
     found = [row[key] for key in ("mean_difference", "ci_low", "ci_high", "p")]
     oracle = [mean, mean - half, mean + half, 2 * stats.t.sf(abs(mean) / np.sqrt(variance), freedom)]
     assert found == pytest.approx(oracle, rel=1e-6)  # kept in float32
-    assert (row["n"], row["n_recordings"], row["n_stimuli"]) == (4, 2 if region == "IT" else 1, N)
+    assert (row["n"], row["n_recordings"], row["n_stimuli"]) == (4, 2 if region == "IT" else 1, STIMULI)
     over = "over seeds, stimuli and recordings" if region == "IT" else "over seeds and stimuli"
     assert row["interval_method"] == f"Student's t 95 % interval of rule_a - rule_b, paired by seed, {over}"
 

@@ -327,7 +327,7 @@ def test_draws_beside_the_scores_reach_comparisons_and_layers(results, monkeypat
     comparisons, layers = table(results, "comparisons"), table(results, "layers")
     with_draws = comparisons["region"].eq("IT") & comparisons["metric"].eq("spearman")
     assert comparisons.loc[with_draws, "interval_method"].str.endswith("over seeds and stimuli").all()
-    assert comparisons.loc[with_draws, "n_stimuli"].eq(10).all()
+    assert comparisons.loc[with_draws, "n_stimuli"].eq(92).all()
     assert comparisons.loc[~with_draws, "interval_method"].str.endswith("over seeds").all()
     assert len(layers) == 14 * (len(LAYERS) + 1)  # the runs
     assert layers.groupby(["network", "rule", "seed"])["chosen"].sum().eq(1).all()
