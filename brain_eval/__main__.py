@@ -176,7 +176,7 @@ def report(
 @app.command("brainscore-model")
 def brainscore_model(
     checkpoint: Annotated[Path, typer.Argument(help="A trained network.pt.")],
-    out: Annotated[Path, typer.Option(help="Folder; the plug-in's folder is written there.")],
+    out: Annotated[Path, typer.Option(help="Folder; the plug-in's folder is written there.")] = Path("plugins"),
     region: Annotated[
         list[str] | None,
         typer.Option(help="REGION=LAYER, e.g. V4=conv3; repeatable. Left out: by the order of the layers."),

@@ -7,6 +7,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+#: Before the colon these name a library of networks, not a module of the user's.
+LIBRARIES = ("torchvision", "timm")
+
 
 def find_working_directory() -> None:
     """Let modules of the working directory be imported, as a script there could."""
@@ -17,10 +20,11 @@ def find_working_directory() -> None:
 def module_files(reference: str) -> list[Path]:
     """Files that importing MODULE of MODULE:FUNCTION runs, its packages' first.
 
-    Nothing is imported. [] where the module is not found, and for anything but MODULE:FUNCTION.
+    Nothing is imported. [] where the module is not found, and for anything but MODULE:FUNCTION: torchvision:NAME
+    and timm:NAME name a network of a library, whose version tells it.
     """
     module, is_function, _ = reference.partition(":")
-    if not is_function or module == "torchvision":
+    if not is_function or module in LIBRARIES:
         return []
     files: list[Path] = []
     places = [str(Path.cwd()), *sys.path]

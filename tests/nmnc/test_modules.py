@@ -27,3 +27,8 @@ def test_files_are_found_and_not_run(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("raise SystemExit\n")
     assert module_files(f"{module}:function") == [tmp_path / file for file in files]
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_library_of_networks_has_no_files_of_the_users(library: str) -> None:
+    assert module_files(f"{library}:resnet18") == []

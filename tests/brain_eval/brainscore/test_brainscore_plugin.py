@@ -143,6 +143,17 @@ def test_brainscore_vision_scores_the_plug_in_as_we_do(checkpoint: Path, images:
     assert found["raw"] == pytest.approx(ours, abs=1e-6)
 
 
+def test_without_a_folder_the_plug_in_is_written_to_plugins(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint.resolve()
+    monkeypatch.chdir(tmp_path)
+    written = CliRunner().invoke(app, ["brainscore-model", str(source), "--region", "IT=conv2"])
+    assert written.exit_code == 0, written.output
+    identifier = written.stdout.splitlines()[0]
+    assert (tmp_path / "plugins" / identifier.replace("-", "_") / "network.pt").is_file()
+
+
 def test_the_folder_holds_no_place_of_this_machine(checkpoint: Path, tmp_path: Path) -> None:
     identifier, folder = write_plugin(checkpoint, tmp_path, layers="conv1,conv2", region_layer_map={"V1": "conv2"})
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
