@@ -12,7 +12,7 @@ STUDY = $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := default
-.PHONY: default env test lint cifar10 search claims records claims-gpu brain bench plan lock clean help
+.PHONY: default env test test-oldest lint cifar10 search claims records claims-gpu brain bench plan lock clean help
 
 default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, no data needed
 	@$(call STUDY,config/default.yaml)
@@ -24,6 +24,12 @@ env: .venv/.installed ## Create .venv (Python 3.11) and install requirements.loc
 
 test: .venv/.installed ## Run the whole test suite; ARGS="-k alpha" for a part of it
 	@$(IN_ENV) $(PYTHON) -m pytest $(ARGS)
+
+test-oldest: .venv/.installed ## nmnc's tests with torch 2.11 and numpy 2, in an environment of its own (6 GB); ARGS as for test
+	@test -e .venv/oldest/.installed || { $(PYTHON) -m venv --clear .venv/oldest && \
+	    .venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/nmnc/oldest.txt && \
+	    touch .venv/oldest/.installed; }
+	@PYTHONPATH="$(CURDIR)" .venv/oldest/bin/python -m pytest tests/nmnc $(ARGS)
 
 lint: .venv/.installed ## Check style, format, types and the workflow (ruff, mypy, snakefmt, snakemake)
 	@$(IN_ENV) ruff check .
@@ -41,7 +47,7 @@ search: .venv/.installed ## Step sizes for config/claims.yaml: nine trials for e
 	@$(IN_ENV) snakemake search --cores $(CORES) --configfile config/search.yaml
 	@echo "table: results/search/tables/search.csv"
 
-claims: .venv/.installed ## The paper's claims, CPU tier: 384 runs, under 6 hours on two cores; goes on where it was cut
+claims: .venv/.installed ## The paper's claims, CPU tier: 449 runs, 3 hours on two cores; goes on where it was cut
 	@$(PYTHON) workflow/plan.py --config config/claims.yaml --cores $(CORES)
 	@$(IN_ENV) snakemake claims --cores $(CORES) --configfile config/claims.yaml --keep-going || { \
 	    echo "some runs did not finish (above); the verdicts count them as missing seeds" >&2; \
@@ -81,7 +87,7 @@ clean: ## Delete results of studies (never results/reference), .snakemake and ca
 
 help: ## Show this list
 	@echo "make [TARGET] [CORES=$(CORES)]   without TARGET: default"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
 
 # An install that was cut off leaves .venv/.installing behind, with its process id: packages may be
 # half-copied, so the next call starts .venv afresh (downloads are kept in the installer's cache).
