@@ -20,9 +20,8 @@ from brain_eval.encoding import (
     out_of_split,
     reliability,
 )
-from brain_eval.encoding_resampling import scores_under_weights
+from brain_eval.encoding_resampling import scores_under_weights, variation_of_test_stimuli
 from brain_eval.targets import Score, Scores, Target
-from brain_eval.variation import variation_of_draws
 
 CEILING = (
     f"upper = median over neuroids of sqrt(reliability), the reliability of the mean response by Spearman-Brown over "
@@ -72,9 +71,10 @@ class EncodingTarget:
             return Score(None, None, "none: every neuroid or prediction is constant")
         weights, draws = self.target.weights(recording.stimuli), self.target.draws
         values, left_out = scores_under_weights(folds, responses, weights)
-        variation = variation_of_draws(raw, values[:draws], left_out, weights[:draws], recording.stimuli)
+        variation = variation_of_test_stimuli(values[:draws], left_out, recording.stimuli)
+        drawn = "test stimuli are drawn, fits are kept (their own variation is not included)"
         words = (
-            f"test stimuli are drawn, fits are kept (their own variation is not included); {len(folds)} splits"
+            f"{drawn if variation is not None else 'no interval: too few test stimuli'}; {len(folds)} splits"
             f"{' stratified by category' if strata else ''}, median over neuroids, mean over splits"
         )
         ceiling, ceiled = self._ceiling(index, recording, correlations)

@@ -9,13 +9,18 @@ from scipy.stats import pearsonr
 from brain_eval.benchmarks import freemanziemba2013public, kriegeskorte2008, majajhong2015public
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.encoding import Fold, correlated, cross_validated, median_score, out_of_split, splits_of
-from brain_eval.encoding_resampling import median_of_known, scores_under_weights, weighted_pearson
+from brain_eval.encoding_resampling import (
+    median_of_known,
+    scores_under_weights,
+    variation_of_test_stimuli,
+    weighted_pearson,
+)
 from brain_eval.rdms import correlation_rdm
 from brain_eval.response_scores import ResponseTarget
 from brain_eval.score_rows import rows_of_layer
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import SPLITS_OF_STIMULI, Target
-from brain_eval.variation import stimulus_variance, variation_of_draws
+from brain_eval.variation import stimulus_variance
 
 N, DRAWS = 90, 50
 ABOUT = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
@@ -60,15 +65,33 @@ def by_repetition(folds, responses, counts):
 
 
 @pytest.mark.parametrize("regression", ["ridge", "pls"])
-def test_draws_and_jackknife_equal_repeated_stimuli_by_brute_force(regression):
+def test_draws_equal_repeated_stimuli_by_brute_force(regression):
     features, responses = simulated()
     folds = out_of_split(features, responses, regression)
     target = Target(benchmark_of(responses), {}, DRAWS, 0)
     weights = target.weights(np.arange(N))
     assert weights.shape == (DRAWS + 2 * SPLITS_OF_STIMULI, N)
-    found, left_out = scores_under_weights(folds, responses, weights)
+    found, _ = scores_under_weights(folds, responses, weights)
     np.testing.assert_allclose(found, [by_repetition(folds, responses, row) for row in weights], atol=1e-10)
-    np.testing.assert_allclose(left_out, [by_repetition(folds, responses, row) for row in 1 - np.eye(N)], atol=1e-10)
+
+
+def test_without_a_stimulus_one_neuroid_is_scored_as_by_brute_force_and_many_by_their_share_of_the_medians():
+    features, responses = simulated()
+    folds = out_of_split(features, responses, "ridge")
+    weights = Target(benchmark_of(responses), {}, DRAWS, 0).weights(np.arange(N))
+    alone = [Fold(fold.test, fold.predicted[:, 3:4]) for fold in folds]
+    _, left_out = scores_under_weights(alone, responses[:, 3:4], weights)
+    oracle = [by_repetition(alone, responses[:, 3:4], row) for row in 1 - np.eye(N)]
+    np.testing.assert_allclose(left_out, oracle, atol=1e-10)
+    _, left_out = scores_under_weights(folds[:1], responses, weights)
+    (fold,) = folds[:1]
+    drawn = weighted_pearson(fold.predicted, responses[fold.test], np.vstack([weights[:, fold.test], np.ones(9)]))
+    middle = [np.argsort(row)[7] for row in drawn if np.isfinite(row).all()]
+    for place, stimulus in enumerate(fold.test):
+        kept = np.delete(np.arange(9), place)
+        r = [pearsonr(fold.predicted[kept, k], responses[fold.test[kept], k]).statistic for k in middle]
+        oracle = np.median(drawn[-1]) + np.mean(r) - np.mean(drawn[-1, middle])
+        assert left_out[stimulus] == pytest.approx(oracle, abs=1e-10)
 
 
 def test_each_stimulus_once_is_the_raw_score():
@@ -86,8 +109,9 @@ def test_weights_of_too_few_stimuli_and_constant_columns_have_no_correlation():
     weights = np.array([[1.0] * 6, [2, 1, 0, 0, 0, 0], [1, 1, 3, 1, 0, 0], [0] * 6])
     found = weighted_pearson(a, b, weights)
     assert np.isfinite(found).tolist() == [[True, False, True], [False] * 3, [True, False, False], [False] * 3]
-    known = median_of_known(np.array([[np.nan, 3, 1, 2], [5, np.nan, 1, np.nan], [np.nan] * 4]))
-    assert np.array_equal(known, [2, 3, np.nan], equal_nan=True)
+    medians, shares = median_of_known(np.array([[np.nan, 3, 1, 2], [5, np.nan, 1, np.nan], [np.nan] * 4]))
+    assert np.array_equal(medians, [2, 3, np.nan], equal_nan=True)
+    assert shares.tolist() == [0.25, 0, 0.25, 0.5]
     folds = [Fold(np.arange(3), a[:3]), Fold(np.arange(6), a)]
     scores, left_out = scores_under_weights(folds, b, weights)
     assert np.isfinite(scores).tolist() == [True, False, True, False]
@@ -139,16 +163,20 @@ def test_intervals_cover_the_score_of_the_same_fits_on_other_test_stimuli():
     predicted, recorded = sample(population)
     truth = median_score(correlated([Fold(np.arange(population), predicted)], recorded))
     target = Target(benchmark_of(rng.standard_normal((size, 20))), {}, 200, 0)
-    weights, covered = target.weights(np.arange(size)), []
+    weights, covered, raws, variances = target.weights(np.arange(size)), [], [], []
     for _ in range(150):
         predicted, recorded = sample(size)
         folds = [Fold(part, predicted[part]) for part in np.array_split(rng.permutation(size), 10)]
         raw = median_score(correlated(folds, recorded))
         values, left_out = scores_under_weights(folds, recorded, weights)
-        variation = variation_of_draws(raw, values[:200], left_out, weights[:200], np.arange(size))
-        low, high = correlation_interval(raw, stimulus_variance(variation), 0.95)
+        variation = variation_of_test_stimuli(values[:200], left_out, np.arange(size))
+        spread = stimulus_variance(variation)
+        low, high = correlation_interval(raw, spread, 0.95)
         covered.append(low <= truth <= high)
-    assert 0.85 <= np.mean(covered) <= 1.0
+        raws.append(raw)
+        variances.append(spread.variance)
+    assert 0.88 <= np.mean(covered) <= 0.99
+    assert np.sqrt(np.mean(variances)) / np.std(raws) == pytest.approx(1.0, abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +193,16 @@ def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reas
     (row,) = rows_of_layer(target, scores, 0.95)
     assert row["raw"] is None
     assert row["interval_method"].startswith(f"none: {reason}")
+
+
+def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval():
+    features, responses = simulated(30)
+    target, scores = scores_of(benchmark_of(responses), features)
+    (row,) = rows_of_layer(target, scores, 0.95)
+    assert row["raw"] is not None
+    assert row.get("ci_low") is None
+    assert row["interval_method"].startswith("no interval: too few test stimuli; 10 splits")
+    assert variation_of_test_stimuli(np.zeros(0), np.arange(3.0), np.arange(3)) is None
 
 
 @pytest.mark.parametrize("kept", ["one repetition", "sparse"])
