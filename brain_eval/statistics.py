@@ -15,23 +15,6 @@ from brain_eval.variation import Spread
 RESAMPLED_SEEDS = 8
 
 
-class Interval(NamedTuple):
-    """An interval and the number of draws behind it; both ends None where no draw was usable."""
-
-    low: float | None
-    high: float | None
-    n_draws: int
-
-
-def percentile_interval(draws: NDArray[np.float64], confidence: float) -> Interval:
-    """Return the central percentile interval of the draws that are not NaN (Efron & Tibshirani 1993)."""
-    usable = draws[np.isfinite(draws)]
-    if len(usable) == 0:
-        return Interval(None, None, 0)
-    low, high = np.quantile(usable, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(low), float(high), len(usable))
-
-
 def correlation_interval(value: float, spread: Spread, confidence: float) -> tuple[float, float]:
     """Return Student's t interval of a score within [-1, 1] on Fisher's z scale, so that it stays within.
 
