@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -20,6 +21,7 @@ from brain_eval.variation import (
 )
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
+REFERENCE = BENCH.parent / "results" / "reference" / "bench"
 
 
 def noisy_pairs(n, rng, shared):
@@ -155,7 +157,11 @@ def linear_scores(rng, seeds, recordings, n, parts):
     ],
 )
 def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
-    """1,000 data sets without an effect: the t test of the mean rejects 5 % of them (found: 1.5 to 7 %)."""
+    """1,000 data sets without an effect: the t test of the mean rejects 5 % of them, within their binomial error.
+
+    That is 3.7 to 6.4 % (found: 4.0 to 6.3). Only for one seed and four recordings that themselves vary does the
+    formula reject more, 6 to 7 % as docs/method.md says: there the error is that of a true 6.5 % (found: 7.1).
+    """
     rng, n, variances, means, rejected = np.random.default_rng(0), 40, [], [], 0
     # Of one seed, or one recording, nothing is said of others: its own effect is no error.
     one = [name for name, size in (("seed", seeds), ("recording", recordings)) if size == 1]
@@ -167,7 +173,9 @@ def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
         means.append(values.mean())
         rejected += 2 * stats.t.sf(abs(means[-1]) / np.sqrt(spread.variance), spread.freedom) < 0.05
     assert np.mean(variances) / np.var(means) == pytest.approx(1.1, abs=0.25)
-    assert 0.01 < rejected / 1000 < 0.08
+    nominal = 0.065 if seeds == 1 and "recording" in parts else 0.05
+    low, high = stats.binom.interval(0.95, 1000, nominal)
+    assert low <= rejected <= high
 
 
 @pytest.fixture
@@ -181,11 +189,35 @@ def coverage(monkeypatch):
     return coverage
 
 
+def within_binomial_error(covered, data_sets):
+    """Whether a true 95 % would come out as this share of so many data sets (in 95 % of the seeds; ours are fixed)."""
+    low, high = stats.binom.interval(0.95, data_sets, 0.95)
+    return low <= round(covered * data_sets) <= high
+
+
+def test_the_committed_coverage_of_single_recordings_is_nominal():
+    """1,000 data sets a row: of a true 95 % all rows would lie within 93 and 97 % but for 1.2 in 100 tables."""
+    table = pd.read_csv(REFERENCE / "interval_coverage.csv")
+    single = table[table["case"].eq("score") & table["n_stimuli"].eq(92) & table["n_recordings"].eq(1)]
+    assert len(single) == 4
+    assert (single["data_sets"] == 1000).all()
+    assert single["covered"].between(0.93, 0.97).all()
+    # Few recordings cover too little, and no more of it than docs/method.md says.
+    several = table[table["case"].eq("score") & table["n_stimuli"].eq(92) & table["n_recordings"].gt(1)]
+    for recordings, lowest in ((2, 0.86), (3, 0.90), (4, 0.92), (7, 0.94)):
+        assert several[several["n_recordings"].eq(recordings)]["covered"].between(lowest, 0.97).all()
+    differences = table[table["case"].eq("difference")]
+    assert differences["covered"].between(0.92, 0.97).all()
+
+
 @pytest.mark.parametrize("signal", [0.0, 0.97])
 def test_intervals_over_stimuli_cover_the_population(coverage, signal):
-    """200 of the data sets of 92 stimuli of bench/interval_coverage.py; its 1,000 cover 94 to 96 %."""
+    """200 of the data sets of 92 stimuli of bench/interval_coverage.py; its 1,000 cover 94 to 96 %.
+
+    The bound is the binomial error of 200 data sets: 92 to 98 %.
+    """
     row = coverage.cover_scores(signal, 92, 1, 200, draws=150)
-    assert row["covered"] == pytest.approx(0.95, abs=0.045)
+    assert within_binomial_error(row["covered"], 200)
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
     if signal == 0.0:
         assert row["covered_by_percentiles"] > 0.985
@@ -194,10 +226,10 @@ def test_intervals_over_stimuli_cover_the_population(coverage, signal):
 def test_intervals_over_stimuli_and_recordings_cover_the_population(coverage, monkeypatch):
     monkeypatch.setattr(coverage, "RECORDINGS", 30)
     row = coverage.cover_scores(1.1, 60, 4, 100, draws=80)
-    assert row["covered"] == pytest.approx(0.95, abs=0.06)
+    assert within_binomial_error(row["covered"], 100), "90 to 99 %"
 
 
 def test_differences_over_seeds_and_stimuli_cover_the_population(coverage, monkeypatch):
     monkeypatch.setattr(coverage, "SEEDS", 12)
     row = coverage.cover_differences(60, 1, 4, 80, draws=60)
-    assert row["covered"] == pytest.approx(0.95, abs=0.07)
+    assert within_binomial_error(row["covered"], 80), "90 to 98.75 %"
