@@ -1,19 +1,30 @@
 """Extraction of activations against the bare forward pass, and against Brain-Score's PytorchWrapper.
 
 The bare pass gets images that lie preprocessed in memory; ours reads and resizes them too, and writes its
-file, both in threads beside the pass: where no second core is free, that costs what it costs. Brain-Score's
-wrapper gets the same network, the same images and our preprocessing, and gathers four layers in memory,
-where ours writes them to a file. The options channels_last and bfloat16 are timed as well, and their effect
-on the RDMs is printed (Spearman with the float32 RDM, lowest of the layers).
+file, both in threads beside the pass: where no second core is free, that costs what it costs. Both let the C
+library keep freed memory (brain_eval.freed_memory); a second row shows the bare pass as it comes, where freed
+memory is returned at once. Brain-Score's wrapper gets the same network, the same images and our preprocessing, and
+gathers four layers in memory, where ours writes them to a file. The options channels_last and bfloat16 are timed as
+well; the column lowest_spearman holds their effect on the RDMs: Spearman with the float32 RDM, lowest of the layers.
+
+thingsvision needs an environment of its own (its torch is 2.0): --part thingsvision --python INTERPRETER times it in
+a process of that environment (pip install thingsvision), on the same network, which gets images that lie preprocessed
+in memory and keeps four raw layers there. Both sides are given processor time of one thread; the releases of torch
+are their own, so that the ratio is one of programs as they install, not of code on equal ground.
 
 python bench/activations.py [--quick] [--part bare|brain-score|options] [--out FILE.csv]
+python bench/activations.py --part thingsvision --python INTERPRETER [--quick] [--out FILE.csv]
 """
 
 import argparse
 import contextlib
 import io
+import json
 import os
+import statistics
+import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +36,11 @@ import torch
 import xarray as xr
 from PIL import Image
 from scipy.stats import spearmanr
-from side_by_side import compare, write
+from side_by_side import COLUMNS, compare, facts, timed, write
 
 from brain_eval.activations import DEFAULT, Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet, stimuli_in_memory
+from brain_eval.freed_memory import freed_memory_kept
 from brain_eval.models import Model, load_model
 from brain_eval.reductions import Reduction
 from brain_eval.similarity import correlation_rdm, upper_triangle
@@ -107,11 +119,11 @@ class Extraction:
         return {layer: values[:, names == layer] for layer in dict.fromkeys(names)}
 
 
-def bare(model: Model, images: torch.Tensor, batch: int) -> Callable[[], None]:
-    """The forward pass alone over preprocessed images."""
+def bare(model: Model, images: torch.Tensor, batch: int, kept: bool = False) -> Callable[[], None]:
+    """The forward pass alone over preprocessed images; kept: freed memory is, as in our extraction."""
 
     def run() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), freed_memory_kept() if kept else contextlib.nullcontext():
             for part in images.split(batch):
                 model.module(part)
 
@@ -119,7 +131,7 @@ def bare(model: Model, images: torch.Tensor, batch: int) -> Callable[[], None]:
 
 
 def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal)."""
+    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal); each twice, see above."""
     images = noise(sizes.images)
     stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
     rows = []
@@ -133,13 +145,15 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
         model = network("torchvision:resnet18", layers, sizes.image_size)
         prepared = model.preprocessing(list(images))
         ours = Extraction(model, stimuli, sizes, scratch, Settings(reduction=reduction))
-        alone = bare(model, prepared, sizes.batch)
-        row = compare(
-            "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}",
-            ("extraction", ours), ("bare forward pass", alone), repeats=sizes.repeats, goal=goal, threads=THREADS,
-        )  # fmt: skip
+        for how, kept in (("kept", True), ("returned", False)):
+            alone = bare(model, prepared, sizes.batch, kept)
+            row = compare(
+                "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}",
+                ("extraction", ours), (f"bare forward pass, freed memory {how}", alone),
+                repeats=sizes.repeats, goal=goal if kept else "none", threads=THREADS,
+            )  # fmt: skip
+            rows.append(row)
         check_against_the_network(model, prepared, ours)
-        rows.append(row)
     return rows
 
 
@@ -209,7 +223,7 @@ def _wrapped(name: str, model: Model, images: np.ndarray, sizes: Sizes, scratch:
 
 
 def options(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    """Rows: float32 / option, with the effect of the option on the RDMs printed."""
+    """Rows: float32 / option, with the effect of the option on the RDMs."""
     images = noise(sizes.images)
     stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
     plain = Extraction(network("torchvision:resnet18", RESNET_LAYERS, sizes.image_size), stimuli, sizes, scratch)
@@ -227,15 +241,48 @@ def options(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
             (name, ours), ("float32, contiguous", plain), repeats=max(1, sizes.repeats // 2),
             goal="none", threads=THREADS,
         )  # fmt: skip
-        rows.append(row)
         expected = plain.layers()
-        alike = [_spearman(values, expected[layer]) for layer, values in ours.layers().items()]
-        print(f"  {name}: Spearman of its RDMs with those of float32 at least {min(alike):.6f}", flush=True)
+        lowest = min(_spearman(values, expected[layer]) for layer, values in ours.layers().items())
+        rows.append(row | {"lowest_spearman": lowest})
+        print(f"  {name}: Spearman of its RDMs with those of float32 at least {lowest:.6f}", flush=True)
     return rows
 
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     return float(spearmanr(*(upper_triangle(correlation_rdm(values)) for values in (one, other))).statistic)
+
+
+def against_thingsvision(sizes: Sizes, scratch: Path, interpreter: str) -> list[dict[str, Any]]:
+    """Row: thingsvision, in a process of its own environment / ours, four raw layers of ResNet-18."""
+    images = noise(sizes.images)
+    model = network("torchvision:resnet18", RESNET_LAYERS, sizes.image_size)
+    stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
+    ours = Extraction(model, stimuli, sizes, scratch)
+    np.save(scratch / "images.npy", model.preprocessing(list(images)).numpy())
+    torch.save(model.module.state_dict(), scratch / "weights.pt")
+    command = [interpreter, str(Path(__file__).with_name("thingsvision_pass.py")), str(scratch), RESNET_LAYERS]
+    command += [str(sizes.batch), str(sizes.repeats)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(THREADS)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"thingsvision did not run in {interpreter}: {done.stderr.strip().splitlines()[-1]}")
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    ours()
+    with np.load(scratch / "features.npz", allow_pickle=False) as features:
+        for layer, values in ours.layers().items():
+            np.testing.assert_allclose(values, features[layer], rtol=1e-4, atol=1e-4)
+    own = [timed(ours, time.process_time) for _ in range(sizes.repeats)]
+    row = {
+        "bench": "activations", "case": f"ResNet-18 at {sizes.image_size}, {len(images)} images, 4 raw layers",
+        "ours": "extraction to a file",
+        "other": f"thingsvision {theirs['thingsvision']} (torch {theirs['torch']}) to memory",
+        "seconds_ours": statistics.median(own), "seconds_other": statistics.median(theirs["seconds"]),
+        "ratio": statistics.median(theirs["seconds"]) / statistics.median(own),
+        "ratio_low": min(theirs["seconds"]) / max(own), "ratio_high": max(theirs["seconds"]) / min(own),
+        "goal": "none", "repeats": sizes.repeats, **facts("cpu", THREADS),
+    }  # fmt: skip
+    print("{case}: {other} / {ours} = {ratio:.3g} ({ratio_low:.3g} to {ratio_high:.3g})".format(**row), flush=True)
+    return [row]
 
 
 PARTS = {"bare": against_the_bare_pass, "brain-score": against_brain_score, "options": options}
@@ -246,16 +293,23 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, not how fast")
     parser.add_argument("--out", type=Path, help="CSV to write")
-    parser.add_argument("--part", choices=PARTS, help="one comparison only")
+    parser.add_argument("--part", choices=[*PARTS, "thingsvision"], help="one comparison only")
+    parser.add_argument("--python", help="interpreter of an environment with thingsvision, for that part")
     given = parser.parse_args(arguments)
+    if (given.part == "thingsvision") != (given.python is not None):
+        parser.error("--part thingsvision and --python INTERPRETER belong together")
     sizes = QUICK if given.quick else Sizes()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory(prefix="bench-activations-") as folder:
         # Brain-Score reads these when it is imported.
         os.environ |= {"BS_INSTALL_DEPENDENCIES": "no", "RESULTCACHING_DISABLE": "1"}
         os.environ |= {name: folder for name in ("RESULTCACHING_HOME", "BRAINSCORE_HOME", "BRAINIO_HOME")}
-        rows = [row for name, part in PARTS.items() if given.part in (None, name) for row in part(sizes, Path(folder))]
-    write(given.out, rows)
+        if given.python is not None:
+            rows = against_thingsvision(sizes, Path(folder), given.python)
+        else:
+            parts = [part for name, part in PARTS.items() if given.part in (None, name)]
+            rows = [row for part in parts for row in part(sizes, Path(folder))]
+    write(given.out, rows, (*COLUMNS, "lowest_spearman"))
     return rows
 
 

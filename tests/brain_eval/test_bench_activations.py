@@ -33,16 +33,29 @@ def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench,
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     rows = bench("activations").main(["--quick", "--out", str(tmp_path / "rows.csv")])
-    assert [row["other"] for row in rows].count("bare forward pass") == 4
+    for how in ("kept", "returned"):
+        assert [row["other"] for row in rows].count(f"bare forward pass, freed memory {how}") == 4
     assert [row["other"] for row in rows].count("PytorchWrapper to memory") == 2
     assert all(row["seconds_ours"] > 0 for row in rows)
     with (tmp_path / "rows.csv").open() as file:
-        assert len(list(csv.DictReader(file))) == len(rows)
+        written = list(csv.DictReader(file))
+    assert len(written) == len(rows)
     told = capsys.readouterr().out
     assert told.count("Spearman of its RDMs") == 3
     lowest = [float(line.split()[-1]) for line in told.splitlines() if "Spearman of its RDMs" in line]
     assert min(lowest) > 0.97
+    kept = [float(row["lowest_spearman"]) for row in written if row["lowest_spearman"]]
+    assert kept == pytest.approx(lowest, abs=1e-5)
     assert not list((tmp_path / "scratch").glob("bench-activations-*"))
+
+
+def test_thingsvision_needs_its_interpreter_and_says_what_failed(bench, tmp_path, capsys):
+    module = bench("activations")
+    with pytest.raises(SystemExit):
+        module.main(["--quick", "--part", "thingsvision"])
+    assert "--python INTERPRETER belong together" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"thingsvision did not run in .*: ModuleNotFoundError: .*thingsvision"):
+        module.main(["--quick", "--part", "thingsvision", "--python", sys.executable])
 
 
 def test_the_bench_of_extraction_would_see_other_numbers(bench, tmp_path):
