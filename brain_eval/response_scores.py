@@ -25,10 +25,9 @@ class ResponseTarget:
         target: the benchmark, with its strata of stimuli.
         metrics: names in RESPONSE_METRICS; none: nothing is prepared.
         draws: of CKA; encoding models have those of the target.
-        confidence: has no effect; every score's interval is made from its draws, see score_rows.
     """
 
-    def __init__(self, target: Target, metrics: Sequence[str], draws: int, confidence: float = 0.95) -> None:
+    def __init__(self, target: Target, metrics: Sequence[str], draws: int) -> None:
         self.target, self.draws = target, draws
         self._encoding = EncodingTarget(target)
         self.cka = [name for name in metrics if name in CKA]

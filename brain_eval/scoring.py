@@ -72,7 +72,7 @@ def score_model(
         with open_activations(activations_folder / f"{name}.nc", benchmark) as activations:
             about: dict[str, Any] = who | {"preprocessing": activations.preprocessing}
             about |= {"benchmark": name, "version": benchmark.description.version}
-            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, confidence, ceilings):
+            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, ceilings):
                 layers: dict[str, Scores] = {}
                 for layer in tqdm(activations.layers, f"score {name}, {target.kind}", disable=None):
                     layers[layer] = _in_order(score_layer(target, responses, activations, layer), chosen)
@@ -96,7 +96,7 @@ def score_model(
 
 def _targets(
     benchmark: Benchmark, chosen: Sequence[str], kinds: Sequence[str],
-    draws: int, seed: int, confidence: float, ceilings: Path | None,
+    draws: int, seed: int, ceilings: Path | None,
 ) -> Iterator[tuple[Target, ResponseTarget]]:  # fmt: skip
     """Yield what the layers are compared with: the RDMs of one kind after the other, responses beside the first.
 
@@ -112,7 +112,7 @@ def _targets(
             tqdm.write(text, file=sys.stderr)
         if own.recordings:
             target = Target(own, compared if kind in kinds else {}, draws, seed, ceilings, kind)
-            yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws, confidence)
+            yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
 
 
 def _refuse_absent(kinds: Sequence[str], found: set[str], specs: Sequence[str]) -> None:

@@ -28,8 +28,8 @@ def _tables() -> str:
     for key, claim in claims.items():
         parts += [f"## {key}: {claim['title']}", ""]
         parts += [
-            "| | prediction | decides | tier | effect [95 % interval] | n | verdict |",
-            "|---|---|---|---|---|---|---|",
+            "| | prediction | decides | tier | effect [95 % interval] | n | p (Holm) | verdict |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for name, prediction in claim["predictions"].items():
             side = "above" if "above" in prediction else "below"
@@ -40,7 +40,8 @@ def _tables() -> str:
                     continue
                 says = prediction["says"].replace("|", "\\|")
                 start = f"| {name} | {says} | {decides} |" if number == 0 else "| | | |"
-                parts.append(f"{start} {tier} | {_effect(row)} | {row['n'] if row else ''} | {_verdict(row)} |")
+                seeds = row["n"] if row else ""
+                parts.append(f"{start} {tier} | {_effect(row)} | {seeds} | {_p(row)} | {_verdict(row)} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -58,6 +59,14 @@ def _effect(row: dict[str, str] | None) -> str:
         return ""
     interval = f" [{float(row['ci_low']):.3f}, {float(row['ci_high']):.3f}]" if row["ci_low"] else ""
     return f"{float(row['effect']):.3f}{interval}"
+
+
+def _p(row: dict[str, str] | None) -> str:
+    """p of the effect against its threshold, corrected for the number of predictions."""
+    if row is None or not row["p_holm"]:
+        return ""
+    p = float(row["p_holm"])
+    return f"{p:.3f}" if p >= 0.001 else "< .001"
 
 
 def _verdict(row: dict[str, str] | None) -> str:

@@ -112,10 +112,11 @@ class BenchmarkCost:
             return
         cut = _cut(max(recordings, key=lambda one: len(one.stimuli)))
         self._response_scale = sum(len(one.stimuli) ** 2 for one in recordings) / len(cut.stimuli) ** 2
-        draws, target = evaluation.bootstrap_draws, Target(replace(benchmark, recordings=(cut,)), {}, 0, 0)
+        draws = evaluation.bootstrap_draws
+        target = Target(replace(benchmark, recordings=(cut,)), {}, draws, 0)
 
         def prepare() -> None:
-            self._responses.append(ResponseTarget(target, metrics, draws, evaluation.confidence))
+            self._responses.append(ResponseTarget(target, metrics, draws))
 
         self.preparing += once(prepare, CPU) * self._response_scale
         self._responses[0].score([0], np.eye(len(cut.stimuli), 8, dtype=np.float32))  # the first call imports

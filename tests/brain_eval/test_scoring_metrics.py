@@ -51,7 +51,7 @@ def score(made, metrics, draws=DRAWS, features=None):
     benchmark, values = made
     values = values if features is None else features
     target = Target(benchmark, {name: find_metric(name) for name in metrics if name in METRICS}, draws, 0)
-    responses = ResponseTarget(target, [name for name in metrics if name in RESPONSE_METRICS], draws, 0.95)
+    responses = ResponseTarget(target, [name for name in metrics if name in RESPONSE_METRICS], draws)
     reader = SimpleNamespace(path="fake.nc", read=lambda layer, stimuli: values[stimuli])
     return target, score_layer(target, responses, reader, "layer")
 
@@ -134,7 +134,7 @@ def test_the_spread_of_cka_is_that_of_repeated_samples():
         stimuli = StimulusSet("fake", tuple(map(str, range(30))), lambda indices: [], "sha")
         recording = Recording("A", "M", "macaque", "IT", np.arange(30), 15, correlation_rdm(b), None, b)
         one = Target(Benchmark(about, stimuli, (recording,)), {}, 80, 0)
-        score = ResponseTarget(one, ["cka-unbiased"], 80, 0.95).score([0], a)[0, "cka-unbiased"]
+        score = ResponseTarget(one, ["cka-unbiased"], 80).score([0], a)[0, "cka-unbiased"]
         scores.append(score.raw)
         found.append(score.variation.influence @ score.variation.influence - np.mean(score.variation.remainder**2))
     assert np.sqrt(np.mean(found)) / np.std(scores) == pytest.approx(1.0, abs=0.3)

@@ -32,13 +32,14 @@ def test_published_verdicts_and_their_intervals_are_shown(tmp_path: Path, monkey
     tables = tmp_path / "results" / "reference" / "claims" / "tables"
     tables.mkdir(parents=True)
     row = {"prediction": "C1.1", "effect": "0.25", "ci_low": "0.2", "ci_high": "0.3", "n": "6", "verdict": "supported"}
+    row["p_holm"] = "0.0123"
     with (tables / "claims.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerow(row)
     monkeypatch.setattr(claims_page, "ROOT", tmp_path)
     text = claims_page.page()
-    assert "| CPU | 0.250 [0.200, 0.300] | 6 | **supported** |" in text
+    assert "| CPU | 0.250 [0.200, 0.300] | 6 | 0.012 | **supported** |" in text
     assert text.count("not run") >= 20
     assert text.startswith("# The claims, put to the test\n")
 
