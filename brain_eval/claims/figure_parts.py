@@ -28,6 +28,14 @@ def band(axis: Axes, rows: pd.DataFrame, x: str, rule: str, dashes: str = "-") -
     axis.fill_between(at, low, high, color=style.color, alpha=0.15, linewidth=0)
 
 
+def logarithmic(axis: Axes, values: "pd.Series[float]") -> None:
+    """A logarithmic x axis with a tick at every value."""
+    ticks = sorted({float(value) for value in values})
+    axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_xticks([], minor=True)
+
+
 def bars(rows: pd.DataFrame) -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
     """Lengths of the interval below and above the mean, (2, rows), 0 where there is none."""
     below, above = rows["mean"] - rows["ci_low"], rows["ci_high"] - rows["mean"]

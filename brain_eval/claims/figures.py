@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from brain_eval.claims.cause_figures import cause_figure, signal_figure
-from brain_eval.claims.figure_parts import INTERVAL, band, bars, number_of_seeds, rule_legend, style_of
+from brain_eval.claims.figure_parts import INTERVAL, band, bars, logarithmic, number_of_seeds, rule_legend, style_of
 from brain_eval.claims.sweep_figures import border_figure, perturbation_figure, sweep_figure
 from brain_eval.figures import save_all
 from brain_eval.figures.style import KNOWN, CaptionedFigure, legend_below, panel_grid, plain, styled
@@ -136,7 +136,8 @@ def angle_figure(table: pd.DataFrame) -> CaptionedFigure | None:
     for layer, axis in zip(layers, axes, strict=True):
         for (rule, subspace), own in rows[rows["layer"].eq(layer)].groupby(["rule", "subspace"], sort=False):
             band(axis, own, "d", str(rule), "-" if subspace == "principal" else ":")
-        axis.set(title=plain(str(layer)), xlabel="d", ylabel="mean squared cosine", xscale="log", ylim=(0, 1))
+        axis.set(title=plain(str(layer)), xlabel="d", ylabel="mean squared cosine", ylim=(0, 1))
+        logarithmic(axis, rows["d"])
     lines: dict[str, LineStyle] = {"principal components": "-", "random subspace": ":"}
     rule_legend(figure, ["backprop", "nmnc"], [_line(*entry) for entry in lines.items()])
     caption = (

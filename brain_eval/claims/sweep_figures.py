@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from brain_eval.claims.figure_parts import INTERVAL, band, number_of_seeds, rule_legend, style_of
+from brain_eval.claims.figure_parts import INTERVAL, band, logarithmic, number_of_seeds, rule_legend, style_of
 from brain_eval.figures.style import CaptionedFigure, legend_below, panel_grid, plain, styled
 
 #: What stands on the x axis of a sweep's panel.
@@ -30,7 +30,8 @@ def sweep_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         for rule, rows in own.groupby("rule", sort=False):
             band(axis, rows, "value", str(rule))
         label = MEANINGS.get(str(sweep), "value")
-        axis.set(title=plain(str(sweep)), xscale="log", xlabel=label, ylabel="test accuracy (fraction)")
+        axis.set(title=plain(str(sweep)), xlabel=label, ylabel="test accuracy (fraction)")
+        logarithmic(axis, own["value"])
     rule_legend(figure, list(table["rule"]))
     caption = (
         "Test accuracy (mean of the last two epochs) against the swept value. All else is as at the centre, but for "
