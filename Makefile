@@ -62,7 +62,7 @@ records: .venv/.installed ## Bring back the published runs of the claims; make c
 claims-gpu: .venv/.installed ## The same at full size; needs a GPU
 	@$(IN_ENV) snakemake claims --cores $(CORES) --resources gpu=1 --configfile config/claims_gpu.yaml
 
-brain: .venv/.installed ## Every rule and reference model on every benchmark whose data are here
+brain: .venv/.installed ## Six rules, untrained and reference models on every benchmark whose data are here; 1 hour
 	@$(call STUDY,config/brain.yaml)
 	@echo "report: results/brain/report.html"
 

@@ -55,7 +55,9 @@ def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forwar
     return MemoryPlan(most, block, most * each + 2 * min(block, most * row), budget // 8)
 
 
-def refuse_without_memory(name: str, needed: int, budget_gb: float | None = None) -> None:
+def refuse_without_memory(
+    name: str, needed: int, budget_gb: float | None = None, remedy: str = "lower --memory-gb, or end other programs"
+) -> None:
     """UserError when `needed` bytes are more than the machine has free, or than a budget."""
     import psutil
 
@@ -67,6 +69,5 @@ def refuse_without_memory(name: str, needed: int, budget_gb: float | None = None
         )
     if needed > available:
         raise UserError(
-            f"{name}: needs {needed / 1e9:.3g} GB of memory and {available / 1e9:.3g} GB are available; "
-            "lower --memory-gb, or end other programs"
+            f"{name}: needs {needed / 1e9:.3g} GB of memory and {available / 1e9:.3g} GB are available; {remedy}"
         )

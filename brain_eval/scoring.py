@@ -14,6 +14,7 @@ from brain_eval.activation_reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.errors import UserError
 from brain_eval.files import netcdf_errors, replacing
+from brain_eval.memory_budget import refuse_without_memory
 from brain_eval.rdm_files import Rdms, whole_rdm, write_rdms
 from brain_eval.rdms import UndefinedSimilarity, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as
@@ -22,7 +23,7 @@ from brain_eval.score_draws import write_draws
 from brain_eval.score_rows import COLUMNS as COLUMNS
 from brain_eval.score_rows import rows_of_layer
 from brain_eval.similarity import METRICS, find_metric
-from brain_eval.targets import Score, Scores, Target
+from brain_eval.targets import Score, Scores, Target, bytes_to_score
 
 #: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
 MOST_STIMULI_STORED = 200
@@ -111,6 +112,8 @@ def _targets(
             text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
             tqdm.write(text, file=sys.stderr)
         if own.recordings:
+            name, remedy = f"score {own.description.name}", "name fewer metrics, or end other programs"
+            refuse_without_memory(name, bytes_to_score(own, compared.values()), remedy=remedy)
             target = Target(own, compared if kind in kinds else {}, draws, seed, ceilings, kind)
             yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
 

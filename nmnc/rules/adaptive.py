@@ -51,9 +51,10 @@ class HalvesFeedback:
         """The d from half to twice the present one that maximises alpha(d) / (1 + (d + 1) / K); int64, on the device.
 
         alpha(d) is proportional to the halves' cross-product summed over the leading d axes; the law is that of the
-        squared cosine in docs/method.md.
+        squared cosine in docs/method.md. Where noise makes the sum negative nothing speaks for more axes: it counts as 0,
+        since a negative gain would grow towards 0 with d.
         """
-        alpha = (self.matrix[0] * self.matrix[1]).sum(0).cumsum(0)
+        alpha = (self.matrix[0] * self.matrix[1]).sum(0).cumsum(0).clamp_min(0)
         counts = torch.arange(1, len(alpha) + 1, device=alpha.device)
         gain = alpha / (1 + (counts + 1) / samples)
         fewest = min(max(FEWEST, self.dimensions // 2), len(alpha))

@@ -86,6 +86,8 @@ def test_the_best_dimension_is_the_laws_own_when_nothing_is_noisy() -> None:
     assert feedback.best_dimensions(samples).item() == 10  # half of 20, no further at once
     feedback.matrix[:, :, 2:] = 5
     assert feedback.best_dimensions(samples).item() == axes
+    feedback.matrix = torch.stack([exact, -exact])  # halves that contradict each other show no signal
+    assert feedback.best_dimensions(samples).item() == 10
 
 
 def test_noise_alone_counts_as_no_signal() -> None:
