@@ -51,8 +51,8 @@ class HalvesFeedback:
         """The d from half to twice the present one that maximises alpha(d) / (1 + (d + 1) / K); int64, on the device.
 
         alpha(d) is proportional to the halves' cross-product summed over the leading d axes; the law is that of the
-        squared cosine in docs/method.md. Where noise makes the sum negative nothing speaks for more axes: it counts as 0,
-        since a negative gain would grow towards 0 with d.
+        squared cosine in docs/method.md. Where noise makes the sum negative nothing speaks for more axes: it counts as
+        0, since a negative gain would grow towards 0 with d.
         """
         alpha = (self.matrix[0] * self.matrix[1]).sum(0).cumsum(0).clamp_min(0)
         counts = torch.arange(1, len(alpha) + 1, device=alpha.device)
