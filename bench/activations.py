@@ -1,11 +1,10 @@
 """Extraction of activations against the bare forward pass, and against Brain-Score's PytorchWrapper.
 
 The bare pass gets images that lie preprocessed in memory; ours reads and resizes them too, and writes its
-file, both in threads beside the pass: where no second core is free, that costs what it costs. Both let the C
-library keep freed memory (brain_eval.freed_memory); a second row shows the bare pass as it comes, where freed
-memory is returned at once. Brain-Score's wrapper gets the same network, the same images and our preprocessing, and
-gathers four layers in memory, where ours writes them to a file. The options channels_last and bfloat16 are timed as
-well; the column lowest_spearman holds their effect on the RDMs: Spearman with the float32 RDM, lowest of the layers.
+file, both in threads beside the pass: where no second core is free, that costs what it costs. Brain-Score's
+wrapper gets the same network, the same images and our preprocessing, and gathers four layers in memory, where ours
+writes them to a file. The options channels_last and bfloat16 are timed as well; the column lowest_spearman holds
+their effect on the RDMs: Spearman with the float32 RDM, lowest of the layers.
 
 thingsvision needs an environment of its own (its torch is 2.0): --part thingsvision --python INTERPRETER times it in
 a process of that environment (pip install thingsvision), on the same network, which gets images that lie preprocessed
@@ -40,7 +39,6 @@ from side_by_side import COLUMNS, compare, facts, timed, write
 
 from brain_eval.activations import DEFAULT, Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet, stimuli_in_memory
-from brain_eval.freed_memory import freed_memory_kept
 from brain_eval.models import Model, load_model
 from brain_eval.reductions import Reduction
 from brain_eval.similarity import correlation_rdm, upper_triangle
@@ -119,11 +117,11 @@ class Extraction:
         return {layer: values[:, names == layer] for layer in dict.fromkeys(names)}
 
 
-def bare(model: Model, images: torch.Tensor, batch: int, kept: bool = False) -> Callable[[], None]:
-    """The forward pass alone over preprocessed images; kept: freed memory is, as in our extraction."""
+def bare(model: Model, images: torch.Tensor, batch: int) -> Callable[[], None]:
+    """The forward pass alone over preprocessed images."""
 
     def run() -> None:
-        with torch.inference_mode(), freed_memory_kept() if kept else contextlib.nullcontext():
+        with torch.inference_mode():
             for part in images.split(batch):
                 model.module(part)
 
@@ -131,7 +129,7 @@ def bare(model: Model, images: torch.Tensor, batch: int, kept: bool = False) -> 
 
 
 def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal); each twice, see above."""
+    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal)."""
     images = noise(sizes.images)
     stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
     rows = []
@@ -145,14 +143,12 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
         model = network("torchvision:resnet18", layers, sizes.image_size)
         prepared = model.preprocessing(list(images))
         ours = Extraction(model, stimuli, sizes, scratch, Settings(reduction=reduction))
-        for how, kept in (("kept", True), ("returned", False)):
-            alone = bare(model, prepared, sizes.batch, kept)
-            row = compare(
-                "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}",
-                ("extraction", ours), (f"bare forward pass, freed memory {how}", alone),
-                repeats=sizes.repeats, goal=goal if kept else "none", threads=THREADS,
-            )  # fmt: skip
-            rows.append(row)
+        row = compare(
+            "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}",
+            ("extraction", ours), ("bare forward pass", bare(model, prepared, sizes.batch)),
+            repeats=sizes.repeats, goal=goal, threads=THREADS,
+        )  # fmt: skip
+        rows.append(row)
         check_against_the_network(model, prepared, ours)
     return rows
 

@@ -20,7 +20,6 @@ from brain_eval.activation_files import Shape
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, StimulusSet
 from brain_eval.errors import UserError
-from brain_eval.freed_memory import freed_memory_kept
 from brain_eval.layer_outputs import Computation, forward, output_shapes
 from brain_eval.memory_budget import MemoryPlan, memory_plan, refuse_without_memory
 from brain_eval.models import Model
@@ -130,9 +129,8 @@ def extract(
         job.refuse_without_memory()
     sizes = [job.bytes_on_disk() for job in jobs] or [(0, 0)]
     activation_files.refuse_without_room(out, sum(kept for kept, _ in sizes) + max(scratch for _, scratch in sizes))
-    with freed_memory_kept():
-        for job in jobs:
-            job.run()
+    for job in jobs:
+        job.run()
 
 
 def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
