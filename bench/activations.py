@@ -11,7 +11,7 @@ a process of that environment (pip install thingsvision), on the same network, w
 in memory and keeps four raw layers there. Both sides are given processor time of one thread; the releases of torch
 are their own, so that the ratio is one of programs as they install, not of code on equal ground.
 
-python bench/activations.py [--quick] [--part bare|brain-score|options] [--out FILE.csv]
+python bench/activations.py [--quick] [--part bare|brain-score|options] [--images N] [--repeats N] [--out FILE.csv]
 python bench/activations.py --part thingsvision --python INTERPRETER [--quick] [--out FILE.csv]
 """
 
@@ -290,11 +290,13 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it works, not how fast")
     parser.add_argument("--out", type=Path, help="CSV to write")
     parser.add_argument("--part", choices=[*PARTS, "thingsvision"], help="one comparison only")
+    parser.add_argument("--images", type=int, default=Sizes.images, help="images of every comparison")
+    parser.add_argument("--repeats", type=int, default=Sizes.repeats, help="rounds of every comparison")
     parser.add_argument("--python", help="interpreter of an environment with thingsvision, for that part")
     given = parser.parse_args(arguments)
     if (given.part == "thingsvision") != (given.python is not None):
         parser.error("--part thingsvision and --python INTERPRETER belong together")
-    sizes = QUICK if given.quick else Sizes()
+    sizes = QUICK if given.quick else Sizes(images=given.images, wrapped=given.images, repeats=given.repeats)
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory(prefix="bench-activations-") as folder:
         # Brain-Score reads these when it is imported.
