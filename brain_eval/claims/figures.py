@@ -39,6 +39,11 @@ def _centre(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["network"].eq(str(table.groupby("network", sort=False)["rule"].nunique().idxmax()))]
 
 
+def _line(label: str, dashes: LineStyle) -> Line2D:
+    """Entry of a legend."""
+    return Line2D([], [], color="black", linestyle=dashes, label=label)
+
+
 def _over_epochs(rows: pd.DataFrame, ylabel: str, sharey: bool) -> tuple[Figure, dict[str, Axes]]:
     """A panel per layer with every rule's mean and interval against the epoch; the panels by layer."""
     layers = list(dict.fromkeys(rows["layer"]))
@@ -109,17 +114,12 @@ def row_space_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         chance = rows[rows["quantity"].eq("chance") & rows["layer"].eq(layer)]["mean"].max()
         axis.axhline(chance, color="black", linestyle=":", linewidth=1.0)
         axis.set(ylim=(0, None))
-    rule_legend(figure, list(alpha["rule"]), [Line2D([], [], color="black", linestyle=":", label="d / n")])
+    rule_legend(figure, list(alpha["rule"]), [_line("d / n", ":")])
     caption = (
         "Part of the Jacobian (squared) within the manifold's leading d axes (for random_subspace: within its random "
         f"subspace); dotted: d/n, what a random subspace holds. Lines: {INTERVAL} ({number_of_seeds(alpha)})."
     )
     return CaptionedFigure("claims_C2", "C2: the Jacobian's row space and the manifold", caption, caption, figure)
-
-
-def _line(label: str, dashes: LineStyle) -> Line2D:
-    """Entry of a legend."""
-    return Line2D([], [], color="black", linestyle=dashes, label=label)
 
 
 @styled
@@ -174,11 +174,7 @@ def dimension_figure(table: pd.DataFrame) -> CaptionedFigure | None:
         axis.set(
             title=plain(str(estimator)), xlabel="units of the layer", ylabel="dimension", xscale="log", yscale="log"
         )
-    rule_legend(
-        figure,
-        ["backprop", "nmnc"],
-        [_line(*entry) for entry in dashes.items()],
-    )
+    rule_legend(figure, ["backprop", "nmnc"], [_line(*entry) for entry in dashes.items()])
     caption = (
         f"Manifold dimension against the number of units, one line per layer and rule, {INTERVAL} "
         f"({number_of_seeds(rows)})."

@@ -129,6 +129,12 @@ def dimension_slope(runs: Runs, *, rules: Sequence[str], estimator: str) -> "pd.
     return _slopes(table, np.log(np.array(table.columns, dtype=float)))
 
 
+def squared_cosines(manifold: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `manifold` that are principal angles (degrees), with their squared cosine as the column `shared`."""
+    rows = manifold[manifold["quantity"] == "principal_angle"]
+    return rows.assign(shared=np.cos(np.radians(rows["value"].to_numpy(dtype=float))) ** 2)
+
+
 def angle_difference(runs: Runs, *, network: str, rule: str, layers: Sequence[str], d: int) -> "pd.Series[float]":
     """Mean squared cosine of principal angles with the Jacobian's leading row space, manifold minus random subspace.
 
@@ -137,8 +143,7 @@ def angle_difference(runs: Runs, *, network: str, rule: str, layers: Sequence[st
     rows = runs.select(runs.manifold, rule, network)
     if rows.empty:
         return pd.Series(dtype=float)
-    rows = rows[rows["layer"].isin(list(layers)) & (rows["quantity"] == "principal_angle") & (rows["d"] == d)]
-    rows = rows.assign(shared=np.cos(np.radians(rows["value"].to_numpy(dtype=float))) ** 2)
+    rows = squared_cosines(rows[rows["layer"].isin(list(layers)) & (rows["d"] == d)])
     table = rows.groupby(["seed", "subspace"])["shared"].mean().unstack()
     return _floats(table["principal"] - table["random"])
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from brain_eval.claims import law, signals, verdicts
 from brain_eval.claims.figures import draw_claims
-from brain_eval.claims.quantities import dimension_slope, widths
+from brain_eval.claims.quantities import dimension_slope, squared_cosines, widths
 from brain_eval.claims.runs import RECORDS, Runs
 from brain_eval.files import replacing
 from brain_eval.statistics import t_interval
@@ -103,11 +102,9 @@ def dimension(runs: Runs, confidence: float) -> pd.DataFrame:
 
 def angles(runs: Runs, confidence: float) -> pd.DataFrame:
     """C2: mean squared cosine of the principal angles with the Jacobian's leading row space, per layer and subspace."""
-    rows = runs.manifold
-    if rows.empty:
+    if runs.manifold.empty:
         return pd.DataFrame()
-    rows = rows[rows["quantity"] == "principal_angle"]
-    rows = rows.assign(shared=np.cos(np.radians(rows["value"].astype(float))) ** 2)
+    rows = squared_cosines(runs.manifold)
     by = ["network", "rule", "layer", "subspace", "d"]
     means = rows.groupby([*by, "seed"], sort=False)["shared"].mean().reset_index()
     return summary(means, by, "shared", confidence)
