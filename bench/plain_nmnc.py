@@ -48,11 +48,11 @@ class PlainNmnc:
             output.backward(signal.view_as(output) / len(images))
 
     def _refresh(self, step: int, hidden: list[Tensor]) -> None:
-        needed = -(-self.noise.basis_images // len(hidden[0]))
+        before, needed = self.recent or [hidden], -(-self.noise.basis_images // len(hidden[0]))
         self.recent = [*self.recent, hidden][-needed:]
         if step % self.noise.basis_every and self.bases:
             return
-        activity = [torch.cat([batch[layer].flatten(1) for batch in self.recent]) for layer in range(len(hidden))]
+        activity = [torch.cat([batch[layer].flatten(1) for batch in before]) for layer in range(len(hidden))]
         self.bases = [self.basis(one, self.noise.dimensions) for one in activity]
         if not self.feedback:
             self.feedback = [torch.zeros(10, one.shape[1], device=one.device) for one in activity]

@@ -31,10 +31,13 @@ def images(count: int, classes: int = 10, side: int = 32) -> Dataset:
     return Dataset("random images", pixels, labels, pixels[:256], labels[:256], half, half / 2, classes, "", "", "")
 
 
-def trainer(kind: str, noise: Noise, channels: list[int], batch: int, device: torch.device) -> Trainer:
+def trainer(
+    kind: str, noise: Noise, channels: list[int], batch: int, device: torch.device, precision: str = "float32"
+) -> Trainer:
     """A trainer that is ready for its first step."""
     entry = NetworkEntry(kind="convnet", arguments={"channels": channels, "hidden": [channels[-1]]})
-    run = Run(kind=kind, training=Training(batch_size=batch), noise=noise, diagnostics=Diagnostics())
+    training = Training.model_validate({"batch_size": batch, "precision": precision})
+    run = Run(kind=kind, training=training, noise=noise, diagnostics=Diagnostics())
     made = Trainer(images(max(noise.basis_images, 4 * batch)), entry, run, 0, device)
     made.rule.start(made._first_outputs())
     return made
@@ -109,23 +112,26 @@ def main() -> None:
     name = f"convnet {'/'.join(map(str, channels))}, batch {batch}"
     base = {"dimensions": 16 if given.quick else 64, "basis_images": 64 if given.quick else 512, "basis_every": steps}
     rows = []
-    for kind, what, estimator, b, m, goal in cases(batch):
-        noise = Noise(**base, images=m, refresh_every=b, estimator=estimator)
-        ours, backprop = (trainer(rule, noise, channels, batch, device) for rule in (kind, "backprop"))
-        rows.append(
-            compare(
-                "step time", name, (what, round_of(ours, steps)), ("backprop", round_of(backprop, steps)),
-                repeats=repeats, goal=goal, threads=1, faster=False, device=given.device,
-            )
-        )  # fmt: skip
-        write(given.out, rows)  # a run that is cut keeps what it measured
+    # On a CPU bfloat16 is emulated, or slower than float32 at these sizes: it is a GPU's question.
+    for precision in ("float32", "bfloat16")[: 1 + (given.device == "cuda")]:
+        for kind, what, estimator, b, m, goal in cases(batch):
+            noise = Noise(**base, images=m, refresh_every=b, estimator=estimator)
+            sides = (trainer(rule, noise, channels, batch, device, precision) for rule in (kind, "backprop"))
+            ours, backprop = (round_of(side, steps) for side in sides)
+            rows.append(
+                compare(
+                    "step time", f"{name}, {precision}", (what, ours), ("backprop", backprop),
+                    repeats=repeats, goal=goal, threads=1, faster=False, device=given.device,
+                )
+            )  # fmt: skip
+            write(given.out, rows)  # a run that is cut keeps what it measured
     noise = Noise(**base, images=batch)
     for svd in (False, True):
         ours, other = (trainer("nmnc", noise, channels, batch, device) for _ in range(2))
         basis = "thin SVD" if svd else "the same Gram basis"
         rows.append(
             compare(
-                "step time", name, ("nmnc b=1", round_of(ours, steps)),
+                "step time", f"{name}, float32", ("nmnc b=1", round_of(ours, steps)),
                 (f"plain formulas, {basis}", plain_round(other, noise, steps, svd)),
                 repeats=repeats, goal="3 on a GPU with the Gram basis", threads=1, device=given.device,
             )

@@ -9,6 +9,7 @@ from brain_eval.cka_resampling import GramSums, cka_in_subsets, gram_sums
 from brain_eval.encoding_scores import EncodingTarget
 from brain_eval.gram import centred_gram
 from brain_eval.resampling import generator, leaving_each_out, random_halves
+from brain_eval.similarity import COUNTED_TWICE
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import variation_of_draws
 
@@ -82,6 +83,7 @@ class ResponseTarget:
                 scores[index, name] = Score(None, None, "none: the layer or the recording is constant")
                 continue
             variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli)
-            words = f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC; draws are random halves of the stimuli"
+            estimate = f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC"
+            words = f"{COUNTED_TWICE}; {estimate}; draws are random halves of the stimuli"
             scores[index, name] = Score(raw, variation, words, chosen)
         return scores

@@ -72,7 +72,7 @@ def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
 
 
 def _method(confidence: float, over: str) -> str:
-    return f"Student's t {100 * confidence:g} % (Fisher z) of bootstrap over {over}, pairs' variance counted once"
+    return f"Student's t {100 * confidence:g} % interval (Fisher z) over {over}, its variance from a bootstrap"
 
 
 def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, A
         influence, remainder = stacked(variations)
         smallest = min(len(one.influence) for one in variations)
         spread = joint_variance(values, influence[None], remainder[None], smallest)
-        method = f"{_method(confidence, 'stimuli and recordings jointly')}; {words}"
+        method = f"{_method(confidence, 'stimuli and recordings')}; {words}"
         draws = int(np.isfinite(remainder).all(axis=0).sum())
     low, high = correlation_interval(raw, spread, confidence)
     return {"raw": raw, "ci_low": low, "ci_high": high, "n_draws": draws, "interval_method": method}

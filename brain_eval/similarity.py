@@ -173,25 +173,29 @@ class Metric:
     spearman_brown: bool = True
 
 
+#: For interval_method; see brain_eval.variation.
+COUNTED_TWICE = "corrected for counting pairs of stimuli twice"
+RANKED_ONCE = "pairs ranked before resampling, not anew in every draw"
 #: Every metric by name. Spearman 1904; rho-a: Schütt et al. 2023 (eLife 12:e82566), the expected
 #: Spearman correlation when ties are broken at random, so that tied predictions gain nothing; tau-a:
 #: Nili et al. 2014; whitened: Diedrichsen et al. 2020, see brain_eval.whitened.
 METRICS: dict[str, Metric] = {
-    "spearman": Metric(ranks, _one, "pairs ranked once"),
-    "rho-a": Metric(ranks, _rho_a_factor, "pairs ranked once"),
-    "pearson": Metric(standardised, _one, "pairs as they are"),
+    "spearman": Metric(ranks, _one, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
+    "rho-a": Metric(ranks, _rho_a_factor, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
+    "pearson": Metric(standardised, _one, COUNTED_TWICE),
     "cosine": Metric(
-        unit_size, _one, "pairs as they are", cosine, cosine_draws, defined_if_constant=True, spearman_brown=False,
+        unit_size, _one, COUNTED_TWICE, cosine, cosine_draws, defined_if_constant=True, spearman_brown=False,
     ),
     "tau-a": Metric(
-        ranks, _one, "pairs ordered anew in every draw", tau_a, tau_a_draws, recomputed=True, spearman_brown=False,
+        ranks, _one, f"{COUNTED_TWICE}; pairs ordered anew in every draw", tau_a, tau_a_draws,
+        recomputed=True, spearman_brown=False,
     ),
     "whitened-cosine": Metric(
-        unit_size, _one, "pairs whitened in every draw", whitened_cosine,
+        unit_size, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_cosine,
         partial(whitened_draws, centred=False), defined_if_constant=True, spearman_brown=False,
     ),
     "whitened-correlation": Metric(
-        standardised, _one, "pairs whitened in every draw", whitened_correlation,
+        standardised, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_correlation,
         partial(whitened_draws, centred=True),
     ),
 }  # fmt: skip

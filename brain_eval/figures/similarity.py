@@ -18,7 +18,6 @@ from brain_eval.figures.style import (
     styled,
 )
 from brain_eval.figures.summary import count_text, distinct, groups, headline_rows, unit_text
-from brain_eval.wide_tables.page import readable_method
 
 METRIC_NAMES = {
     "spearman": "Spearman correlation of RDMs",
@@ -170,16 +169,15 @@ def simulated_note(rows: pd.DataFrame) -> str:
 
 
 def interval_text(rows: pd.DataFrame) -> str:
-    """How the intervals of some rows of scores were made, nearly in the words of the table itself.
+    """How the intervals of some rows of scores were made, in the words of the table itself.
 
     The number of draws stands beside intervals whose ends are draws; Student's t takes a variance from them.
     """
     known = rows.dropna(subset=["ci_low", "ci_high"])
     if known.empty:
         return "no interval in the table"
-    methods = [readable_method(method) for method in distinct(known["interval_method"])]
     draws = distinct(known.loc[~known["interval_method"].str.startswith("Student's t"), "n_draws"])
-    return " / ".join(methods) + (f" ({' / '.join(draws)} draws)" if draws else "")
+    return " / ".join(distinct(known["interval_method"])) + (f" ({' / '.join(draws)} draws)" if draws else "")
 
 
 def ceiling_text(rows: pd.DataFrame) -> str:

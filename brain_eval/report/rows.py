@@ -71,9 +71,9 @@ def accuracy_interval(accuracy: pd.DataFrame) -> str:
 
 def readable_tables(study: Study) -> list[dict[str, Any]]:
     """Rule x region at the layer chosen on held-out images, a table per metric (tables/wide/chosen_METRIC)."""
-    layers, scores = (_records(study.text_tables[name]) for name in ("layers", "scores"))
+    layers = _records(study.text_tables["layers"])
     tables = []
-    for page in chosen_pages(layers, scores, study.confidence):
+    for page in chosen_pages(layers, study.scored, study.confidence):
         [section] = page.sections
         rows = [
             {

@@ -11,9 +11,11 @@ import yaml
 
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
+from brain_eval.comparisons import ScoredRun
 from brain_eval.errors import UserError
 from brain_eval.figures import ModelRdms
 from brain_eval.report.claims import Claims, read_claims
+from brain_eval.score_draws import read_draws
 
 _RUN = ("network", "rule", "kind", "seed")
 #: Tables of a study and the columns its report needs.
@@ -60,6 +62,7 @@ class Study:
         tables: the same with numbers as float64 (seed: int), NaN where unknown.
         benchmarks: what benchmarks/NAME.json says of each benchmark in the scores.
         provenance: provenance.json of each run trained here.
+        scored: every scored run with its rows of scores.csv, as text, and its draws where they are.
         rdms: each benchmark that has stored model RDMs, with those of every scored rule's first seed.
         confidence: coverage of the study's intervals.
         claims: verdicts and their figures, None where the study has none.
@@ -71,6 +74,7 @@ class Study:
     tables: dict[str, pd.DataFrame]
     benchmarks: list[dict[str, Any]]
     provenance: list[dict[str, Any]]
+    scored: list[ScoredRun]
     rdms: list[tuple[Benchmark, list[ModelRdms]]]
     confidence: float = 0.95
     claims: Claims | None = None
@@ -106,6 +110,7 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
         tables=tables,
         benchmarks=benchmarks,
         provenance=provenance,
+        scored=_read_scored(results, tables["runs"], texts["scores"]),
         rdms=_read_rdms(results, tables["runs"], names, folders, data),
         confidence=float(evaluation.get("confidence", 0.95)),
         claims=read_claims(results),
@@ -174,6 +179,20 @@ def _yaml_content(config: str, path: Path) -> dict[str, Any]:
     except yaml.YAMLError:
         raise UserError(f"{path} is not valid YAML; mend it") from None
     return content if isinstance(content, dict) else {}
+
+
+def _read_scored(results: Path, runs: pd.DataFrame, scores: pd.DataFrame) -> list[ScoredRun]:
+    """The scored runs in the order of runs.csv."""
+    scored = []
+    for run in _records(runs[runs["scored"].eq("yes")]):
+        own = scores[(scores[list(_RUN)] == [str(run[column]) for column in _RUN]).all(axis=1)]
+        rows = [{str(key): str(value) for key, value in row.items()} for row in own.to_dict("records")]
+        folder = _folder(results, "scores", run)
+        path = folder.with_name(f"{folder.name}_draws.nc")
+        # Scores made by hand may lack it: their intervals then hold seeds alone, and say so.
+        draws = read_draws(path) if path.exists() else {}
+        scored.append(ScoredRun(run["network"], run["rule"], str(run["seed"]), None, rows, draws))
+    return scored
 
 
 def _read_rdms(

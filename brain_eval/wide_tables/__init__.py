@@ -7,10 +7,10 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.files import replacing
 from brain_eval.wide_tables.accuracy import accuracy_page
 from brain_eval.wide_tables.formats import ENDINGS, FORMATS
-from brain_eval.wide_tables.page import Page
+from brain_eval.wide_tables.page import Cell, Page
 from brain_eval.wide_tables.similarity import PREFIXES, chosen_pages, layer_pages
 
-__all__ = ["Page", "accuracy_page", "chosen_pages", "layer_pages", "wide_files", "write_wide"]
+__all__ = ["Cell", "Page", "accuracy_page", "chosen_pages", "layer_pages", "wide_files", "write_wide"]
 
 
 def wide_files(
@@ -27,8 +27,7 @@ def wide_files(
         layers: rows of layers.csv; may be empty.
         confidence: coverage of the intervals.
     """
-    scores = [row for run in runs for row in run.scores]
-    pages = [*layer_pages(runs, confidence), *chosen_pages(layers, scores, confidence)]
+    pages = [*layer_pages(runs, confidence), *chosen_pages(layers, runs, confidence)]
     if accuracy:
         pages.append(accuracy_page(accuracy))
     return {f"{page.name}.{ending}": write(page) for page in pages for ending, write in FORMATS.items()}

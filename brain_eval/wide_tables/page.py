@@ -83,20 +83,6 @@ def listed(words: Iterable[str], separator: str = "; ") -> str:
     return separator.join(dict.fromkeys(word for word in words if word))
 
 
-#: Words of interval_method that need the method's page, and what they say.
-_PLAIN = {
-    ", pairs' variance counted once": "; its variance from a bootstrap, corrected for counting pairs of stimuli twice",
-    "pairs ranked once": "stimulus pairs are ranked before resampling, not anew in each draw",
-}
-
-
-def readable_method(method: str) -> str:
-    """What the column interval_method says, in words that need no other page."""
-    for words, plain in _PLAIN.items():
-        method = method.replace(words, plain)
-    return method
-
-
 def count_of(cells: Iterable[Cell | None]) -> str:
     """ "3", or "2 to 3" where the cells of a row come from different numbers of seeds; "-" without any."""
     counts = [cell.n for cell in cells if cell is not None]

@@ -1,8 +1,7 @@
 """Rule x region: raw scores layer by layer, and of the layer chosen on held-out images."""
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +9,9 @@ import numpy as np
 from brain_eval.benchmarks import MODULES, module_of
 from brain_eval.comparisons import ScoredRun, whole_regions
 from brain_eval.layers import CHOSEN
-from brain_eval.score_draws import Drawn
-from brain_eval.statistics import correlation_interval, t_interval
-from brain_eval.variation import joint_variance
-from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed, readable_method
+from brain_eval.statistics import t_interval
+from brain_eval.wide_tables.intervals import joint_interval, methods, words
+from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
 
 PREFIXES = ("layers_", "chosen_")
 Row = Mapping[str, str]
@@ -73,10 +71,10 @@ def _layer_page(metric: str, network: str, here: Sequence[Scored], pixels: Seque
         groups += [("pixels", list(pixels))] if pixels else []
         rows = [((rule,), tuple(_score(group, region, confidence) for region in regions)) for rule, group in groups]
         sections.append(Section(layer, tuple(rows), ceilings))
-    methods = _methods(cell.method for section in sections for _, cells in section.rows for cell in cells if cell)
+    made = methods(cell.method for section in sections for _, cells in section.rows for cell in cells if cell)
     note = (
         f"Raw {metric} of {network}'s layers with each region, mean over seeds. "
-        + f"Interval: {methods}. " * bool(methods)
+        + f"Interval: {made}. " * bool(made)
         + _about([one.row for one in here], regions)
     )
     title = f"Similarity, every layer: {network}, {metric}"
@@ -85,37 +83,40 @@ def _layer_page(metric: str, network: str, here: Sequence[Scored], pixels: Seque
     return Page(name, title, note, "layer", ("rule",), columns, tuple(sections))
 
 
-def chosen_pages(layers: Sequence[Row], scores: Sequence[Row], confidence: float = 0.95) -> Iterator[Page]:
+def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[Page]:
     """Yield a page per metric: rules of all networks, each at the layer chosen on held-out images.
+
+    The interval is over seeds, stimuli and recordings jointly where the scores' draws are known, the
+    layers in the shares in which they were chosen; else over seeds alone.
 
     Args:
         layers: rows of layers.csv.
-        scores: rows of scores.csv, for ceilings, numbers of stimuli, and the intervals of models of one seed.
-        confidence: coverage of Student's t intervals over seeds.
+        runs: with their rows of scores.csv, for ceilings and numbers of stimuli, and their draws.
+        confidence: coverage of the intervals.
     """
     own = [row for row in layers if row["layer"] == CHOSEN and row["half"] != ""]
-    whole = list(whole_regions(scores))
+    whole = list(whole_regions([row for run in runs for row in run.scores]))
     for metric in dict.fromkeys(row["metric"] for row in own):
-        here = [row for row in own if row["metric"] == metric]
-        regions = list(dict.fromkeys(_region(row) for row in here))
+        here = [row for row in layers if row["metric"] == metric]
+        shown = [row for row in own if row["metric"] == metric]
+        regions = list(dict.fromkeys(_region(row) for row in shown))
         rows = []
-        for network, rule in dict.fromkeys((row["network"], row["rule"]) for row in here):
+        for network, rule in dict.fromkeys((row["network"], row["rule"]) for row in shown):
             group = [row for row in here if (row["network"], row["rule"]) == (network, rule)]
-            every = [row for row in layers if (row["network"], row["rule"], row["metric"]) == (network, rule, metric)]
-            own_scores = [
-                row for row in whole if (row["network"], row["rule"], row["metric"]) == (network, rule, metric)
-            ]
-            cells = tuple(_chosen(group, every, own_scores, region, confidence) for region in regions)
+            members = [run for run in runs if (run.network, run.rule) == (network, rule)]
+            cells = tuple(_chosen(group, members, region, metric, confidence) for region in regions)
             rows.append(((network, rule), cells))
-        shown = [row for row in whole if row["metric"] == metric]
-        covered, note = _covered([cell for _, cells in rows for cell in cells if cell])
+        scored = [row for row in whole if row["metric"] == metric]
+        made = methods(cell.method for _, cells in rows for cell in cells if cell)
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
-            f"half, over many random halves; beside it the layer chosen most often. {note}"
-            f"Ceilings are those of all stimuli. {_about(shown, regions)}"
+            "half, over many random halves; beside it the layer chosen most often. "
+            + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is not in it. "
+            * bool(made)
+            + f"Ceilings are those of all stimuli. {_about(scored, regions)}"
         )
-        ceilings = tuple(_ceiling(shown, region) for region in regions)
-        title = f"Similarity at the layer chosen on held-out images: {metric}{covered}"
+        ceilings = tuple(_ceiling(scored, region) for region in regions)
+        title = f"Similarity at the layer chosen on held-out images: {metric}"
         columns = tuple(region.title for region in regions)
         section = Section("", tuple(rows), ceilings)
         yield Page(file_stem("chosen", metric), title, note, "", ("network", "rule"), columns, (section,))
@@ -130,99 +131,53 @@ def _score(group: Sequence[Scored], region: Region, confidence: float) -> Cell |
     known = [one for one in group if _region(one.row) == region and one.row["raw"] != ""]
     if not known:
         return None
-    values = [float(one.row["raw"]) for one in known]
-    joint = _joint(known, region, confidence)
+    values, row = [float(one.row["raw"]) for one in known], known[0].row
+    drawn = [one.run.draws.get((region.benchmark, row["metric"])) for one in known]
+    shares = [{row["layer"]: 1.0}] * len(known)
+    joint = joint_interval(drawn, shares, region.species, region.region, confidence)
     if joint is not None:
-        return Cell(float(np.mean(values)), *joint[:2], len(values), joint[2])
+        return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method)
     if len(values) > 1:
-        mean, low, high, _, n = t_interval(values, confidence)
-        return Cell(mean, low, high, n, _words(confidence, ["seeds"]))
-    row = known[0].row
+        return _over_seeds(values, confidence)
     low, high = (float(row[key]) if row[key] != "" else None for key in ("ci_low", "ci_high"))
-    return Cell(values[0], low, high, 1, readable_method(row["interval_method"]) if low is not None else "")
+    return Cell(values[0], low, high, 1, row["interval_method"] if low is not None else "")
 
 
-def _joint(known: Sequence[Scored], region: Region, confidence: float) -> tuple[float, float, str] | None:
-    """Interval over seeds, stimuli and recordings, and its words; None where a seed's draws are missing."""
-    row = known[0].row
-    found = [one.run.draws.get((region.benchmark, row["metric"])) for one in known]
-    drawn = [one for one in found if one is not None and row["layer"] in one.layers]
-    if len(drawn) < len(known) or len({(one.sampling, one.labels) for one in drawn}) > 1:
-        return None
-    own = [i for i, label in enumerate(drawn[0].labels) if label[2:] == (region.species, region.region)]
-
-    def stack(name: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-        return np.stack([_of_layer(one, name, row["layer"])[own].astype(np.float64) for one in drawn])
-
-    values = stack("raw")
-    recorded = drawn[0].recorded[own]
-    if not own or not np.isfinite(values).all():
-        return None
-    anywhere = recorded.any(axis=0)
-    influence, smallest = stack("influence")[..., anywhere], int(recorded.sum(axis=1).min())
-    spread = joint_variance(values, influence, stack("remainder"), smallest)
-    over = ["seeds"] * (len(values) > 1) + ["stimuli"] + ["recordings"] * (len(own) > 1)
-    return *correlation_interval(float(values.mean()), spread, confidence), _words(confidence, over, "(Fisher z) ")
-
-
-def _of_layer(drawn: Drawn, name: str, layer: str) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
-    return np.asarray(getattr(drawn, name)[drawn.layers.index(layer)])
-
-
-def _words(confidence: float, over: Sequence[str], scale: str = "") -> str:
-    joined = " and ".join(filter(None, [", ".join(over[:-1]), over[-1]]))
-    return f"Student's t {100 * confidence:g} % interval {scale}over {joined}"
-
-
-def _methods(methods: Iterable[str]) -> str:
-    """The different ways in which intervals were made; what they are over stands together."""
-    over: dict[str, list[str]] = {}
-    for method in dict.fromkeys(method for method in methods if method):
-        how, _, what = method.partition(" over ")
-        over.setdefault(how, []).append(what)
-    return "; ".join(f"{how} over {', or '.join(whats)}" if any(whats) else how for how, whats in over.items())
-
-
-def _covered(cells: Sequence[Cell]) -> tuple[str, str]:
-    """What the intervals at chosen layers are over, for the title, and the sentences on it."""
-    methods = _methods(cell.method for cell in cells)
-    several, one = (any(cell.method and (cell.n > 1) == many for cell in cells) for many in (True, False))
-    title = ", ".join(["over seeds"] * several + ["of one seed over stimuli"] * one)
-    words = f"Interval: {methods}. " * bool(methods)
-    words += "That over seeds holds what the seeds vary, not the stimuli. " * several
-    words += "That of one seed holds neither other seeds nor the choice of the layer. " * one
-    return f" (intervals {title})" * bool(title), words
+def _over_seeds(values: Sequence[float], confidence: float, note: str = "") -> Cell:
+    """Mean of several seeds with an interval that holds them alone, or of one without an interval."""
+    mean, low, high, _, n = t_interval(values, confidence)
+    return Cell(mean, low, high, n, words(confidence, ["seeds"]) if n > 1 else "", note)
 
 
 def _chosen(
-    group: Sequence[Row], every: Sequence[Row], scores: Sequence[Row], region: Region, confidence: float
+    rows: Sequence[Row], runs: Sequence[ScoredRun], region: Region, metric: str, confidence: float
 ) -> Cell | None:
-    """The held-out score of one rule with one region, and the layer chosen most often."""
-    values = [float(row["half"]) for row in group if _region(row) == region]
-    if not values:
+    """The held-out score of one rule with one region, and the layer chosen most often.
+
+    Args:
+        rows: of layers.csv, of the rule and the metric.
+        runs: of the rule.
+        region, metric, confidence: see `chosen_pages`.
+    """
+    own = [row for row in rows if _region(row) == region]
+    held_out = {row["seed"]: float(row["half"]) for row in own if row["layer"] == CHOSEN and row["half"] != ""}
+    if not held_out:
         return None
-    shares: dict[str, float] = {}
-    for row in every:
-        if _region(row) == region and row["layer"] != CHOSEN and row["chosen"] != "":
-            shares[row["layer"]] = shares.get(row["layer"], 0.0) + float(row["chosen"]) / len(values)
-    most = max(shares, key=lambda layer: shares[layer], default="")
-    note = f"{most} {100 * shares[most]:.0f} %" if len(shares) > 1 else ""
-    mean, low, high, _, n = t_interval(values, confidence)
-    if n > 1:
-        return Cell(mean, low, high, n, _words(confidence, ["seeds"]), note)
-    return Cell(mean, *_moved(mean, [row for row in scores if _region(row) == region and row["layer"] == most]), note)
-
-
-def _moved(mean: float, scores: Sequence[Row]) -> tuple[float | None, float | None, int, str]:
-    """Interval and words for a model of one seed: that of its layer in scores.csv, moved from `raw` to the mean."""
-    if len(scores) != 1 or "" in (scores[0]["raw"], scores[0]["ci_low"], scores[0]["ci_high"]):
-        return None, None, 1, ""
-    raw, low, high = (float(scores[0][key]) for key in ("raw", "ci_low", "ci_high"))
-    over = re.split("[,;]", scores[0]["interval_method"].partition(" over ")[2])[0] or "stimuli"
-    words = (
-        f"of one seed that of the layer's score on all stimuli (scores.csv), moved to the held-out score, over {over}"
-    )
-    return mean + low - raw, mean + high - raw, 1, words
+    shares: dict[str, dict[str, float]] = {seed: {} for seed in held_out}
+    for row in own:
+        if row["layer"] != CHOSEN and row["chosen"] != "" and row["seed"] in shares:
+            shares[row["seed"]][row["layer"]] = float(row["chosen"])
+    layers = dict.fromkeys(layer for seed in shares.values() for layer in seed)
+    mean_share = {layer: math.fsum(one.get(layer, 0.0) for one in shares.values()) / len(shares) for layer in layers}
+    most = max(mean_share, key=lambda layer: mean_share[layer], default="")
+    note = f"{most} {100 * mean_share[most]:.0f} %" if len(mean_share) > 1 else ""
+    values = list(held_out.values())
+    drawn = {run.seed: run.draws.get((region.benchmark, metric)) for run in runs}
+    found = [drawn.get(seed) for seed in held_out]
+    joint = joint_interval(found, list(shares.values()), region.species, region.region, confidence, values)
+    if joint is None:
+        return _over_seeds(values, confidence, note)
+    return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method, note)
 
 
 def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:

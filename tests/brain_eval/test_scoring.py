@@ -74,9 +74,9 @@ def test_rows_and_columns_are_those_of_the_contract(study):
     assert all(row[column] == "" for row in rows for column in unknown)
     for row in rows:
         assert float(row["ci_low"]) < float(row["raw"]) < float(row["ci_high"])
-        assert "Student's t 95 % (Fisher z) of bootstrap over stimuli" in row["interval_method"]
-        assert "ranked once" in row["interval_method"]
-        assert ("recordings jointly" in row["interval_method"]) == (row["session"] == "mean")
+        assert "Student's t 95 % interval (Fisher z) over stimuli" in row["interval_method"]
+        assert "counting pairs of stimuli twice; pairs ranked before resampling" in row["interval_method"]
+        assert ("stimuli and recordings" in row["interval_method"]) == (row["session"] == "mean")
     means = [row for row in rows if row["session"] == "mean"]
     assert set(cells(means, "n_stimuli", "n_neuroids")) == {("24", "100")}
 

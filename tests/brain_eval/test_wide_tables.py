@@ -16,7 +16,7 @@ from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
 from brain_eval.wide_tables import Page, accuracy_page, chosen_pages, layer_pages, wide_files, write_wide
 from brain_eval.wide_tables.formats import csv_text, markdown_escaped, markdown_text
 from brain_eval.wide_tables.latex import latex_escaped, latex_text
-from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem, readable_method, rounded
+from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem, rounded
 
 HOSTILE = r"nmnc|b_1 & 50 % of $\alpha^2$ {#~} <i>"
 RULES = {"backprop": "backprop", HOSTILE: "nmnc", "untrained": "untrained"}
@@ -189,70 +189,6 @@ def layers_rows() -> list[dict[str, str]]:
     return rows
 
 
-def test_the_chosen_layer_has_its_held_out_score_and_its_name() -> None:
-    scores = [row for run in make_runs() for row in run.scores]
-    [page] = chosen_pages(layers_rows(), scores, 0.95)
-    assert page.name == "chosen_rho-a"
-    [(labels, (cell,))] = page.sections[0].rows
-    low, high = stats.t.interval(0.95, 2, 0.25, stats.sem([0.2, 0.3, 0.25]))
-    assert labels == ("net", "backprop")
-    assert cell is not None
-    assert (cell.mean, cell.low, cell.high, cell.n) == pytest.approx((0.25, low, high, 3))
-    assert cell.note == "conv1 70 %"
-    assert page.sections[0].ceilings == ((0.31, 0.42),)
-    assert "holds what the seeds vary, not the stimuli" in page.note
-    assert page.title.endswith("rho-a (intervals over seeds)")
-
-
-def test_one_seeds_held_out_score_has_the_interval_of_its_layer_over_stimuli() -> None:
-    scores = [
-        row | {"raw": "0.3", "interval_method": "Student's t 95 % (Fisher z) of bootstrap over stimuli, words; more"}
-        for run in make_runs() for row in run.scores if run.seed == "0"
-    ]  # fmt: skip
-    rows = [row for row in layers_rows() if row["seed"] == "0"]
-    [page] = chosen_pages(rows, scores)
-    cell = cells_of(page)["backprop"][0]
-    assert cell is not None
-    # scores.csv: 0.3 in [0.1, 0.4]; the held-out score is 0.2.
-    assert (cell.mean, cell.low, cell.high, cell.n) == pytest.approx((0.2, 0.0, 0.3, 1))
-    assert cell.method.endswith("moved to the held-out score, over stimuli")
-    assert page.title.endswith("(intervals of one seed over stimuli)")
-    assert "neither other seeds nor the choice of the layer" in page.note
-    assert "over seeds holds" not in page.note
-    for unknown in ([], [row | {"ci_low": ""} for row in scores]):
-        [page] = chosen_pages(rows, unknown)
-        bare = cells_of(page)["backprop"][0]
-        assert bare is not None
-        assert (bare.low, bare.high, bare.method) == (None, None, "")
-        assert page.title.endswith("rho-a")
-
-
-def test_what_a_reader_of_a_benchmark_must_know_is_said_below_the_table() -> None:
-    noisy = [row | {"benchmark": "algonauts2019"} for row in layers_rows()]
-    [page] = chosen_pages(noisy, [])
-    assert "algonauts2019: very noisy: leave-one-subject-out ceiling .016 (EVC)" in page.note
-    [page] = chosen_pages(layers_rows(), [])
-    assert "noisy" not in page.note
-    runs = make_runs()
-    for row in (row for run in runs for row in run.scores):
-        row["benchmark"] = "algonauts2019"
-    assert "very noisy" in next(iter(layer_pages(runs))).note
-
-
-def test_methods_are_told_in_words_that_need_no_other_page() -> None:
-    told = readable_method(
-        "Student's t 95 % of bootstrap over stimuli, pairs' variance counted once; pairs ranked once"
-    )
-    assert "counted once" not in told
-    assert "corrected for counting pairs of stimuli twice" in told
-    assert "ranked before resampling" in told
-
-
-def test_without_a_choice_there_is_no_such_table() -> None:
-    assert not list(chosen_pages([], [row for run in make_runs() for row in run.scores]))
-    assert wide_files([], [], []) == {}
-
-
 def accuracy_rows() -> list[dict[str, str]]:
     return [
         {"network": network, "rule": rule, "epoch": epoch, "n_seeds": "3", "mean": mean, "ci_low": "0.35",
@@ -395,7 +331,7 @@ def test_latex_shows_labels_as_they_stand() -> None:
 
 
 def test_brackets_stand_on_a_second_line_of_their_cell() -> None:
-    [page] = chosen_pages(layers_rows(), [row for run in make_runs() for row in run.scores])
+    [page] = chosen_pages(layers_rows(), make_runs())
     text = latex_text(page)
     assert r"\begin{tabular}[b]{@{}r@{}}macaque V4 \\ (bench)\end{tabular}" in text
     assert r"\begin{tabular}[t]{@{}r@{}}0.250$\pm$0.124 \\ (conv1 70 \%)\end{tabular} \\" in text

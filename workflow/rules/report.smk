@@ -79,6 +79,7 @@ rule report:
         rules.benchmarks.output,
         verdicts(),
         config=CONFIG.as_posix(),
+        draws=per_identity(f"{RESULTS}/scores/{{folder}}_draws.nc"),
         rdms=per_identity(f"{RESULTS}/scores/{{folder}}_rdms.nc"),
         sources=sources("brain_eval.report", *benchmark_sources()),
     output:
