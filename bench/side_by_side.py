@@ -54,7 +54,7 @@ def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_co
 
 def compare(
     bench: str, case: str, ours: tuple[str, Callable[[], Any]], other: tuple[str, Callable[[], Any]], *,
-    repeats: int, goal: str, threads: int, faster: bool = True, device: str = "cpu",
+    repeats: int, goal: str, threads: int, faster: bool = True, device: str = "cpu", wall: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Time two functions alternately and print their ratio; returns a row of COLUMNS.
 
@@ -67,13 +67,14 @@ def compare(
             the machine meanwhile does not count.
         faster: True: ratio = other / ours (how many times faster we are); False: ratio = ours / other.
         device: "cpu" or "cuda".
+        wall: give elapsed time in any case: for what works in threads beside, on a machine with cores free for them.
 
     Returns:
         Median seconds of both; the ratio is the median of the rounds' own ratios, with their lowest and
         highest: what slows the machine for a while slows both sides of a round.
     """
     ours[1](), other[1]()
-    clock = time.process_time if threads == 1 and device == "cpu" else time.perf_counter
+    clock = time.process_time if threads == 1 and device == "cpu" and not wall else time.perf_counter
     rounds = [(timed(ours[1], clock), timed(other[1], clock)) for _ in range(repeats)]
     ratios = [b / a if faster else a / b for a, b in rounds]
     row: dict[str, Any] = {

@@ -15,6 +15,8 @@ from brain_eval.statistics import holm, t_interval
 
 #: Below this many seeds a claim is undecided, whatever the interval says.
 FEWEST_SEEDS = 6
+#: Arguments of quantities that name labels of rules, and a network.
+LABELS = ("a", "b", "rule", "rules", "floor", "ceiling", "network")
 COLUMNS = (
     "prediction", "claim", "says", "quantity", "side", "threshold", "effect", "ci_low", "ci_high", "n", "n_missing",
     "interval_method", "p", "p_holm", "verdict", "tier",
@@ -94,6 +96,17 @@ def effects(runs: Runs, name: str, prediction: dict[str, Any]) -> "pd.Series[flo
         raise UserError(f"{name}: {error}") from None
 
 
+def not_in_study(runs: Runs, arguments: dict[str, Any]) -> list[str]:
+    """Labels and networks that a prediction's arguments name and the study does not have: misspelt, or of another tier."""
+    named = [(role, one) for role in LABELS for one in _several(arguments.get(role))]
+    known = {**dict.fromkeys(LABELS, set(runs.table["rule"])), "network": set(runs.table["network"])}
+    return list(dict.fromkeys(one for role, one in named if one not in known[role]))
+
+
+def _several(value: Any) -> list[str]:
+    return [] if value is None else [value] if isinstance(value, str) else list(value)
+
+
 def _row(runs: Runs, key: str, name: str, prediction: dict[str, Any], tier: str, confidence: float) -> dict[str, Any]:
     values = effects(runs, name, prediction)
     found = values.dropna()
@@ -105,7 +118,8 @@ def _row(runs: Runs, key: str, name: str, prediction: dict[str, Any], tier: str,
         "p": None, "verdict": "undecided", "tier": tier,
     }  # fmt: skip
     if found.empty:
-        return row | {"interval_method": "no finished runs"}
+        foreign = ", ".join(repr(label) for label in not_in_study(runs, prediction["arguments"]))
+        return row | {"interval_method": f"not in this study: {foreign}" if foreign else "no finished runs"}
     mean, low, high, _, n = t_interval(found.to_numpy(), confidence)
     p = t_interval(found.to_numpy() - threshold, confidence).p
     method = f"Student's t {100 * confidence:g} % interval over {n} seeds" if n > 1 else "one seed"

@@ -228,6 +228,20 @@ def test_an_unfinished_study_is_undecided_and_says_how_many_seeds_there_are(tmp_
     assert (empty["verdict"], empty["n"], empty["interval_method"]) == ("undecided", 0, "no finished runs")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "foreign"),
+    [
+        ({"network": "net", "a": "nmcn", "b": "vnc"}, "'nmcn'"),
+        ({"network": "nett", "a": "nmnc", "b": "vcn"}, "'vcn', 'nett'"),
+    ],
+)
+def test_labels_that_the_study_does_not_have_are_named(
+    runs: Runs, arguments: dict[str, str], foreign: str
+) -> None:
+    (row,) = verdicts(runs, prediction(arguments=arguments), "CPU")
+    assert (row["verdict"], row["interval_method"]) == ("undecided", f"not in this study: {foreign}")
+
+
 def test_tables_and_figures_are_written_and_the_same_each_time(tmp_path: Path) -> None:
     folder = claims_study.write(tmp_path / "study")
     file = tmp_path / "predictions.yaml"

@@ -81,7 +81,7 @@ def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
     oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds)
     rdm = function(repetitions, shrinkage)
-    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(rdm, rdm.T, atol=1e-14)
     assert not np.diag(rdm).any()
 
@@ -106,7 +106,7 @@ def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(ki
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
     oracle = calc_rdm_unbalanced(centred, kind, "stimulus", noise=np.linalg.inv(covariance), **folds)
     rdm = mahalanobis.KINDS[kind](repetitions, shrinkage)
-    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
 
 
 def test_where_a_missing_repetition_stands_says_nothing_to_means():
