@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling
+from brain_eval.cka import linear_cka
 from brain_eval.errors import UserError
 from brain_eval.rdms import UndefinedSimilarity, Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
@@ -80,8 +81,13 @@ def _rdm_of_half(values: NDArray[np.float64], chosen: NDArray[np.bool_], kind: K
     """RDM of the chosen repetitions alone, noise covariance included; `values` holds 0 where not available."""
     if kind.repeated:
         return kind.of_recording(np.where(chosen[..., None], values, np.nan))
+    return kind.of_recording(_mean_of_half(values, chosen))
+
+
+def _mean_of_half(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(n, neuroids) averages over the chosen repetitions; `values` holds 0 where not available."""
     sums = np.einsum("rn,rnp->np", chosen.astype(np.float64), values, optimize=True)
-    return kind.of_recording(sums / chosen.sum(axis=0)[:, None])
+    return np.asarray(sums / chosen.sum(axis=0)[:, None])
 
 
 def split_half_correlations(
@@ -148,6 +154,37 @@ def ceiling_of_halves(
     if mean <= 0.0:
         return Ceiling(mean, None, words + "; reliability not positive")
     return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
+
+
+def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: int, seed: int) -> Ceiling:
+    """Lower noise ceiling of linear CKA: how well one half of the repetitions predicts the other.
+
+    lower = mean CKA of the averages over random halves; upper is unknown, since no formula takes CKA from halves of
+    the repetitions to all of them. Empty, with the reason, where it is undefined.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images with
+            fewer than two repetitions are left out.
+        unbiased: see cka.gram.
+        n_splits: random splits of each image's repetitions.
+        seed: of the splits.
+
+    Raises:
+        UserError: NaN for some neuroids only.
+    """
+    available = _available(repetitions)
+    used = available.sum(axis=0) >= 2
+    available, values = available[:, used], np.nan_to_num(repetitions[:, used], nan=0.0)
+    rng = generator(seed, "split-half")
+    found = []
+    try:
+        for _ in range(n_splits):
+            first, second = (_mean_of_half(values, half) for half in _halves(available, rng))
+            found.append(linear_cka(first, second, unbiased))
+    except UserError as error:
+        return Ceiling(None, None, f"none: {error}")
+    words = f"split-half over repetitions ({n_splits} random splits; {int(used.sum())} images): "
+    return Ceiling(float(np.mean(found)), None, words + "lower = mean CKA of half averages; upper unknown for CKA")
 
 
 def split_half(

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.benchmarks.base import Ceiling
+from brain_eval.ceiling_files import SPLITS
+from brain_eval.ceilings import split_half_cka
 from brain_eval.cka_resampling import GramSums, cka_in_subsets, gram_sums
 from brain_eval.encoding_scores import EncodingTarget
 from brain_eval.gram import centred_gram
@@ -35,6 +38,7 @@ class ResponseTarget:
         self.encoding = [name for name in metrics if name in ENCODING]
         self._subsets: dict[bytes, NDArray[np.float64]] = {}
         self._recorded: dict[tuple[int, str], GramSums] = {}
+        self._ceilings: dict[tuple[int, str], Ceiling] = {}
         if self.cka:
             rng = generator(target.seed, target.name, "halves of the stimuli")
             halves = random_halves(target.strata, len(target.stimulus_ids), draws, rng)
@@ -49,11 +53,15 @@ class ResponseTarget:
         subsets = np.concatenate(parts)
         self._subsets[stimuli.tobytes()] = subsets
         for index in group:
-            responses = self.target.recordings[index].responses
-            if responses is not None:
-                gram = centred_gram(responses)
-                for name in self.cka:
-                    self._recorded[index, name] = gram_sums(gram, subsets, CKA[name])
+            recording = self.target.recordings[index]
+            if recording.responses is None:
+                continue
+            gram = centred_gram(recording.responses)
+            for name in self.cka:
+                self._recorded[index, name] = gram_sums(gram, subsets, CKA[name])
+                if recording.repetitions is not None:
+                    ceiling = split_half_cka(recording.repetitions, CKA[name], SPLITS, self.target.seed)
+                    self._ceilings[index, name] = ceiling
 
     def score(self, group: Sequence[int], features: NDArray[np.float32]) -> Scores:
         """Compare a layer's activity (n, neuroids) for a group's stimuli with the recordings that have responses."""
@@ -85,5 +93,5 @@ class ResponseTarget:
             variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli)
             estimate = f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC"
             words = f"{COUNTED_TWICE}; {estimate}; draws are random halves of the stimuli"
-            scores[index, name] = Score(raw, variation, words, chosen)
+            scores[index, name] = Score(raw, variation, words, chosen, self._ceilings.get((index, name)))
         return scores

@@ -97,10 +97,10 @@ def effects(runs: Runs, name: str, prediction: dict[str, Any]) -> "pd.Series[flo
 
 
 def not_in_study(runs: Runs, arguments: dict[str, Any]) -> list[str]:
-    """Labels and networks that a prediction's arguments name and the study does not have: misspelt, or of another tier."""
+    """Labels and networks that a prediction's arguments name and the study lacks: misspelt, or of another tier."""
+    labels, networks = set(runs.table["rule"]), set(runs.table["network"])
     named = [(role, one) for role in LABELS for one in _several(arguments.get(role))]
-    known = {**dict.fromkeys(LABELS, set(runs.table["rule"])), "network": set(runs.table["network"])}
-    return list(dict.fromkeys(one for role, one in named if one not in known[role]))
+    return list(dict.fromkeys(one for role, one in named if one not in (networks if role == "network" else labels)))
 
 
 def _several(value: Any) -> list[str]:

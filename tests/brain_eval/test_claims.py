@@ -235,9 +235,7 @@ def test_an_unfinished_study_is_undecided_and_says_how_many_seeds_there_are(tmp_
         ({"network": "nett", "a": "nmnc", "b": "vcn"}, "'vcn', 'nett'"),
     ],
 )
-def test_labels_that_the_study_does_not_have_are_named(
-    runs: Runs, arguments: dict[str, str], foreign: str
-) -> None:
+def test_labels_that_the_study_does_not_have_are_named(runs: Runs, arguments: dict[str, str], foreign: str) -> None:
     (row,) = verdicts(runs, prediction(arguments=arguments), "CPU")
     assert (row["verdict"], row["interval_method"]) == ("undecided", f"not in this study: {foreign}")
 

@@ -9,6 +9,8 @@ import pytest
 
 from brain_eval import score_draws
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
+from brain_eval.ceiling_files import SPLITS
+from brain_eval.ceilings import split_half_cka
 from brain_eval.cka import linear_cka
 from brain_eval.cka_resampling import cka_in_subsets, gram_sums
 from brain_eval.encoding import corrected, cross_validated, median_score, reliability
@@ -121,7 +123,9 @@ def test_cka_is_scored_where_there_are_responses(made, metric, unbiased):
         assert row["raw"] == pytest.approx(oracle, abs=1e-10)
         assert row["ci_low"] < row["raw"] < row["ci_high"]
         assert f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC" in row["interval_method"]
-    assert all(row["ceiling_upper"] is None for row in rows)
+    assert all(row["ceiling_upper"] is row["ceiled"] is None for row in rows)
+    halves = split_half_cka(benchmark.recordings[0].repetitions, unbiased, SPLITS, target.seed)
+    assert (rows[0]["ceiling_lower"], rows[0]["ceiling_definition"]) == (halves.lower, halves.definition)
 
 
 def test_the_spread_of_cka_is_that_of_repeated_samples():

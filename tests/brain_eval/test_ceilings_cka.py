@@ -1,0 +1,72 @@
+"""The lower noise ceiling of CKA against halves taken here image by image, and where it is undefined."""
+
+import numpy as np
+import pytest
+
+from brain_eval.ceilings import split_half_cka
+from brain_eval.cka import linear_cka
+from brain_eval.errors import UserError
+from brain_eval.resampling import generator
+
+
+def repetitions_of(noise: float, n: int = 30, repetitions: int = 6, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    signal = rng.standard_normal((n, 8)) @ rng.standard_normal((8, 20))
+    return signal + noise * rng.standard_normal((repetitions, n, 20))
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("missing", [0, 2])
+def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased, missing):
+    repetitions = repetitions_of(2.0)
+    repetitions[:missing, ::3] = np.nan
+    available = ~np.isnan(repetitions).any(axis=2)
+    rng, found = generator(7, "split-half"), []
+    for _ in range(4):
+        keys, extra = rng.random(available.shape), rng.random(30) < 0.5
+        first, second = np.zeros((30, 20)), np.zeros((30, 20))
+        for image in range(30):
+            order = [r for r in np.argsort(keys[:, image]) if available[r, image]]
+            cut = (len(order) + int(extra[image])) // 2
+            first[image] = repetitions[order[:cut], image].mean(axis=0)
+            second[image] = repetitions[order[cut:], image].mean(axis=0)
+        found.append(linear_cka(first, second, unbiased))
+    ceiling = split_half_cka(repetitions, unbiased, 4, 7)
+    assert ceiling.lower == pytest.approx(np.mean(found), abs=1e-12)
+    assert ceiling.upper is None
+    assert "4 random splits; 30 images" in ceiling.definition
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_without_noise_it_is_one_and_more_noise_lowers_it(unbiased):
+    lower = [split_half_cka(repetitions_of(noise), unbiased, 5, 0).lower for noise in (0.0, 1.0, 3.0, 9.0)]
+    assert lower[0] == pytest.approx(1.0, abs=1e-12)
+    assert lower == sorted(lower, reverse=True)
+
+
+def test_a_model_of_the_signal_is_above_it():
+    """The average over all repetitions holds less noise than a half, and the signal none."""
+    repetitions = repetitions_of(3.0)
+    signal = repetitions_of(0.0)[0]
+    ceiling = split_half_cka(repetitions, True, 20, 0).lower
+    assert ceiling is not None
+    assert linear_cka(signal, repetitions.mean(axis=0)) > ceiling > 0.1
+
+
+def test_images_seen_once_do_not_count_and_too_few_leave_it_empty():
+    repetitions = repetitions_of(1.0)
+    repetitions[1:, 5:] = np.nan
+    some = split_half_cka(repetitions, True, 3, 0)
+    assert "5 images" in some.definition
+    assert some.lower is not None
+    repetitions[1:, 3:] = np.nan
+    few = split_half_cka(repetitions, True, 3, 0)
+    assert (few.lower, few.upper) == (None, None)
+    assert few.definition.startswith("none: unbiased CKA needs features of at least 4 stimuli")
+
+
+def test_a_repetition_that_is_missing_in_part_is_refused():
+    repetitions = repetitions_of(1.0)
+    repetitions[0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="NaN for some neuroids only"):
+        split_half_cka(repetitions, True, 3, 0)
