@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from brain_eval.benchmarks.base import Ceiling
 from brain_eval.cka import linear_cka
 from brain_eval.errors import UserError
-from brain_eval.rdms import UndefinedSimilarity, Vector, upper_triangle
+from brain_eval.rdms import Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
 from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
@@ -206,14 +206,16 @@ def split_half(
 def split_half_all(
     repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION
 ) -> dict[str, Ceiling]:
-    """Return `split_half` for several metrics at the cost of one; empty ceilings where it is undefined.
+    """Return `split_half` for several metrics at the cost of one; empty, with the reason, where it is undefined.
 
-    RDMs that take two repetitions may have too few for halves of them: that too leaves the ceiling empty.
+    Too few images with enough repetitions leave it empty as well: the scores need no repetitions.
+
+    Raises:
+        UserError: NaN for some neuroids only.
     """
+    _available(repetitions)
     try:
         correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
     except UserError as error:
-        if not (isinstance(error, UndefinedSimilarity) or find_kind(kind).repeated):
-            raise
         return {name: Ceiling(None, None, f"none: {error}") for name in metrics}
     return {name: ceiling_of_halves(correlations[name], n_images, name, kind) for name in metrics}

@@ -184,7 +184,7 @@ class Differences:
 def _draws_of_both(
     a: Sequence[ScoredRun], b: Sequence[ScoredRun], seeds: Sequence[str], quantity: Quantity
 ) -> Differences | None:
-    """The draws of both rules, seed by seed; None where a run has none, or others."""
+    """The draws of both rules, seed by seed; None where a run or a recording has none, or others."""
     key = (quantity.benchmark, quantity.metric)
     parts = []
     for runs in (a, b):
@@ -202,10 +202,10 @@ def _draws_of_both(
         return np.stack(values[: len(seeds)]) - np.stack(values[len(seeds) :])
 
     values = difference("raw")
-    if not np.isfinite(values).all() or not chosen:
+    recorded = drawn[0].recorded[chosen]
+    if not np.isfinite(values).all() or not recorded.any(axis=1).all() or not chosen:
         return None
     influence = difference("influence")
-    recorded = drawn[0].recorded[chosen]
     anywhere = recorded.any(axis=0)
     smallest = int(recorded.sum(axis=1).min())
     return Differences(values, influence[..., anywhere], difference("remainder"), smallest)

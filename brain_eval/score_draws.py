@@ -1,6 +1,7 @@
 """The file beside a model's scores that lets two models be compared on the same resampled stimuli.
 
-One group BENCHMARK/METRIC per metric whose scores vary with the stimuli:
+One group BENCHMARK/METRIC per metric whose scores vary with the stimuli; a recording whose own do not (it is too small
+for the metric) has no entries:
 
     raw        (layer, recording) float64, NaN where undefined
     influence  (layer, entry) float32, the recordings' influences one after the other
@@ -75,17 +76,18 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     known = {index: one for index in every for score in table[index] if (one := _variation(score)) is not None}
     if not known:
         return
-    units = [one.units for one in known.values()]
+    # A recording that is too small for the metric stays, without units: what stands for its region needs it.
+    units = [known[index].units if index in known else np.zeros(0, dtype=np.intp) for index in every]
     draws = len(next(iter(known.values())).remainder)
     group = file.createGroup(f"{target.name}/{metric_label(target.kind, metric)}")
-    group.setncatts({"sampling": sampling, "units": max(int(one.max()) for one in units) + 1})
-    sizes = {"layer": len(layers), "recording": len(known), "entry": sum(len(one) for one in units), "draw": draws}
+    group.setncatts({"sampling": sampling, "units": max(int(one.max()) for one in units if len(one)) + 1})
+    sizes = {"layer": len(layers), "recording": len(every), "entry": sum(len(one) for one in units), "draw": draws}
     sizes["side"] = len(target.halves)
     for name, size in sizes.items():
         group.createDimension(name, size)
     group.createVariable("layer", str, ("layer",))[:] = np.array(list(layers), dtype=object)
     for label in LABELS:
-        values = np.array([getattr(target.recordings[index], label) for index in known], dtype=object)
+        values = np.array([getattr(target.recordings[index], label) for index in every], dtype=object)
         group.createVariable(label, str, ("recording",))[:] = values
     recording = np.repeat(np.arange(len(units)), [len(one) for one in units])
     group.createVariable("recording", "i4", ("entry",))[:] = recording
@@ -94,7 +96,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     influence = group.createVariable("influence", "f4", ("layer", "entry"))
     remainder = group.createVariable("remainder", "f4", ("layer", "recording", "draw"))
     half = group.createVariable("half", "f8", ("layer", "recording", "side"))
-    for column, index in enumerate(known):
+    for column, index in enumerate(every):
         for row, score in enumerate(table[index]):
             variation = _variation(score)
             raw[row, column] = np.nan if score is None or score.raw is None else score.raw

@@ -72,7 +72,7 @@ def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
 
 
 def _method(confidence: float, over: str) -> str:
-    return f"Student's t {100 * confidence:g} % interval (Fisher z) over {over}, its variance from a bootstrap"
+    return f"Student's t {100 * confidence:g} % interval (Fisher z) over {over}, variance by jackknife and draws"
 
 
 def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from brain_eval.activation_reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.errors import UserError
 from brain_eval.files import netcdf_errors, replacing
-from brain_eval.memory_budget import refuse_without_memory
 from brain_eval.rdm_files import Rdms, whole_rdm, write_rdms
 from brain_eval.rdms import UndefinedSimilarity, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as
@@ -22,8 +21,9 @@ from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.score_draws import write_draws
 from brain_eval.score_rows import COLUMNS as COLUMNS
 from brain_eval.score_rows import rows_of_layer
+from brain_eval.scoring_memory import refuse_too_much
 from brain_eval.similarity import METRICS, find_metric
-from brain_eval.targets import Score, Scores, Target, bytes_to_score
+from brain_eval.targets import Score, Scores, Target
 
 #: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
 MOST_STIMULI_STORED = 200
@@ -65,8 +65,9 @@ def score_model(
     rows: list[dict[str, Any]] = []
     stored: Rdms = {}
     scored: list[tuple[Target, str, dict[str, Scores]]] = []
-    for spec in specs:
-        benchmark = brain_eval.benchmarks.load_benchmark(spec, data)
+    benchmarks = [brain_eval.benchmarks.load_benchmark(spec, data) for spec in specs]
+    refuse_too_much(benchmarks, chosen, len(kinds), draws)
+    for benchmark in benchmarks:
         name = benchmark.description.name
         ids = benchmark.stimulus_set.stimulus_ids
         sampling = f"{name}, {benchmark.stimulus_set.sha256}, seed {seed}, {draws} draws"
@@ -112,8 +113,6 @@ def _targets(
             text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
             tqdm.write(text, file=sys.stderr)
         if own.recordings:
-            name, remedy = f"score {own.description.name}", "name fewer metrics, or end other programs"
-            refuse_without_memory(name, bytes_to_score(own, compared.values()), remedy=remedy)
             target = Target(own, compared if kind in kinds else {}, draws, seed, ceilings, kind)
             yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
 

@@ -242,7 +242,7 @@ def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> flo
         metrics that do not rank for RDMs of the same distances.
 
     Raises:
-        UserError: unknown metric, different sizes, NaN, fewer than 3 stimuli.
+        UserError: unknown metric, different sizes, NaN (names its rows), fewer than 3 stimuli.
         UndefinedSimilarity: all pairs of one RDM are tied.
     """
     chosen = find_metric(metric)
@@ -254,8 +254,12 @@ def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> flo
         )
     if len(a) < 3:
         raise UserError(f"comparing RDMs needs at least 3 stimuli, got {np.shape(rdm_a)[0]}; use more")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise UserError("an RDM holds NaN or infinity; leave those stimuli out of both")
+    for which, pairs in (("first", a), ("second", b)):
+        if not np.isfinite(pairs).all():
+            row, column = (axis[np.argmin(np.isfinite(pairs))] for axis in np.triu_indices(np.shape(rdm_a)[0], 1))
+            raise UserError(
+                f"the {which} RDM holds NaN or infinity between rows {row} and {column}; leave such stimuli out of both"
+            )
     return correlate(chosen.transform(a), chosen.transform(b), chosen)
 
 

@@ -1,6 +1,6 @@
 """A benchmark as scores see it: what is compared, resampled and divided by, whatever the model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,19 +76,6 @@ class Resampled:
     def weights(self, stimuli: NDArray[np.intp]) -> Matrix:
         """Return (draws, n) float64 counts of these stimuli."""
         return self.counts[:, self.unit[stimuli]]
-
-
-def bytes_to_score(benchmark: Benchmark, metrics: Iterable[Metric]) -> int:
-    """Bytes of the matrices of stimuli x stimuli that a `Target` keeps and that the score of a layer takes at its peak.
-
-    Kept per recording are its pairs, and for every transform of RDMs the transformed pairs and their standardised
-    matrix; a layer takes 5 matrices, and 6 more where a metric computes its draws itself (measured with 1,200 stimuli).
-    """
-    asked = list(metrics)
-    sizes = [8 * len(recording.stimuli) ** 2 for recording in benchmark.recordings]
-    kept = sum(sizes) * (0.5 + 1.5 * len({metric.transform for metric in asked}))
-    own_draws = any(metric.draws is not None for metric in asked)
-    return int(kept + (11 if own_draws else 5) * max(sizes, default=0)) if asked else 0
 
 
 class Target:
@@ -231,7 +218,10 @@ class Target:
         if metric not in self.metrics or what is None or not same:
             return UNKNOWN
         rdms = [r.rdm[np.ix_(order, order)] for r, order in zip(recordings, orders, strict=True)]
-        return leave_one_out(rdms, metric, labels[what], what)
+        try:
+            return leave_one_out(rdms, metric, labels[what], what)
+        except UndefinedSimilarity as error:  # RDMs that are not constant may cancel in their mean
+            return Ceiling(None, None, f"none: {error}")
 
 
 def _grouped(keys: Sequence[object]) -> list[list[int]]:

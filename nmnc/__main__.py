@@ -88,13 +88,17 @@ def runs(
 
 
 @app.command()
-def search(config: Config, out: Annotated[Path, typer.Option(help="CSV file to write.")]) -> None:
+def search(
+    config: Config,
+    out: Annotated[Path, typer.Option(help="CSV file to write.")],
+    unfinished: Annotated[bool, typer.Option(help="Trials without results count, never chosen: they stopped.")] = False,
+) -> None:
     """Write the table of a search: every trial's accuracy on held-out training images, the best marked."""
     from nmnc.runs import results_folder
     from nmnc.search import COLUMNS, rows
 
     study = load_study(config)
-    write_csv(out, COLUMNS, list(rows(study, results_folder(study))))
+    write_csv(out, COLUMNS, list(rows(study, results_folder(study), unfinished)))
 
 
 @app.command()

@@ -26,7 +26,7 @@ COLUMNS = (
 LAST_EPOCHS = 2
 
 
-def rows(study: Study, results: Path) -> Iterator[dict[str, Any]]:
+def rows(study: Study, results: Path, unfinished: bool = False) -> Iterator[dict[str, Any]]:
     """One row per trial of the study's sweeps, the best of each rule marked `chosen`.
 
     A trial's accuracy is the mean over its seeds and last two epochs on the images that `dataset` holds out.
@@ -34,9 +34,12 @@ def rows(study: Study, results: Path) -> Iterator[dict[str, Any]]:
     Args:
         study: with sweeps and dataset.validation_images.
         results: results/STUDY, with every run's epochs.csv.
+        unfinished: a trial of which a run is missing (too large a step stops it) counts as a trial that is never
+            chosen, its accuracy empty.
 
     Raises:
-        UserError: no sweeps, no validation images, unequal numbers of trials, or a run that is missing.
+        UserError: no sweeps, no validation images, unequal numbers of trials, a run that is missing where that is
+            not allowed, or a rule without a finished trial.
     """
     if not study.sweeps:
         raise UserError(f"study {study.study}: it has no sweeps; add the values to search")
@@ -46,7 +49,7 @@ def rows(study: Study, results: Path) -> Iterator[dict[str, Any]]:
     for name in study.sweeps:
         for point in study.points(name):
             for network in study.networks_of(point.label):
-                trial = _trial(study, results, network, point.label)
+                trial = _trial(study, results, network, point.label, unfinished)
                 words = " ".join(f"{key}={value}" for key, value in point.values.items())
                 trials.setdefault((network, point.rule), []).append(
                     {"network": network, "rule": point.rule, "values": words} | trial
@@ -54,28 +57,28 @@ def rows(study: Study, results: Path) -> Iterator[dict[str, Any]]:
     numbers = {len(own) for own in trials.values()}
     if len(numbers) > 1:
         raise UserError(f"study {study.study}: rules have {sorted(numbers)} trials; give every rule as many")
-    for own in trials.values():
-        best = max(own, key=lambda trial: float(trial["accuracy"]))
+    for (network, rule), own in trials.items():
+        finished = [trial for trial in own if trial["accuracy"] is not None]
+        if not finished:
+            raise UserError(f"study {study.study}: no trial of {rule} on {network} is finished; run it first")
+        best = max(finished, key=lambda trial: float(trial["accuracy"]))
         for trial in own:
             yield trial | {"trials": len(own), "chosen": "yes" if trial is best else "no"}
 
 
-def _trial(study: Study, results: Path, network: str, label: str) -> dict[str, Any]:
+def _trial(study: Study, results: Path, network: str, label: str, unfinished: bool) -> dict[str, Any]:
     """Accuracy of one label over its seeds."""
+    about = {"label": label, "n_seeds": 0, "epochs": study.run(label).training.epochs}
     accuracies = []
     seeds = study.seeds_of(label)
     for seed in seeds:
         path = results / "networks" / network / label / f"seed{seed}" / "epochs.csv"
+        if not path.exists() and unfinished:
+            return about | {"accuracy": None, "lowest": None, "highest": None}
         if not path.exists():
             raise UserError(f"{path} is missing; make it with: python -m nmnc train --rule {label} --seed {seed}")
         with path.open(newline="", encoding="utf-8") as file:
             epochs = list(csv.DictReader(file))
         accuracies.append(mean(float(row["test_accuracy"]) for row in epochs[-LAST_EPOCHS:]))
-    return {
-        "label": label,
-        "n_seeds": len(seeds),
-        "epochs": study.run(label).training.epochs,
-        "accuracy": mean(accuracies),
-        "lowest": min(accuracies),
-        "highest": max(accuracies),
-    }
+    found = {"accuracy": mean(accuracies), "lowest": min(accuracies), "highest": max(accuracies)}
+    return about | {"n_seeds": len(seeds)} | found

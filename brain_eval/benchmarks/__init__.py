@@ -57,7 +57,9 @@ def listing(data: Path) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     notes = (module_of(name).DESCRIPTION for name in MODULES)
-    return "\n".join([*(line.rstrip() for line in lines), *(f"{one.name}: {one.note}" for one in notes if one.note)])
+    own = "NAME=FOLDER: a folder of your own (docs/adding-a-benchmark.md)"
+    noted = [f"{one.name}: {one.note}" for one in notes if one.note]
+    return "\n".join([*(line.rstrip() for line in lines), own, *noted])
 
 
 def fetch_all(specs: list[str], data: Path, out: Path) -> None:

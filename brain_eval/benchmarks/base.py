@@ -94,7 +94,8 @@ class Recording:
         rdm: (n, n) float64 dissimilarities (1 - Pearson), zero diagonal.
         repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a
             repetition is missing; None where only averages or an RDM were published. They are
-            normalised like the averages: `rdm` is that of their mean over repetitions.
+            normalised like the averages: `rdm` is that of their mean over repetitions, or of more trials where
+            some neuroids have more than others (Brain-Score's assemblies: ceilings are then a little too low).
         responses: (n, neuroids) float64 responses averaged over repetitions, those behind `rdm`; None
             where only an RDM was published. For encoding models and CKA.
     """

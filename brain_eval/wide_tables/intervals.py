@@ -38,7 +38,8 @@ def joint_interval(
             recordings are then still theirs.
 
     Returns:
-        None where a seed has no draws of these layers, or others than the first, or an undefined score.
+        None where a seed has no draws of these layers, or others than the first, or an undefined score, or where a
+        recording's scores have no draws.
     """
     known = [one for one in drawn if one is not None]
     if len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
@@ -57,7 +58,10 @@ def joint_interval(
     if means is not None:
         values += (np.asarray(means) - values.mean(axis=1))[:, None]
     recorded = known[0].recorded[own]
-    influence, smallest = stack("influence")[..., recorded.any(axis=0)], int(recorded.sum(axis=1).min())
+    smallest = int(recorded.sum(axis=1).min())
+    if not smallest:
+        return None
+    influence = stack("influence")[..., recorded.any(axis=0)]
     spread = joint_variance(values, influence, stack("remainder"), smallest)
     low, high = correlation_interval(float(values.mean()), spread, confidence)
     over = ["seeds"] * (len(values) > 1) + ["stimuli"] + ["recordings"] * (len(own) > 1)

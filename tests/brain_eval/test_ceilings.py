@@ -1,5 +1,6 @@
 """Noise ceilings against rsatoolbox, and against a simulation whose reliability is known."""
 
+import re
 import warnings
 
 import numpy as np
@@ -262,6 +263,17 @@ def test_split_half_refuses_what_it_cannot_split():
     partial[3, 4, 5] = np.nan
     with pytest.raises(UserError, match="some neuroids only"):
         split_half(partial, "spearman")
+
+
+@pytest.mark.parametrize("kind", ["correlation", "euclidean", "crossnobis"])
+def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind):
+    _, repetitions = simulated_repetitions(1.0, n=10)
+    found = split_half_all(repetitions[:1], ["spearman"], 3, 0, kind)["spearman"]
+    assert (found.lower, found.upper) == (None, None)
+    assert re.match(r"none: a split-half ceiling needs 3 images with \d repetitions each, got 0", found.definition)
+    repetitions[0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="some neuroids only"):
+        split_half_all(repetitions, ["spearman"], 3, 0, kind)
 
 
 def test_a_half_without_contrast_gives_an_unknown_ceiling_not_a_number():

@@ -1,18 +1,23 @@
 """Scoring says beforehand what memory it takes, and refuses where that is not there."""
 
 import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
+import brain_eval.benchmarks
 from brain_eval import scoring
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.errors import UserError
 from brain_eval.rdms import correlation_rdm, upper_triangle
+from brain_eval.response_scores import ResponseTarget
+from brain_eval.scoring_memory import bytes_to_score, refuse_too_much
 from brain_eval.similarity import METRICS
-from brain_eval.targets import Target, bytes_to_score
+from brain_eval.targets import Target
 
 STIMULI = 600
 
@@ -38,17 +43,43 @@ def test_what_is_said_is_what_it_takes(names: list[str], recordings: int) -> Non
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    told = bytes_to_score(benchmark, metrics.values())
+    told = sum(bytes_to_score(benchmark, names, 1, 50))
     assert 0.9 * peak < told < 1.6 * peak
 
 
-def test_too_little_memory_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**7))
+@pytest.mark.parametrize("names", [["cka-unbiased"], ["cka-biased", "cka-unbiased"], ["ridge"], ["pls"]])
+def test_what_responses_take_is_said_too(names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    (recording,) = benchmark_of(1).recordings
+    responses = rng.standard_normal((STIMULI, 20))
+    benchmark = replace(benchmark_of(1), recordings=(replace(recording, responses=responses),))
+    features = rng.standard_normal((STIMULI, 2000)).astype(np.float32)
+    target = Target(benchmark, {}, 50, 0)
+    tracemalloc.start()
+    try:
+        ResponseTarget(target, names, 50).score([0], features)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    told = sum(bytes_to_score(benchmark, names, 1, 50))
+    assert 0.9 * peak < told < 1.6 * peak
+
+
+def test_too_little_memory_for_all_benchmarks_is_refused_before_any_is_scored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2.5e7))
     monkeypatch.setattr(scoring, "Target", lambda *_: pytest.fail("a target was made"))
-    words = r"score many: needs 0\.0202 GB of memory and 0\.01 GB are available; name fewer metrics"
+    monkeypatch.setattr(brain_eval.benchmarks, "load_benchmark", lambda *_: benchmark_of(1))
+    refuse_too_much([benchmark_of(1)], ["spearman"], 1, 50)
+    words = r"score many, many: needs 0\.0259 GB of memory and 0\.025 GB are available; name fewer benchmarks"
     with pytest.raises(UserError, match=words):
-        list(scoring._targets(benchmark_of(1), ["spearman"], ["correlation"], 50, 0, None))
+        scoring.score_model(
+            tmp_path, ["many", "many"], tmp_path, tmp_path / "scores.csv", tmp_path / "rdms.nc",
+            identity="a,b,c,0", metrics=["spearman"], draws=50, seed=0, confidence=0.95,
+        )  # fmt: skip
 
 
-def test_scoring_needs_no_matrices_where_no_rdm_is_asked_for() -> None:
-    assert bytes_to_score(benchmark_of(2), []) == 0
+def test_scoring_needs_no_matrices_where_nothing_is_asked_for() -> None:
+    assert bytes_to_score(benchmark_of(2), [], 1, 50) == (0, 0)
+    assert bytes_to_score(benchmark_of(2), ["pls", "cka-biased"], 1, 50) == (0, 0)  # without responses

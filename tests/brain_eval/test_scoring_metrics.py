@@ -158,7 +158,7 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(made):
     assert rows[0]["ceiled"] > rows[0]["raw"]
     assert "reliability" in rows[0]["ceiling_definition"]
     assert rows[0]["ci_low"] <= rows[0]["raw"] <= rows[0]["ci_high"]
-    assert "over stimuli, its variance from a bootstrap; test stimuli are drawn" in rows[0]["interval_method"]
+    assert "over stimuli, variance by jackknife and draws; test stimuli are drawn" in rows[0]["interval_method"]
     assert "pairs" not in rows[0]["interval_method"]
     assert "test stimuli are drawn, fits are kept (their own variation is not included)" in rows[0]["interval_method"]
     assert "stratified" not in rows[0]["interval_method"]

@@ -250,7 +250,7 @@ def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     assert "321 draws" in caption
     assert "macaque IT: 24 stimuli, 674 neuroids" in caption
     assert "bootstrap over stimuli" in caption
-    student = "Student's t 95 % interval (Fisher z) over stimuli, its variance from a bootstrap"
+    student = "Student's t 95 % interval (Fisher z) over stimuli, variance by jackknife and draws"
     assert interval_text(scores.assign(interval_method=student)) == student
     unknown = similarity_figure(
         scores.assign(n_neuroids=np.nan, ci_low=np.nan, ci_high=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
