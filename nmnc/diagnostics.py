@@ -3,6 +3,7 @@
 All on fixed held-out images, in evaluation mode. Formulas: docs/method.md.
 """
 
+from math import isinf
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ def margin(alpha: float, noise: Noise, dimensions: int, units: int) -> float:
     K is the effective number of samples (see `nmnc.feedback.effective_samples`).
     """
     samples = effective_samples(noise)
+    if isinf(samples):
+        return alpha - 1.0
     return alpha - (samples + dimensions + 1) / (samples + units + 1)
 
 

@@ -4,6 +4,7 @@ The full and the factored form hold the same thing: B (classes, units), or its c
 (units, d). The per-image form keeps no average.
 """
 
+from math import inf
 from typing import Protocol
 
 import torch
@@ -14,7 +15,12 @@ from nmnc.perturbation import Perturbation
 
 
 def effective_samples(noise: Noise) -> float:
-    """K, samples behind one signal: M (2 - eta) / eta for the running average at stationarity, 1 without an average."""
+    """K, samples behind one signal: M (2 - eta) / eta for the running average at stationarity, 1 without an average.
+
+    Infinite for noise.estimator infinite.
+    """
+    if noise.estimator == "infinite":
+        return inf
     return 1.0 if noise.per_image else noise.images * (2 - noise.rate) / noise.rate
 
 

@@ -7,6 +7,7 @@ drift with every perturbation, and a fresh dropout mask would drown the noise.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -23,33 +24,34 @@ DROPOUTS: dict[type[_DropoutNd], Callable[[Tensor, float, bool], Tensor]] = {
     nn.Dropout2d: F.dropout2d,
     nn.Dropout3d: F.dropout3d,
 }
-Record = dict[nn.Module, tuple[Tensor, ...]]
+#: Per module what each of its calls drew, in order: a module may stand in a stage more than once.
+Record = dict[nn.Module, list[tuple[Tensor, ...]]]
 
 
 def _record_batch_norm(module: _BatchNorm, record: Record, update: bool, x: Tensor) -> Tensor:
     over = [axis for axis in range(x.ndim) if axis != 1]
     with torch.no_grad():
         variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), over, correction=0)
-    record[module] = (mean, variance)
+    record.setdefault(module, []).append((mean, variance))
     running = (module.running_mean, module.running_var) if update else (None, None)
     if update and module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     return F.batch_norm(x, *running, module.weight, module.bias, True, module.momentum or 0.0, module.eps)
 
 
-def _replay_batch_norm(module: _BatchNorm, record: Record, x: Tensor) -> Tensor:
-    mean, variance = record[module]
+def _replay_batch_norm(module: _BatchNorm, calls: Iterator[tuple[Tensor, ...]], x: Tensor) -> Tensor:
+    mean, variance = next(calls)
     return F.batch_norm(x, mean, variance, module.weight, module.bias, False, 0.0, module.eps)
 
 
 def _record_dropout(module: _DropoutNd, record: Record, x: Tensor) -> Tensor:
     mask = DROPOUTS[type(module)](torch.ones_like(x), module.p, True)
-    record[module] = (mask,)
+    record.setdefault(module, []).append((mask,))
     return x * mask
 
 
-def _replay_dropout(module: _DropoutNd, record: Record, rows: int, x: Tensor) -> Tensor:
-    (mask,) = record[module]
+def _replay_dropout(module: _DropoutNd, calls: Iterator[tuple[Tensor, ...]], rows: int, x: Tensor) -> Tensor:
+    (mask,) = next(calls)
     return x * mask[:rows].repeat(len(x) // rows, *[1] * (x.ndim - 1))
 
 
@@ -108,11 +110,15 @@ def replaying(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
         network: the recorded network, in the same mode.
         record: what `recording` yielded.
         rows: the batch consists of whole copies of the first `rows` images of the recorded batch.
+
+    The calls of a module come round in their order, so that whole stages may be passed as often as one likes; a module
+    that two stages share is told apart by `nmnc.stage_check`.
     """
     norms, dropouts = _random_modules(network)
+    calls = {module: cycle(record.get(module, [])) for module in (*norms, *dropouts)}
     replaced: dict[nn.Module, partial[Tensor]] = {
-        module: partial(_replay_batch_norm, module, record) for module in norms
+        module: partial(_replay_batch_norm, module, calls[module]) for module in norms
     }
-    replaced.update({module: partial(_replay_dropout, module, record, rows) for module in dropouts})
+    replaced.update({module: partial(_replay_dropout, module, calls[module], rows) for module in dropouts})
     with _forwards(replaced):
         yield

@@ -90,7 +90,7 @@ class Trainer:
         self.seconds = {"training": 0.0, "evaluation": 0.0, "diagnosis": 0.0}
         self.lap_started = time.monotonic()
         self._begin_epoch()
-        check_stages(self.network, self.dataset.normalise(self.images[: run.noise.images]), self.rule.local)
+        check_stages(self.network, self.dataset.normalise(self.images[: max(2, run.noise.images)]), self.rule.local)
 
     def train(self, state_file: Path, interruption: Interruption | None = None) -> None:
         """Run all epochs, going on from `state_file` where it exists.

@@ -27,14 +27,15 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
     files = [results / "networks" / run.folder / "provenance.json" for run in trained(study)]
     runs = [json.loads(path.read_text()) for path in files if path.exists()]
     shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
-    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256", "git")
+    # The last, where a run's scores are those of another network of the same settings: which one.
+    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256", "git", "scores_from")
     benchmarks = [json.loads(path.read_text()) for path in sorted((results / "benchmarks").glob("*.json"))]
     return {
         **{key: _common(key, runs) for key in shared if runs},
         "unfinished_runs": len(files) - len(runs),
         "config": study.model_dump(mode="json"),
         "benchmarks": benchmarks,
-        "runs": [{key: run[key] for key in own} for run in runs],
+        "runs": [{key: run[key] for key in own if key in run} for run in runs],
     }
 
 

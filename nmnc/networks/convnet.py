@@ -19,28 +19,34 @@ def convnet(
     batch_norm: bool = False,
     dropout: float = 0.0,
     pooling: str = "end",
+    pool_every: int = 1,
 ) -> Network:
     """Stages conv1, conv2, ..., fc1, ..., logits.
 
     Args:
         image_shape: (channels, height, width) of one image.
         classes: number of outputs.
-        channels: output channels of each convolution (default 32, 64, 128); every one halves the map.
+        channels: output channels of each convolution (default 32, 64, 128).
         hidden: units of each fully connected layer before the logits (default 128).
         kernel: side of the square kernels, odd.
         batch_norm: normalise between convolution and ReLU.
         dropout: probability of dropping a unit of a fully connected layer.
         pooling: end: a stage's output, where noise enters, is taken after its pooling; start: before it, the
             next stage begins with the pooling. The network as a whole computes the same.
+        pool_every: the map is halved after every so many convolutions; 1: after each, so that images of 32 pixels
+            allow five.
     """
     if pooling not in ("start", "end"):
         raise UserError(f"network convnet: unknown pooling {pooling!r}; give start or end")
     channels = [32, 64, 128] if channels is None else channels
-    side = [extent // 2 ** len(channels) for extent in image_shape[1:]]
+    if type(pool_every) is not int or pool_every < 1:
+        raise UserError(f"network convnet: pool_every {pool_every!r}; give a whole number from 1")
+    halvings = len(channels) // pool_every
+    side = [extent // 2**halvings for extent in image_shape[1:]]
     if 0 in side:
         raise UserError(
             f"network convnet: images of {image_shape[1]} x {image_shape[2]} pixels cannot be halved "
-            f"{len(channels)} times; give fewer channels or a larger dataset.image_size"
+            f"{halvings} times; give fewer channels, a larger pool_every or a larger dataset.image_size"
         )
     hidden = [128] if hidden is None else hidden
     stages: list[tuple[str, nn.Module]] = []
@@ -48,9 +54,10 @@ def convnet(
     for number, (before, after) in enumerate(pairwise([image_shape[0], *channels]), 1):
         normalise = [nn.BatchNorm2d(after)] if batch_norm else []
         convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2)
-        pool = [nn.AvgPool2d(2)] if pooling == "end" else []
-        stages.append((f"conv{number}", nn.Sequential(*waiting, convolution, *normalise, nn.ReLU(), *pool)))
-        waiting = [nn.AvgPool2d(2)] if pooling == "start" else []
+        pool: list[nn.Module] = [nn.AvgPool2d(2)] if number % pool_every == 0 else []
+        own, after_it = (pool, []) if pooling == "end" else ([], pool)
+        stages.append((f"conv{number}", nn.Sequential(*waiting, convolution, *normalise, nn.ReLU(), *own)))
+        waiting = after_it
     units = [([image_shape[0], *channels][-1]) * side[0] * side[1], *hidden]
     for number, (before, after) in enumerate(pairwise(units), 1):
         drop = [nn.Dropout(dropout)] if dropout else []

@@ -94,6 +94,13 @@ def test_margin_says_who_has_the_larger_expected_cosine(alpha: float, wins: bool
     assert (margin(alpha, noise, dimensions, units) > 0) is wins
 
 
+def test_without_noise_only_a_whole_gradient_on_the_manifold_would_do() -> None:
+    noise = Noise(estimator="infinite")
+    assert margin(0.9, noise, 16, 64) == pytest.approx(-0.1)
+    many = Noise(images=10**9, rate=0.2)
+    assert margin(0.9, many, 16, 64) == pytest.approx(-0.1, abs=1e-6)
+
+
 def test_diagnosis_leaves_the_network_as_it_was() -> None:
     net = network().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -21,6 +21,7 @@ EVERY_KIND = [
     ("convnet", {"channels": [4, 6], "hidden": [7]}),
     ("convnet", {"channels": [4, 6], "hidden": [7], "batch_norm": True, "dropout": 0.5, "kernel": 5}),
     ("convnet", {"channels": [4, 6], "hidden": [7], "batch_norm": True, "pooling": "start"}),
+    ("convnet", {"channels": [4] * 8, "hidden": [7], "batch_norm": True, "pool_every": 3}),
     ("mlp", {"hidden": [9, 7]}),
     ("mlp", {"hidden": [9], "activation": "tanh"}),
     ("resnet", {"blocks": 2, "channels": [4, 6, 6]}),
@@ -87,6 +88,16 @@ def test_weights_follow_torchs_seed(kind: str, arguments: dict[str, Any]) -> Non
     for name, tensor in build(kind, arguments).state_dict().items():
         assert torch.equal(tensor, same.state_dict()[name])
     assert not torch.equal(same(images(kind)), other(images(kind)))
+
+
+@pytest.mark.parametrize("pooling", ["end", "start"])
+def test_a_convnet_may_be_deeper_than_its_images_can_be_halved(pooling: str) -> None:
+    deep = build("convnet", {"channels": [4] * 7, "hidden": [], "pool_every": 3, "pooling": pooling})
+    pools = [sum(isinstance(module, nn.AvgPool2d) for module in stage.modules()) for stage in deep.stages]
+    # With pooling: start a map is halved at the start of the stage behind the third and the sixth convolution.
+    assert [number for number, count in enumerate(pools) if count] == ([2, 5] if pooling == "end" else [3, 6])
+    assert deep.stages[-1][-1].in_features == 4 * 2 * 2
+    assert deep(images()).shape == (4, 5)
 
 
 def test_the_convnet_computes_what_it_says() -> None:
@@ -258,7 +269,8 @@ def test_networks_that_cannot_be_used_are_refused(own: Callable[..., Network], k
         ("convnet", {"channels": 4}, "cannot be built: TypeError"),
         ("convnet", {"dropout": 2}, "cannot be built: ValueError: dropout probability"),
         ("convnet", {"channels": [], "hidden": []}, "has no hidden stage"),
-        ("convnet", {"channels": [4] * 4}, "8 x 8 pixels cannot be halved 4 times; give fewer channels"),
+        ("convnet", {"channels": [4] * 4}, "8 x 8 pixels cannot be halved 4 times; give fewer channels, a larger"),
+        ("convnet", {"pool_every": 0}, "pool_every 0; give a whole number from 1"),
         ("convnet", {"pooling": "before"}, "unknown pooling 'before'; give start or end"),
         ("resnet", {"stages": "layers"}, "unknown stages 'layers'; give blocks or groups"),
         ("resnet", {"blocks": 0}, "needs 1 block or more"),

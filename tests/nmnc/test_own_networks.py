@@ -76,7 +76,7 @@ def test_edited_code_is_trained_anew_and_the_same_code_is_not(folder: Path, monk
 @pytest.mark.parametrize(
     ("first", "words"),
     [
-        ("chance", "two passes .* differ without noise; draw chance with"),
+        ("chance", "two passes through the stage .* differ without noise: it draws chance"),
         ("inplace", "in place; use inplace"),
     ],
 )

@@ -9,6 +9,7 @@ from nmnc.networks import Network, layer_sizes
 from nmnc.networks.convnet import convnet
 from nmnc.perturbation import Perturbation, isotropic, responses
 from nmnc.replay import recording, replaying
+from nmnc.stage_check import check_stages
 
 BATCH, IMAGES = 12, 5
 ESTIMATORS = ("antithetic", "one_sided", "forward_mode")
@@ -144,3 +145,53 @@ def test_dropout_masks_of_whole_channels_are_replayed() -> None:
     torch.testing.assert_close(again, torch.cat([clean, clean]))
     channels = clean.view(4, 3, 9)
     assert ((channels == 0).all(2) | (channels != 0).all(2)).all()
+
+
+class Twice(nn.Module):
+    """A stage that calls the same modules twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 12), nn.Linear(12, 12)
+        self.norm, self.drop = nn.BatchNorm1d(12), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(self.second(self.drop(self.norm(self.first(x))))))
+
+
+@pytest.mark.parametrize("estimator", ["antithetic", "one_sided"])
+def test_a_module_that_is_called_twice_replays_each_call(estimator: str) -> None:
+    torch.manual_seed(0)
+    network = Network([("start", nn.Sequential(nn.Flatten(), nn.Linear(12, 12))), ("twice", Twice()),
+                       ("again", Twice()), ("logits", nn.Linear(12, 5))]).train()  # fmt: skip
+    x = torch.randn(8, 12)
+    check_stages(network, x, True)
+    with recording(network) as record:
+        outputs = network.outputs(x, connected=True)
+    with replaying(network, record, 6), torch.no_grad():
+        for _ in range(2):
+            replayed = network.suffix(outputs[0][:6], 1)
+            torch.testing.assert_close(replayed, outputs[-1][:6], rtol=1e-4, atol=1e-5)
+    silent = [Perturbation(torch.zeros(8, 12), torch.ones(8, 12), 1.0)] * 3
+    changes = responses(network, [output.detach() for output in outputs[:-1]], silent, record, estimator)
+    assert max(change.abs().max() for change in changes) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["shared", "mixing"])
+def test_stages_that_share_chance_or_mix_images_are_refused(kind: str) -> None:
+    drop = nn.Dropout(0.5)
+    stages: dict[str, list[nn.Module]] = {
+        "shared": [nn.Sequential(nn.Flatten(), nn.Linear(12, 12), drop), nn.Sequential(nn.Linear(12, 12), drop)],
+        "mixing": [nn.Sequential(nn.Flatten(), nn.Linear(12, 12)), Centred()],
+    }
+    network = Network([("one", stages[kind][0]), ("two", stages[kind][1]), ("logits", nn.Linear(12, 5))])
+    with pytest.raises(UserError, match=r"two passes through the stage two differ .*, mixes the images"):
+        check_stages(network, torch.randn(8, 12), True)
+    check_stages(network, torch.randn(8, 12), False)
+
+
+class Centred(nn.Module):
+    """A layer of the user's own that looks at the rest of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0)

@@ -1,6 +1,7 @@
 """A whole small study by Snakemake, from another folder than the project's: reruns, kills and mends."""
 
 import csv
+import json
 import os
 import random
 import re
@@ -133,9 +134,12 @@ def planned(project: Path, folder: Path) -> dict[str, int]:
     return {rule: int(number) for rule, number in rows if rule != "all"}
 
 
-def tables(folder: Path) -> dict[str, bytes]:
-    """The tables that equal studies have equal bytes of: all but timing.csv."""
-    return {name: (folder / RESULTS / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+def ended(folder: Path) -> dict[str, Any]:
+    """What equal studies have equal bytes of: all tables but timing.csv, and the networks' weights."""
+    results = folder / RESULTS
+    made = {name: (results / "tables" / f"{name}.csv").read_bytes() for name in TABLES}
+    runs = sorted((results / "networks").rglob("provenance.json"))
+    return made | {str(run.relative_to(results)): json.loads(run.read_text())["weights_sha256"] for run in runs}
 
 
 def forget(folder: Path, identity: str) -> None:
@@ -292,7 +296,17 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
         assert orphans > 0
         with running(project, copy) as snake:
             assert snake.wait(300) == 0, (copy / "snakemake.log").read_text()
-    assert tables(copy) == tables(finished)
+    assert ended(copy) == ended(finished)
+
+    # SIGTERM of Snakemake alone: it lets its trainer end and stops; the same command does the rest.
+    forget(copy, "small/nmnc/seed0")
+    with running(project, copy) as snake:
+        one_trainer(copy)
+        snake.terminate()
+        assert snake.wait(300) != 0
+    with running(project, copy) as again:
+        assert again.wait(300) == 0, (copy / "snakemake.log").read_text()
+    assert ended(copy) == ended(finished)
 
     # Once more, and the trainer that lives on is held: the next one may not touch the run meanwhile.
     forget(copy, "small/nmnc/seed0")
@@ -308,7 +322,7 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
             assert not (run / "network.pt").exists()
             trainer.resume()
             assert again.wait(300) == 0, (copy / "snakemake.log").read_text()
-    assert tables(copy) == tables(finished)
+    assert ended(copy) == ended(finished)
 
 
 def test_a_missing_image_is_told_before_any_job_and_after_the_mend_nothing_is_lost(project: Path, copy: Path) -> None:
@@ -338,4 +352,4 @@ def test_a_failed_job_shows_its_line_and_after_the_mend_the_rest_goes_on(
     run = snakemake(project, copy, "tables", "runs")
     assert run.returncode == 0, run.stdout
     assert set(re.findall(r"train small by (\w+)", run.stdout)) == {"nmnc"}
-    assert tables(copy) == tables(finished)
+    assert ended(copy) == ended(finished)
