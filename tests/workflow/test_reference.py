@@ -82,6 +82,26 @@ def test_provenance_says_once_what_is_shared_and_lists_the_rest(study: Study) ->
     assert told["config"]["seeds"] == [0, 1]
 
 
+def test_scores_of_another_network_keep_saying_whose_they_are(study: Study) -> None:
+    path = results_folder(study) / "networks" / trained(study)[1].folder / "provenance.json"
+    whose = {"study": "brain", "weights_sha256": "other"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scores_from": whose}))
+    told = provenance(study, results_folder(study))["runs"]
+    assert [run.get("scores_from") for run in told] == [None, whose, None, None]
+
+
+def test_published_scores_name_a_published_network() -> None:
+    claims, brain = (
+        json.loads((ROOT / "results/reference" / name / "provenance.json").read_text())["runs"]
+        for name in ("claims", "brain")
+    )
+    known = {(run["rule"], run["seed"]): run["weights_sha256"] for run in brain}
+    borrowed = [run for run in claims if "scores_from" in run]
+    assert borrowed
+    for run in borrowed:
+        assert run["scores_from"] == {"study": "brain", "weights_sha256": known[run["rule"], run["seed"]]}
+
+
 def test_an_unfinished_study_is_refused_and_the_old_reference_stays(study: Study, tmp_path: Path) -> None:
     publish(study, tmp_path / "target")
     before = files_below(tmp_path / "target")
