@@ -1,8 +1,8 @@
 """Peak memory of training AlexNet at 224 pixels by NMNC and by VNC against backprop.
 
-    python bench/memory.py [--quick] [--device cuda] [--out FILE.csv]
+    python bench/memory.py [--quick] [--device cuda] [--repeats N] [--out FILE.csv]
 
-Every rule trains for some steps in a process of its own. Counted is the peak resident memory (on a GPU: the peak of
+Every rule trains for some steps in a process of its own, rule after rule and round after round. Counted is the peak resident memory (on a GPU: the peak of
 torch's allocator) less what the process held before it built the network: libraries and images.
 """
 
@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import side_by_side
 import torch
@@ -22,7 +23,10 @@ from nmnc.device import prepare_torch
 from nmnc.provenance import git_commit, hardware
 from nmnc.training import Trainer
 
-COLUMNS = ("bench", "rule", "batch", "d", "basis_images", "peak_mb", "ratio", "goal", "device", "cpu", "gpu", "git")
+COLUMNS = (
+    "bench", "rule", "batch", "d", "basis_images", "peak_mb", "ratio", "ratio_low", "ratio_high", "repeats", "goal",
+    "device", "cpu", "gpu", "git",
+)  # fmt: skip
 GOAL = "at most 1.2 times backprop's"
 
 
@@ -45,11 +49,18 @@ def peak_of(kind: str, batch: int, side: int, basis_images: int, device_name: st
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
 
 
+def in_a_process(*work: str | int) -> float:
+    """`peak_of` in a process of its own."""
+    command = [sys.executable, __file__, "--one", json.dumps(work)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
 def main() -> None:
     """Measure every rule and print its ratio to backprop."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small batch, to see that it runs")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--out", type=Path, help="CSV file to write")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -57,21 +68,27 @@ def main() -> None:
         print(peak_of(*json.loads(given.one)))
         return
     batch, side = (8, 64) if given.quick else (128, 224)
-    machine = hardware(torch.device(given.device))
-    rows = []
-    for kind, basis_images in (("backprop", 128), ("vnc", 128), ("nmnc", 128), ("nmnc", 512)):
-        work = json.dumps([kind, batch, side, basis_images, given.device])
-        child = subprocess.run([sys.executable, __file__, "--one", work], capture_output=True, text=True, check=True)
-        peak = float(child.stdout.split()[-1])
-        ratio = peak / rows[0]["peak_mb"] if rows else 1.0
-        rows.append(
-            {
-                "bench": f"memory, AlexNet at {side} pixels", "rule": kind, "batch": batch, "d": 64,
-                "basis_images": basis_images, "peak_mb": round(peak, 1), "ratio": round(ratio, 3), "goal": GOAL,
-                "device": given.device, "cpu": machine["cpu"], "gpu": machine["gpu"], "git": git_commit(),
-            }
-        )  # fmt: skip
-        print(f"memory, {kind}, basis of {basis_images} images: {peak:.0f} MB = {ratio:.3g} of backprop; goal: {GOAL}")
+    rules = (("backprop", 128), ("vnc", 128), ("nmnc", 128), ("nmnc", 512))
+    rounds = [
+        [in_a_process(kind, batch, side, basis_images, given.device) for kind, basis_images in rules]
+        for _ in range(1 if given.quick else given.repeats)
+    ]
+    machine, rows = hardware(torch.device(given.device)), []
+    for (kind, basis_images), peaks, ratios in zip(
+        rules, zip(*rounds, strict=True), zip(*[[peak / one[0] for peak in one] for one in rounds], strict=True),
+        strict=True,
+    ):  # fmt: skip
+        row = {
+            "bench": f"memory, AlexNet at {side} pixels", "rule": kind, "batch": batch, "d": 64,
+            "basis_images": basis_images, "peak_mb": round(median(peaks), 1), "ratio": round(median(ratios), 3),
+            "ratio_low": round(min(ratios), 3), "ratio_high": round(max(ratios), 3), "repeats": len(rounds),
+            "goal": GOAL, "device": given.device, "cpu": machine["cpu"], "gpu": machine["gpu"], "git": git_commit(),
+        }  # fmt: skip
+        rows.append(row)
+        print(
+            "{bench}, {rule}, basis of {basis_images} images: {peak_mb:.0f} MB = {ratio:.3g} of backprop "
+            "({ratio_low:.3g} to {ratio_high:.3g}, {repeats} rounds); goal: {goal}".format(**row)
+        )
     side_by_side.write(given.out, rows, COLUMNS)
 
 

@@ -2,8 +2,8 @@
 
 A study of many hours is published as far as it has come (workflow.reference), with every finished run's own rows but
 without its networks. This writes these rows where the runs' own files lie, so that another machine goes on with what
-is missing. A run comes back only where its settings, its network and the section `dataset` are still the published ones;
-neither the content of the user's own data nor the code is compared.
+is missing. A run comes back only where its settings, its network and the section `dataset` are still the published
+ones; neither the content of the user's own data nor the code is compared.
 """
 
 import hashlib
