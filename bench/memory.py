@@ -2,8 +2,9 @@
 
     python bench/memory.py [--quick] [--device cuda] [--repeats N] [--out FILE.csv]
 
-Every rule trains for some steps in a process of its own, rule after rule and round after round. Counted is the peak resident memory (on a GPU: the peak of
-torch's allocator) less what the process held before it built the network: libraries and images.
+Every rule trains for some steps in a process of its own, rule after rule and round after round. Counted is the peak
+resident memory (on a GPU: the peak of torch's allocator) less what the process held before it built the network:
+libraries and images.
 """
 
 import argparse
