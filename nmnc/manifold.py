@@ -15,7 +15,7 @@ RELATIVE_TOLERANCE = 1e-3
 BLOCK = 8192
 
 
-def principal_basis(activity: Tensor, dimensions: int) -> Tensor:
+def principal_basis(activity: Tensor, dimensions: int, overwrite: bool = False) -> Tensor:
     """Orthonormal basis of the leading principal components of centred activity.
 
     Goes through the (images x images) Gram matrix, never (units x units). Components whose singular
@@ -24,6 +24,7 @@ def principal_basis(activity: Tensor, dimensions: int) -> Tensor:
     Args:
         activity: float (images, units).
         dimensions: components asked for.
+        overwrite: whether `activity` may be centred where it lies; saves its own size in memory.
 
     Returns:
         (units, d) in the dtype of `activity`, d <= dimensions: fewer where activity spans fewer.
@@ -32,7 +33,8 @@ def principal_basis(activity: Tensor, dimensions: int) -> Tensor:
         FloatingPointError: the activity is NaN, infinite or so large that its square is.
     """
     # The mean of equal values is exact in float64: what does not vary is zero after this, not rounding.
-    centred = activity - activity.mean(0, dtype=torch.float64).to(activity.dtype)
+    mean = activity.mean(0, dtype=torch.float64).to(activity.dtype)
+    centred = activity.sub_(mean) if overwrite else activity - mean
     gram = (centred @ centred.T).double()
     if not gram.isfinite().all():
         raise FloatingPointError("activity is NaN or infinite")

@@ -1,7 +1,7 @@
 """The loop: the same for every rule."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,12 +161,7 @@ class Trainer:
         ends = outputs if rule.local else outputs[-1:]
         self.optimiser.zero_grad(set_to_none=True)
         rule.adapt(error, hidden)
-        # In the memory layout of the output: the backward pass of channels-last pooling is several times faster so.
-        scaled = [
-            torch.empty_like(end).copy_((gradient / len(images)).view_as(end))
-            for gradient, end in zip(gradients, ends, strict=True)
-        ]
-        torch.autograd.backward(ends, scaled)
+        torch.autograd.backward(ends, _handed_over(gradients, ends, len(images)))
         found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
         feedback = [weight.grad for weight in rule.learned if weight.grad is not None]
         self.watch.see_gradients(self.step, clip(found, training.clip_norm, feedback))
@@ -280,3 +275,16 @@ class Trainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.total = state["total"].to(self.device)
         self.epochs, self.alignment = state["epochs"], state["alignment"]
+
+
+def _handed_over(gradients: list[Tensor], ends: Sequence[Tensor], images: int) -> list[Tensor]:
+    """Gradients of the summed loss with respect to `ends`, those of the mean; the list is emptied meanwhile.
+
+    What is copied is not kept: together the signals of a large network are as large as its activity. The copies have
+    the memory layout of the outputs: the backward pass of channels-last pooling is several times faster so.
+    """
+    scaled = []
+    for end in ends:
+        gradient = gradients.pop(0) / images
+        scaled.append(torch.empty_like(end).copy_(gradient.view_as(end)))
+    return scaled

@@ -47,18 +47,21 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         for stage, outputs in enumerate(zip(*batches, strict=True)):
             name = self.network.stage_names[stage]
             activity, axes = self.latest_activity(outputs), self.axes(stage)
+            mean = activity.mean(0)
             with naming(name):
-                basis = self.streams[stage].basis(axes) if self.streams else principal_basis(activity, axes)
+                basis = (
+                    self.streams[stage].basis(axes) if self.streams else principal_basis(activity, axes, overwrite=True)
+                )
             if basis.shape[1] == 0:
                 raise UserError(
                     f"layer {name} is dead: its activity is the same for all images; "
                     "lower training.learning_rate, then run again"
                 )
-            bases.append(with_direction(basis, activity.mean(0)) if self.noise.mean_direction else basis)
+            bases.append(with_direction(basis, mean) if self.noise.mean_direction else basis)
         return bases
 
     def latest_activity(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Activity (images, units) of the last `basis_images` images of batches of one stage's outputs."""
+        """Activity (images, units) of the last `basis_images` images of batches of one stage's outputs, a copy."""
         return torch.cat([output.flatten(1) for output in outputs])[-self.noise.basis_images :]
 
     def axes(self, stage: int) -> int:
