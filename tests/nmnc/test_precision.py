@@ -182,7 +182,7 @@ def test_all_but_the_clean_pass_and_the_weights_gradients_is_float32(toy: Any) -
         assert {output.dtype for output in outputs} == {torch.float32}
         where[0] = "noise"
         observe(step, outputs, record)
-        assert {part.dtype for kept in record.values() for part in kept} == {torch.float32}
+        assert {part.dtype for calls in record.values() for kept in calls for part in kept} == {torch.float32}
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
         seen[where[0]].add(output.dtype)
