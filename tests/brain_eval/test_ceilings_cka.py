@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import squareform
 
+from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import split_half_cka
 from brain_eval.cka import linear_cka
 from brain_eval.errors import UserError
 from brain_eval.resampling import generator
+from brain_eval.similarity import METRICS
+from brain_eval.targets import Target
 
 
 def repetitions_of(noise: float, n: int = 30, repetitions: int = 6, seed: int = 0) -> np.ndarray:
@@ -70,3 +74,17 @@ def test_a_repetition_that_is_missing_in_part_is_refused():
     repetitions[0, 0, 0] = np.nan
     with pytest.raises(UserError, match="NaN for some neuroids only"):
         split_half_cka(repetitions, True, 3, 0)
+
+
+def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error():
+    def recording(animal, pairs):
+        rdm = squareform(pairs)
+        return Recording(animal, animal, "macaque", "IT", np.arange(3), 5, rdm)
+
+    stimuli = StimulusSet("fake", ("a", "b", "c"), lambda indices: [], "sha")
+    about = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
+    both = (recording("M1", [1.0, 2.0, 3.0]), recording("M2", [3.0, 2.0, 1.0]))
+    target = Target(Benchmark(about, stimuli, both), {"spearman": METRICS["spearman"]}, 10, 0)
+    ceiling = target.ceiling_of_subjects([0, 1], "spearman")
+    assert (ceiling.lower, ceiling.upper) == (None, None)
+    assert ceiling.definition.startswith("none: an RDM is constant")

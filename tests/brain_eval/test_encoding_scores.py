@@ -15,8 +15,10 @@ from brain_eval.encoding_resampling import (
     variation_of_test_stimuli,
     weighted_pearson,
 )
+from brain_eval.layers import choose_layers
 from brain_eval.rdms import correlation_rdm
 from brain_eval.response_scores import ResponseTarget
+from brain_eval.score_draws import read_draws, write_draws
 from brain_eval.score_rows import rows_of_layer
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import SPLITS_OF_STIMULI, Target
@@ -193,6 +195,25 @@ def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reas
     (row,) = rows_of_layer(target, scores, 0.95)
     assert row["raw"] is None
     assert row["interval_method"].startswith(f"none: {reason}")
+
+
+def test_a_recording_too_small_leaves_its_region_empty_in_every_table(tmp_path):
+    """The other recording alone must not stand for both."""
+    features, responses = simulated(60)
+    (large,) = benchmark_of(responses).recordings
+    small = replace(
+        large, session="B", stimuli=np.arange(20), rdm=correlation_rdm(responses[:20]), responses=responses[:20]
+    )
+    benchmark = replace(benchmark_of(responses), recordings=(large, small))
+    target = Target(benchmark, {}, DRAWS, 0)
+    scorer = ResponseTarget(target, ["ridge"], DRAWS)
+    scores = scorer.score([0], features) | scorer.score([1], features[:20])
+    rows = list(rows_of_layer(target, scores, 0.95))
+    assert [row["raw"] is None for row in rows] == [False, True, True, True]  # A, B, the animal's mean, the region's
+    write_draws(tmp_path / "draws.nc", {}, [(target, "draws", {"layer": scores})])
+    drawn = read_draws(tmp_path / "draws.nc")
+    assert [label[0] for label in drawn["fake", "ridge"].labels] == ["A", "B"]
+    assert choose_layers(drawn) == []
 
 
 def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval():
