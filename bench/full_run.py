@@ -71,13 +71,14 @@ def main() -> None:
     parser.add_argument("--rule", default="nmnc", help="kind of rule")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, help="CSV file to write")
-    row = measure(parser.parse_args())
+    given = parser.parse_args()
+    row = measure(given)
     print(
         "{bench}, {rule}, {precision}, {images} images of {data}, {epochs} epochs, batch {batch}, channels {channels}: "
         "{seconds:.1f} s, test accuracy {test_accuracy:.3f}; goal: {goal}".format(**row)
         + f" ({row['gpu'] or row['cpu']})"
     )
-    write(parser.parse_args().out, [row], COLUMNS)
+    write(given.out, [row], COLUMNS)
 
 
 if __name__ == "__main__":

@@ -84,10 +84,9 @@ def main() -> None:
         for _ in range(1 if given.quick else given.repeats)
     ]
     machine, rows = hardware(torch.device(given.device)), []
-    for (kind, basis_images), peaks, ratios in zip(
-        rules, zip(*rounds, strict=True), zip(*[[peak / one[0] for peak in one] for one in rounds], strict=True),
-        strict=True,
-    ):  # fmt: skip
+    for number, (kind, basis_images) in enumerate(rules):
+        peaks = [peaks_of_round[number] for peaks_of_round in rounds]
+        ratios = [peaks_of_round[number] / peaks_of_round[0] for peaks_of_round in rounds]
         row = {
             "bench": f"memory, AlexNet at {side} pixels", "rule": kind, "batch": batch, "d": 64,
             "basis_images": basis_images, "peak_mb": round(median(peaks), 1), "ratio": round(median(ratios), 3),

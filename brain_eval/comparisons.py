@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from brain_eval.resampling import generator
 from brain_eval.score_draws import Drawn
-from brain_eval.statistics import RESAMPLED_SEEDS, difference_interval, expanded_percentiles, holm
+from brain_eval.statistics import RESAMPLED_SEEDS, difference_interval, enumerated, expanded_percentiles, holm
 from brain_eval.variation import Spread, joint_variance
 
 COLUMNS = (
@@ -230,10 +230,8 @@ def _tested(differences: Array, both: Differences | None, confidence: float, nam
     if n >= RESAMPLED_SEEDS:
         low, high = expanded_percentiles(resampled_means(values, spread, name), spread.freedom, confidence)
         how = f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles)"
-    joined = " and ".join(filter(None, [", ".join(over[:-1]), over[-1]]))
-    words = (
-        f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {'paired by seed, ' if n > 1 else ''}over {joined}"
-    )
+    paired = "paired by seed, " if n > 1 else ""
+    words = f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {paired}over {enumerated(over)}"
     if n == 1:
         words += "; one seed: says nothing of other seeds"
     return cells | {"ci_low": low, "ci_high": high, "p": p, "interval_method": words}

@@ -15,6 +15,11 @@ from brain_eval.variation import Spread
 RESAMPLED_SEEDS = 8
 
 
+def enumerated(factors: Sequence[str]) -> str:
+    """What an interval is over, e.g. "seeds, stimuli and recordings"; at least one factor."""
+    return " and ".join(filter(None, [", ".join(factors[:-1]), factors[-1]]))
+
+
 def correlation_interval(value: float, spread: Spread, confidence: float) -> tuple[float, float]:
     """Return Student's t interval of a score within [-1, 1] on Fisher's z scale, so that it stays within.
 

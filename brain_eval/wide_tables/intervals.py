@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.score_draws import Drawn
-from brain_eval.statistics import correlation_interval
+from brain_eval.statistics import correlation_interval, enumerated
 from brain_eval.variation import joint_variance
 
 
@@ -76,8 +76,7 @@ def _mixed(values: NDArray[np.floating], layers: Sequence[str], shares: Mapping[
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:
     """How an interval was made."""
-    joined = " and ".join(filter(None, [", ".join(over[:-1]), over[-1]]))
-    return f"Student's t {100 * confidence:g} % interval {scale}over {joined}"
+    return f"Student's t {100 * confidence:g} % interval {scale}over {enumerated(over)}"
 
 
 def methods(every: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         for stage, outputs in enumerate(zip(*batches, strict=True)):
             name = self.network.stage_names[stage]
             activity, axes = self.latest_activity(outputs), self.axes(stage)
-            mean = activity.mean(0)
+            mean = activity.mean(0) if self.noise.mean_direction else None
             with naming(name):
                 basis = (
                     self.streams[stage].basis(axes) if self.streams else principal_basis(activity, axes, overwrite=True)
@@ -57,7 +57,7 @@ class ManifoldNoiseCorrelation(RandomSubspace):
                     f"layer {name} is dead: its activity is the same for all images; "
                     "lower training.learning_rate, then run again"
                 )
-            bases.append(with_direction(basis, mean) if self.noise.mean_direction else basis)
+            bases.append(basis if mean is None else with_direction(basis, mean))
         return bases
 
     def latest_activity(self, outputs: Sequence[Tensor]) -> Tensor:
