@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.resampling import generator
-from brain_eval.score_draws import Drawn
+from brain_eval.score_draws import Drawn, RegionDraws, draws_of_region
 from brain_eval.statistics import RESAMPLED_SEEDS, difference_interval, enumerated, expanded_percentiles, holm
 from brain_eval.variation import Spread, joint_variance
 
@@ -164,63 +164,29 @@ def _family(
     return rows
 
 
-@dataclass(frozen=True)
-class Differences:
-    """Scores of one rule minus those of another on the same draws.
-
-    Attributes:
-        values: (seeds, recordings).
-        influence: (seeds, recordings, units).
-        remainder: (seeds, recordings, draws).
-        entries: smallest number of units behind a recording.
-    """
-
-    values: Array
-    influence: Array
-    remainder: Array
-    entries: int
-
-
 def _draws_of_both(
     a: Sequence[ScoredRun], b: Sequence[ScoredRun], seeds: Sequence[str], quantity: Quantity
-) -> Differences | None:
-    """The draws of both rules, seed by seed; None where a run or a recording has none, or others."""
+) -> RegionDraws | None:
+    """Scores of one rule minus those of the other on the same draws, seed by seed; None where they are not known."""
     key = (quantity.benchmark, quantity.metric)
-    parts = []
+    drawn = []
     for runs in (a, b):
         by_seed = {run.seed: run.draws.get(key) for run in runs}
-        parts.append([by_seed[seed] for seed in seeds])
-    drawn = [one for part in parts for one in part if one is not None and quantity.layer in one.layers]
-    if len(drawn) < 2 * len(seeds) or len({(one.sampling, one.labels) for one in drawn}) > 1:
-        return None
-    chosen = [i for i, label in enumerate(drawn[0].labels) if label[2:] == (quantity.species, quantity.region)]
-    layers = [one.layers.index(quantity.layer) for one in drawn]
-    pairs = list(zip(drawn, layers, strict=True))
-
-    def difference(name: str) -> Array:
-        values = [getattr(one, name)[layer, chosen].astype(np.float64) for one, layer in pairs]
-        return np.stack(values[: len(seeds)]) - np.stack(values[len(seeds) :])
-
-    values = difference("raw")
-    recorded = drawn[0].recorded[chosen]
-    if not np.isfinite(values).all() or not recorded.any(axis=1).all() or not chosen:
-        return None
-    influence = difference("influence")
-    anywhere = recorded.any(axis=0)
-    smallest = int(recorded.sum(axis=1).min())
-    return Differences(values, influence[..., anywhere], difference("remainder"), smallest)
+        drawn += [by_seed[seed] for seed in seeds]
+    joint = draws_of_region(drawn, [{quantity.layer: 1.0}] * len(drawn), quantity.species, quantity.region)
+    return None if joint is None else joint.paired_differences()
 
 
-def _tested(differences: Array, both: Differences | None, confidence: float, name: str) -> dict[str, Any]:
+def _tested(differences: Array, both: RegionDraws | None, confidence: float, name: str) -> dict[str, Any]:
     """Cells of one comparison: its interval, p and how they were made."""
     n, mean = len(differences), float(differences.mean())
     cells: dict[str, Any] = {"mean_difference": mean}
     over = ["seeds"] if n > 1 else []
     values = differences[:, None]
-    spread = Spread(float(differences.var(ddof=1)) / n, n - 1) if n > 1 else None
+    spread = Spread.of_sample(float(differences.var(ddof=1)) / n, n - 1) if n > 1 else None
     if both is not None:
         values = both.values
-        spread = joint_variance(both.values, both.influence, both.remainder, both.entries)
+        spread = joint_variance(both.values, both.influence, both.remainder, both.smallest)
         cells |= {"n_recordings": values.shape[1]}
         over += ["stimuli"] + (["recordings"] if values.shape[1] > 1 else [])
     if spread is None:
@@ -228,7 +194,7 @@ def _tested(differences: Array, both: Differences | None, confidence: float, nam
     low, high, p = difference_interval(mean, spread, confidence)
     how = "Student's t"
     if n >= RESAMPLED_SEEDS:
-        low, high = expanded_percentiles(resampled_means(values, spread, name), spread.freedom, confidence)
+        low, high = expanded_percentiles(resampled_means(values, spread, name), spread, confidence)
         how = f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles)"
     paired = "paired by seed, " if n > 1 else ""
     words = f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {paired}over {enumerated(over)}"

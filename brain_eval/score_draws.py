@@ -14,7 +14,7 @@ See brain_eval.variation for influence and remainder. The draws depend on the se
 alone, which `sampling` names: files with equal `sampling` hold the same draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -147,3 +147,71 @@ def _read_metric(group: netCDF4.Group) -> Drawn:
         np.asarray(group["half"][:]),
         recorded,
     )
+
+
+@dataclass(frozen=True)
+class RegionDraws:
+    """What several runs, each a layer or a mixture of layers, score with the recordings of one region.
+
+    Attributes:
+        values: (runs, recordings) float64.
+        influence: (runs, recordings, units) float64, of the units behind any of the recordings.
+        remainder: (runs, recordings, draws) float64.
+        smallest: least number of units behind a recording.
+    """
+
+    values: NDArray[np.float64]
+    influence: NDArray[np.float64]
+    remainder: NDArray[np.float64]
+    smallest: int
+
+    def paired_differences(self) -> "RegionDraws":
+        """Return the first half of the runs minus the second, run by run."""
+        half = len(self.values) // 2
+        values, influence, remainder = (
+            part[:half] - part[half:] for part in (self.values, self.influence, self.remainder)
+        )
+        return RegionDraws(values, influence, remainder, self.smallest)
+
+
+def draws_of_region(
+    drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], species: str, region: str
+) -> RegionDraws | None:
+    """Select the draws of a region's recordings.
+
+    Args:
+        drawn: the draws of each run, None where there are none.
+        shares: per run how much of its score is each layer's; they add to 1.
+        species, region: whose recordings count.
+
+    Returns:
+        None where a run has no draws of these layers, or others than the first, or an undefined score, or where a
+        recording's scores have no draws.
+    """
+    known = [one for one in drawn if one is not None]
+    if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
+        return None
+    own = [i for i, label in enumerate(known[0].labels) if label[2:] == (species, region)]
+    pairs = list(zip(known, shares, strict=True))
+    if not own or any(layer not in one.layers for one, part in pairs for layer in part):
+        return None
+
+    def stack(name: str) -> NDArray[np.float64]:
+        return np.stack([_mixed(getattr(one, name), one.layers, part, own) for one, part in pairs])
+
+    values = stack("raw")
+    recorded = known[0].recorded[own]
+    smallest = int(recorded.sum(axis=1).min())
+    if not smallest or not np.isfinite(values).all():
+        return None
+    return RegionDraws(values, stack("influence")[..., recorded.any(axis=0)], stack("remainder"), smallest)
+
+
+def _mixed(
+    values: NDArray[np.floating], layers: Sequence[str], shares: Mapping[str, float], recordings: Sequence[int]
+) -> NDArray[np.float64]:
+    """Layers' values (layers, recordings, ...) in these shares; a layer of no share may be undefined."""
+    parts = [
+        share * values[layers.index(layer), recordings].astype(np.float64) for layer, share in shares.items() if share
+    ]
+    return np.asarray(sum(parts))

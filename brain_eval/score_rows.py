@@ -148,7 +148,7 @@ def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, A
     words = scores[0].words
     variations = [score.variation for score in scores if score.variation is not None]
     if len(variations) < len(scores):
-        spread = Spread(float(values.var(ddof=1)) / values.size, values.size - 1)
+        spread = Spread.of_sample(float(values.var(ddof=1)) / values.size, values.size - 1)
         method = f"Student's t {100 * confidence:g} % (Fisher z) over the recordings; each: {words}"
         draws = None
     else:

@@ -25,13 +25,13 @@ def correlation_interval(value: float, spread: Spread, confidence: float) -> tup
 
     Args:
         value: the score; at -1 or 1 the interval is that value.
-        spread: its variance and degrees of freedom.
+        spread: of the score.
         confidence: coverage.
     """
     room = 1.0 - value**2
     if room < 1e-12:
         return value, value
-    half = float(student.ppf((1 + confidence) / 2, spread.freedom)) * np.sqrt(spread.variance) / room
+    half = spread.quantile((1 - confidence) / 2) * np.sqrt(spread.variance) / room
     middle = np.arctanh(value)
     return float(np.tanh(middle - half)), float(np.tanh(middle + half))
 
@@ -43,22 +43,22 @@ def difference_interval(
     error = float(np.sqrt(spread.variance))
     if error <= 1e-12 * max(abs(value), 1e-3):
         return (value, value, 1.0) if value == 0.0 else (value, value, None)
-    half = float(student.ppf((1 + confidence) / 2, spread.freedom)) * error
-    return value - half, value + half, float(2 * student.sf(abs(value) / error, spread.freedom))
+    half = spread.quantile((1 - confidence) / 2) * error
+    return value - half, value + half, spread.p_value(value / error)
 
 
-def expanded_percentiles(draws: NDArray[np.float64], freedom: float, confidence: float) -> tuple[float, float]:
+def expanded_percentiles(draws: NDArray[np.float64], spread: Spread, confidence: float) -> tuple[float, float]:
     """Return the percentile interval whose percentiles are widened as Student's t is over the normal.
 
     Plain percentiles cover too little in small samples (Hesterberg 2015, Am Stat 69:371, "expanded
-    percentile interval"). The draws' own spread must be that of the sample's variance with n - 1.
+    percentile interval"). The draws' variance must be the spread's.
 
     Args:
         draws: (draws,) float64.
-        freedom: degrees of freedom of the variance.
+        spread: of the mean that was drawn.
         confidence: coverage.
     """
-    tail = float(norm.cdf(student.ppf((1 - confidence) / 2, freedom)))
+    tail = float(norm.sf(spread.quantile((1 - confidence) / 2)))
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 

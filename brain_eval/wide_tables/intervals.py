@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from brain_eval.score_draws import Drawn
+from brain_eval.score_draws import Drawn, draws_of_region
 from brain_eval.statistics import correlation_interval, enumerated
 from brain_eval.variation import joint_variance
 
@@ -38,40 +37,19 @@ def joint_interval(
             recordings are then still theirs.
 
     Returns:
-        None where a seed has no draws of these layers, or others than the first, or an undefined score, or where a
-        recording's scores have no draws.
+        None where the draws are not known (see score_draws.draws_of_region).
     """
-    known = [one for one in drawn if one is not None]
-    if len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
+    joint = draws_of_region(drawn, shares, species, region)
+    if joint is None:
         return None
-    own = [i for i, label in enumerate(known[0].labels) if label[2:] == (species, region)]
-    pairs = list(zip(known, shares, strict=True))
-    if not own or any(layer not in one.layers for one, part in pairs for layer in part):
-        return None
-
-    def stack(name: str) -> NDArray[np.float64]:
-        return np.stack([_mixed(getattr(one, name), one.layers, part)[own] for one, part in pairs])
-
-    values = stack("raw")
-    if not np.isfinite(values).all():
-        return None
+    values = joint.values
     if means is not None:
-        values += (np.asarray(means) - values.mean(axis=1))[:, None]
-    recorded = known[0].recorded[own]
-    smallest = int(recorded.sum(axis=1).min())
-    if not smallest:
-        return None
-    influence = stack("influence")[..., recorded.any(axis=0)]
-    spread = joint_variance(values, influence, stack("remainder"), smallest)
+        values = values + (np.asarray(means) - values.mean(axis=1))[:, None]
+    spread = joint_variance(values, joint.influence, joint.remainder, joint.smallest)
     low, high = correlation_interval(float(values.mean()), spread, confidence)
-    over = ["seeds"] * (len(values) > 1) + ["stimuli"] + ["recordings"] * (len(own) > 1)
+    seeds, recordings = values.shape
+    over = ["seeds"] * (seeds > 1) + ["stimuli"] + ["recordings"] * (recordings > 1)
     return Interval(low, high, words(confidence, over, "(Fisher z) "))
-
-
-def _mixed(values: NDArray[np.floating], layers: Sequence[str], shares: Mapping[str, float]) -> NDArray[np.float64]:
-    """Layers' values (layers, ...) in these shares; a layer of no share may be undefined."""
-    parts = [share * values[layers.index(layer)].astype(np.float64) for layer, share in shares.items() if share]
-    return np.asarray(sum(parts))
 
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:

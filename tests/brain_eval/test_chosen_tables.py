@@ -99,7 +99,7 @@ def test_its_interval_is_over_seeds_stimuli_and_recordings_in_the_shares_of_the_
     values += (held_out - values.mean(axis=1))[:, None]
     spread = joint_variance(values, mixed("influence"), mixed("remainder"), 40)
     middle = held_out.mean()
-    reach = stats.t.ppf(0.975, spread.freedom) * np.sqrt(spread.variance) / (1 - middle**2)
+    reach = spread.quantile(0.025) * np.sqrt(spread.variance) / (1 - middle**2)
     assert cell.mean == pytest.approx(middle)
     assert (cell.low, cell.high) == pytest.approx(np.tanh(np.arctanh(middle) + np.array([-reach, reach])), abs=1e-9)
     assert cell.method == "Student's t 95 % interval (Fisher z) over seeds, stimuli and recordings"

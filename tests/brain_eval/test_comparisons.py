@@ -61,7 +61,7 @@ def row_of(rows, region, layer="fc"):
 
 
 def joint_by_loops(runs, region, layer):
-    """The variance and degrees of freedom of the mean difference, one pair of entries at a time."""
+    """The mean difference, its variance and that variance's parts, one pair of entries at a time."""
     chosen = [i for i, label in enumerate(LABELS) if label[3] == region]
     number, drawns = LAYERS.index(layer), [run.draws["bench", "spearman"] for run in runs]
     half = len(drawns) // 2
@@ -88,7 +88,12 @@ def joint_by_loops(runs, region, layer):
         ]
         twice = sum(both) / ((seeds - 1) * (recordings - 1)) / (seeds * recordings)
         total = max(sum(part for part, _ in parts) - twice, *(part for part, _ in parts))
-    return values.mean(), total, total**2 / sum(part**2 / freedom for part, freedom in parts)
+    return values.mean(), total, parts
+
+
+def errors_to(upper, parts):
+    """Cochran and Cox' quantile: Student's of the parts' degrees of freedom, weighted by the parts."""
+    return np.average([stats.t.isf(upper, freedom) for _, freedom in parts], weights=[part for part, _ in parts])
 
 
 @pytest.mark.parametrize("region", ["IT", "V4"])
@@ -96,11 +101,11 @@ def joint_by_loops(runs, region, layer):
 def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region, layer):
     runs = runs_of(4)
     row = row_of(compare_rules(runs), region, layer)
-    mean, variance, freedom = joint_by_loops(runs, region, layer)
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
-    found = [row[key] for key in ("mean_difference", "ci_low", "ci_high", "p")]
-    oracle = [mean, mean - half, mean + half, 2 * stats.t.sf(abs(mean) / np.sqrt(variance), freedom)]
-    assert found == pytest.approx(oracle, rel=1e-6)  # kept in float32
+    mean, variance, parts = joint_by_loops(runs, region, layer)
+    half = errors_to(0.025, parts) * np.sqrt(variance)
+    found = [row[key] for key in ("mean_difference", "ci_low", "ci_high")]
+    assert found == pytest.approx([mean, mean - half, mean + half], rel=1e-6)  # kept in float32
+    assert errors_to(row["p"] / 2, parts) * np.sqrt(variance) == pytest.approx(abs(mean), rel=1e-6)
     assert (row["n"], row["n_recordings"], row["n_stimuli"]) == (4, 2 if region == "IT" else 1, STIMULI)
     over = "over seeds, stimuli and recordings" if region == "IT" else "over seeds and stimuli"
     assert row["interval_method"] == f"Student's t 95 % interval of rule_a - rule_b, paired by seed, {over}"
@@ -140,15 +145,15 @@ def test_from_eight_seeds_on_seeds_are_resampled():
     assert few["interval_method"].startswith("Student's t")
     assert many["interval_method"].startswith("bootstrap of seeds (2000 draws, expanded percentiles) 95 %")
     runs = runs_of(8)
-    mean, variance, freedom = joint_by_loops(runs, "IT", "fc")
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    mean, variance, parts = joint_by_loops(runs, "IT", "fc")
+    half = errors_to(0.025, parts) * np.sqrt(variance)
     assert (many["ci_low"], many["ci_high"]) == pytest.approx((mean - half, mean + half), abs=0.35 * half)
     assert compare_rules(runs) == compare_rules(runs)
 
 
 def test_resampled_means_have_the_variance_asked_for():
     values = np.random.default_rng(0).standard_normal((9, 4))
-    spread = Spread(0.3, 12.0)
+    spread = Spread.of_sample(0.3, 12.0)
     draws = resampled_means(values, spread, "test")
     assert draws.mean() == pytest.approx(values.mean(), abs=0.05)
     assert draws.var() == pytest.approx(0.3, rel=0.1)

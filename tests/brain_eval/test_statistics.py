@@ -71,7 +71,7 @@ def test_student_interval_covers_at_three_seeds_where_a_percentile_bootstrap_doe
 def test_interval_of_a_correlation_is_fishers():
     """For independent normal values the variance of r is (1 - r^2)^2 / (n - 3), that of z 1 / (n - 3)."""
     r, n = 0.6, 40
-    low, high = correlation_interval(r, Spread((1 - r**2) ** 2 / (n - 3), 1e6), 0.95)
+    low, high = correlation_interval(r, Spread.of_sample((1 - r**2) ** 2 / (n - 3), 1e6), 0.95)
     oracle = stats.pearsonr(*pair_with_correlation(r, n)).confidence_interval(0.95)
     assert (low, high) == pytest.approx(tuple(oracle), abs=1e-3)
 
@@ -85,24 +85,24 @@ def pair_with_correlation(r, n):
 
 
 def test_interval_of_a_correlation_stays_within_one_and_is_a_point_there():
-    low, high = correlation_interval(0.97, Spread(0.05, 5), 0.95)
+    low, high = correlation_interval(0.97, Spread.of_sample(0.05, 5), 0.95)
     assert -1 < low < 0.97 < high < 1
-    assert correlation_interval(1.0, Spread(1e-20, 9), 0.95) == (1.0, 1.0)
-    assert correlation_interval(-1.0, Spread(0.0, 9), 0.95) == (-1.0, -1.0)
+    assert correlation_interval(1.0, Spread.of_sample(1e-20, 9), 0.95) == (1.0, 1.0)
+    assert correlation_interval(-1.0, Spread.of_sample(0.0, 9), 0.95) == (-1.0, -1.0)
 
 
 @pytest.mark.parametrize("n", [3, 9])
 def test_difference_interval_equals_scipys_on_a_plain_sample(n):
     sample = np.random.default_rng(n).normal(0.2, 1, n)
-    low, high, p = difference_interval(sample.mean(), Spread(sample.var(ddof=1) / n, n - 1), 0.9)
+    low, high, p = difference_interval(sample.mean(), Spread.of_sample(sample.var(ddof=1) / n, n - 1), 0.9)
     oracle = stats.ttest_1samp(sample, 0)
     interval = oracle.confidence_interval(0.9)
     assert (low, high, p) == pytest.approx((interval.low, interval.high, oracle.pvalue))
 
 
 def test_difference_without_spread_has_no_p_unless_it_is_zero():
-    assert difference_interval(0.0, Spread(0.0, 4), 0.95) == (0.0, 0.0, 1.0)
-    assert difference_interval(0.1, Spread(1e-40, 4), 0.95)[2] is None
+    assert difference_interval(0.0, Spread.of_sample(0.0, 4), 0.95) == (0.0, 0.0, 1.0)
+    assert difference_interval(0.1, Spread.of_sample(1e-40, 4), 0.95)[2] is None
 
 
 def test_expanded_percentiles_cover_at_eight_seeds_where_plain_ones_do_not():
@@ -113,7 +113,7 @@ def test_expanded_percentiles_cover_at_eight_seeds_where_plain_ones_do_not():
     hits = {"expanded": 0, "plain": 0}
     for sample in samples:
         draws = sample.mean() + (sample[picks].mean(axis=1) - sample.mean()) * np.sqrt(8 / 7)
-        low, high = expanded_percentiles(draws, 7, 0.95)
+        low, high = expanded_percentiles(draws, Spread.of_sample(1.0, 7), 0.95)
         hits["expanded"] += low <= 0.3 <= high
         low, high = np.quantile(sample[picks].mean(axis=1), [0.025, 0.975])
         hits["plain"] += low <= 0.3 <= high

@@ -12,6 +12,8 @@ from brain_eval.rdms import correlation_rdm, square, upper_triangle
 from brain_eval.resampling import bootstrap_counts, generator, weighted_moments
 from brain_eval.similarity import METRICS, correlate
 from brain_eval.variation import (
+    Part,
+    Spread,
     Variation,
     joint_variance,
     stacked,
@@ -60,7 +62,7 @@ def test_draws_and_leaving_out_give_the_variation_of_the_closed_form():
     drawn = variation_of_draws(score, values, left_out_correlations(a, b, n), counts, np.arange(n))
     one, other = stimulus_variance(closed), stimulus_variance(drawn)
     assert one.variance == pytest.approx(other.variance, rel=0.1)
-    assert one.freedom == other.freedom == n - 1
+    assert one.parts[0].freedom == other.parts[0].freedom == n - 1
 
 
 def test_the_variance_is_right_where_bootstrap_and_jackknife_are_three_and_two_times_too_large():
@@ -124,7 +126,7 @@ def test_recordings_of_other_stimuli_are_a_plain_sample():
         influence[0, k, 3 * k : 3 * k + 3] = 0.2
     spread = joint_variance(values, influence, np.zeros((1, 4, 5)), 3)
     assert spread.variance == pytest.approx(values.var(ddof=1) / 4)
-    assert spread.freedom == pytest.approx(3)
+    assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, 3))
 
 
 def test_one_seed_of_one_recording_varies_with_its_stimuli_alone():
@@ -132,7 +134,50 @@ def test_one_seed_of_one_recording_varies_with_its_stimuli_alone():
     influence, remainder = rng.standard_normal((1, 1, 20)), 0.1 * rng.standard_normal((1, 1, 50))
     spread = joint_variance(np.array([[0.3]]), influence, remainder, 20)
     assert spread.variance == pytest.approx((influence**2).sum() - (remainder**2).mean())
-    assert spread.freedom == 19
+    assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, 19))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 5, 91, 3000])
+@pytest.mark.parametrize("distance", [0.0, 0.3, -1.7, 4.0, 40.0])
+def test_a_spread_of_one_part_is_students_t(freedom, distance):
+    spread = Spread.of_sample(0.2, freedom)
+    assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
+    assert spread.p_value(distance) == pytest.approx(max(2 * stats.t.sf(abs(distance), freedom), 1e-100), rel=1e-6)
+
+
+@pytest.mark.parametrize("distance", [0.01, 0.8, 2.1, 9.0, 700.0])
+def test_p_is_where_the_interval_ends_at_zero(distance):
+    spread = Spread(0.5, (Part(0.3, 1), Part(0.1, 5), Part(0.2, 91)))
+    p = spread.p_value(distance)
+    assert 0 < p < 1
+    assert spread.quantile(p / 2) == pytest.approx(distance, rel=1e-6)
+    assert spread.p_value(-distance) == p
+
+
+def test_a_part_that_is_nothing_does_not_count_and_none_at_all_is_the_least_known():
+    for parts, freedom in (((Part(0.3, 91), Part(0.0, 1)), 91), ((Part(0.3, 1), Part(0.0, 91)), 1)):
+        spread = Spread(0.3, parts)
+        assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
+        assert spread.p_value(2.5) == pytest.approx(2 * stats.t.sf(2.5, freedom))
+    assert Spread(0.0, (Part(0.0, 91), Part(0.0, 1))).quantile(0.025) == pytest.approx(stats.t.isf(0.025, 1))
+
+
+@pytest.mark.parametrize("recordings", [2, 3, 4, 7])
+@pytest.mark.parametrize("shared", [0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
+def test_two_parts_of_a_variance_cover_where_satterthwaite_does_not(recordings, shared):
+    """The mean of two normal factors: from 93.5 to 98 % of 20,000 intervals hold 0; Satterthwaite's: from 87 %."""
+    rng, size = np.random.default_rng(0), 20_000
+    known = shared * rng.chisquare(91, size) / 91
+    between = rng.chisquare(recordings - 1, size) / (recordings - 1)
+    means = rng.normal(0, np.sqrt(shared), size) + rng.standard_normal(size)
+    spreads = [Spread(a + b, (Part(a, 91), Part(b, recordings - 1))) for a, b in zip(known, between, strict=True)]
+    reach = np.array([one.quantile(0.025) * np.sqrt(one.variance) for one in spreads])
+    covered = np.mean(np.abs(means) <= reach)
+    assert 0.935 <= covered <= (0.98 if recordings == 2 else 0.972)
+    if (recordings, shared) == (2, 0.1):
+        total = known + between
+        freedom = total**2 / (known**2 / 91 + between**2)
+        assert np.mean(np.abs(means) <= stats.t.isf(0.025, freedom) * np.sqrt(total)) < 0.885
 
 
 def linear_scores(rng, seeds, recordings, n, parts):
@@ -157,10 +202,9 @@ def linear_scores(rng, seeds, recordings, n, parts):
     ],
 )
 def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
-    """1,000 data sets without an effect: the t test of the mean rejects 5 % of them, within their binomial error.
+    """1,000 data sets without an effect: the t test of the mean rejects 3 to 5 % of them, within their binomial error.
 
-    That is 3.7 to 6.4 % (found: 4.0 to 6.3). Only for one seed and four recordings that themselves vary does the
-    formula reject more, 6 to 7 % as docs/method.md says: there the error is that of a true 6.5 % (found: 7.1).
+    Fewer than 5 where two factors of like size are known with different degrees of freedom. Found: 2.7 to 5.7 %.
     """
     rng, n, variances, means, rejected = np.random.default_rng(0), 40, [], [], 0
     # Of one seed, or one recording, nothing is said of others: its own effect is no error.
@@ -171,11 +215,11 @@ def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
         spread = joint_variance(values, influence, remainder, n)
         variances.append(spread.variance)
         means.append(values.mean())
-        rejected += 2 * stats.t.sf(abs(means[-1]) / np.sqrt(spread.variance), spread.freedom) < 0.05
+        rejected += spread.p_value(means[-1] / np.sqrt(spread.variance)) < 0.05
     assert np.mean(variances) / np.var(means) == pytest.approx(1.1, abs=0.25)
-    nominal = 0.065 if seeds == 1 and "recording" in parts else 0.05
-    low, high = stats.binom.interval(0.95, 1000, nominal)
-    assert low <= rejected <= high
+    print(rejected)
+    low, high = stats.binom.interval(0.95, 1000, [0.03, 0.05])
+    assert low[0] <= rejected <= high[1]
 
 
 @pytest.fixture
