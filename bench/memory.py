@@ -41,17 +41,18 @@ def peak_resident() -> float:
 
 
 def peak_of(kind: str, batch: int, side: int, basis_images: int, device_name: str) -> float:
-    """Megabytes that some steps of a rule take at most; run in a process of its own."""
+    """Megabytes that steps of a rule take until a full window has made a basis; run in a process of its own."""
     device = prepare_torch(device_name, 1)
     dataset = images(max(basis_images, batch), side=side)
     before = peak_resident()
-    noise = Noise(dimensions=64, basis_images=basis_images, basis_every=2, images=8)
+    window = -(-basis_images // batch)
+    noise = Noise(dimensions=64, basis_images=basis_images, basis_every=window, images=8)
     entry = NetworkEntry(kind="alexnet")
     run = Run(kind=kind, training=Training(batch_size=batch), noise=noise, diagnostics=Diagnostics())
     made = Trainer(dataset, entry, run, 0, device)
     made.rule.start(made._first_outputs())
     made.network.train()
-    for step in range(3):
+    for step in range(max(window + 1, 3)):
         start = step * batch % (len(made.images) - batch + 1)
         made._step(made.images[start : start + batch], made.labels[start : start + batch])
     if device.type == "cuda":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nmnc.incremental_pca import IncrementalPCA
-from nmnc.manifold import RELATIVE_TOLERANCE
+from nmnc.manifold import RELATIVE_TOLERANCE, mean_activity
 
 #: Weight of all older activity whenever a basis is asked for: the weights have moved, and so has the manifold.
 MEMORY = 0.5
@@ -97,5 +97,4 @@ class ActivityStream:
 
 
 def _centred(activity: Tensor) -> Tensor:
-    # The mean of equal values is exact in float64: what does not vary is zero after this, not rounding.
-    return activity - activity.mean(0, dtype=torch.float64).to(activity.dtype)
+    return activity - mean_activity(activity).to(activity.dtype)

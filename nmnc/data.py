@@ -72,7 +72,8 @@ class Dataset:
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (batch, channels, height, width) on this data set's device -> float32, standardised."""
-        return (images.float() / 255 - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+        # In place: of many large images each further copy would be the largest thing in memory.
+        return images.float().div_(255).sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
 
     def to(self, device: torch.device) -> "Dataset":
         """The same data set with every tensor on `device`."""

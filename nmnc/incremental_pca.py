@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.manifold import RELATIVE_TOLERANCE, gram_matrix
+from nmnc.manifold import RELATIVE_TOLERANCE, gram_matrix, mean_activity
 
 
 class IncrementalPCA:
@@ -52,7 +52,7 @@ class IncrementalPCA:
         """
         batch = batch if batch.dtype == torch.float64 else batch.float()
         old = self.memory * self.count
-        mean = batch.mean(0, dtype=torch.float64) if self.centred else batch.new_zeros(1, dtype=torch.float64)
+        mean = mean_activity(batch) if self.centred else batch.new_zeros(1, dtype=torch.float64)
         parts = [batch - mean.to(batch.dtype)]
         if self.components is not None and self.mean is not None:
             parts.append(self.memory**0.5 * self.components)

@@ -11,7 +11,7 @@ from nmnc.errors import UserError
 #: Singular values below this part of the largest may be rounding: squared in a float32 Gram matrix, rounding
 #: reaches 1e-4 to 2.5e-4 of the largest (40 to 1,024 images of rank 1 to 7, 500 to 20,000 units).
 RELATIVE_TOLERANCE = 1e-3
-#: Units of one block of `gram_matrix`: its float64 copy of the activity is never wider.
+#: Units of a block that is added up in float64: torch's copy of the activity is never wider.
 BLOCK = 8192
 
 
@@ -32,8 +32,7 @@ def principal_basis(activity: Tensor, dimensions: int, overwrite: bool = False) 
     Raises:
         FloatingPointError: the activity is NaN, infinite or so large that its square is.
     """
-    # The mean of equal values is exact in float64: what does not vary is zero after this, not rounding.
-    mean = activity.mean(0, dtype=torch.float64).to(activity.dtype)
+    mean = mean_activity(activity).to(activity.dtype)
     centred = activity.sub_(mean) if overwrite else activity - mean
     gram = (centred @ centred.T).double()
     if not gram.isfinite().all():
@@ -44,6 +43,14 @@ def principal_basis(activity: Tensor, dimensions: int, overwrite: bool = False) 
     components = centred.T @ vectors[:, keep].to(activity.dtype)
     # The eigenvectors are orthogonal in float64, their float32 images only nearly so.
     return torch.linalg.qr(components).Q
+
+
+def mean_activity(activity: Tensor) -> Tensor:
+    """Mean over the images of activity, float (images, units); float64 (units,).
+
+    In float64 the mean of equal values is exact: what does not vary is zero when centred, not rounding.
+    """
+    return torch.cat([block.mean(0, dtype=torch.float64) for block in activity.split(BLOCK, 1)])
 
 
 def layer_basis(layer: str, activity: Tensor, dimensions: int) -> Tensor:
