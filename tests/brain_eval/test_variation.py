@@ -239,19 +239,14 @@ def within_binomial_error(covered, data_sets):
     return low <= round(covered * data_sets) <= high
 
 
-def test_the_committed_coverage_of_single_recordings_is_nominal():
-    """1,000 data sets a row: of a true 95 % all rows would lie within 93 and 97 % but for 1.2 in 100 tables."""
+def test_the_committed_coverage_is_nominal():
+    """1,000 data sets a row: of a true 95 % all 25 rows of 92 stimuli lie within 93 and 97 % in 9 of 10 tables."""
     table = pd.read_csv(REFERENCE / "interval_coverage.csv")
-    single = table[table["case"].eq("score") & table["n_stimuli"].eq(92) & table["n_recordings"].eq(1)]
-    assert len(single) == 4
-    assert (single["data_sets"] == 1000).all()
-    assert single["covered"].between(0.93, 0.97).all()
-    # Few recordings cover too little, and no more of it than docs/method.md says.
-    several = table[table["case"].eq("score") & table["n_stimuli"].eq(92) & table["n_recordings"].gt(1)]
-    for recordings, lowest in ((2, 0.86), (3, 0.90), (4, 0.92), (7, 0.94)):
-        assert several[several["n_recordings"].eq(recordings)]["covered"].between(lowest, 0.97).all()
-    differences = table[table["case"].eq("difference")]
-    assert differences["covered"].between(0.92, 0.97).all()
+    assert (table["data_sets"] == 1000).all()
+    enough = table[table["n_stimuli"].eq(92)]
+    assert enough.groupby(["case", "n_recordings"]).size().tolist() == [3, 2, 4, 4, 4, 4, 4]
+    assert enough["covered"].between(0.93, 0.97).all()
+    assert table["covered"].between(0.93, 0.98).all()
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.97])
