@@ -16,6 +16,7 @@ import typer
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 from nmnc.files import write_text
+from nmnc.provenance import git_commit
 from nmnc.runs import results_folder, trained
 
 #: Tables of more bytes than this are published as .csv.gz.
@@ -23,7 +24,10 @@ LARGEST = 900_000
 
 
 def provenance(study: Study, results: Path) -> dict[str, Any]:
-    """What all runs share, once; what differs between them, run by run; data sets and benchmarks."""
+    """What all runs share, once; what differs between them, run by run; data sets and benchmarks.
+
+    `git` is the commit that trained the networks, `git_published` that of the code that copies the tables.
+    """
     files = [results / "networks" / run.folder / "provenance.json" for run in trained(study)]
     runs = [json.loads(path.read_text()) for path in files if path.exists()]
     shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
@@ -32,6 +36,7 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
     benchmarks = [json.loads(path.read_text()) for path in sorted((results / "benchmarks").glob("*.json"))]
     return {
         **{key: _common(key, runs) for key in shared if runs},
+        "git_published": git_commit(),
         "unfinished_runs": len(files) - len(runs),
         "config": study.model_dump(mode="json"),
         "benchmarks": benchmarks,

@@ -12,6 +12,7 @@ import yaml
 
 from nmnc.config import Study, study_from
 from nmnc.errors import UserError
+from nmnc.provenance import git_commit
 from nmnc.runs import results_folder, trained
 from workflow.reference import provenance, publish
 
@@ -72,6 +73,7 @@ def test_tables_and_shareable_figures_are_copied_and_nothing_else(study: Study, 
 
 def test_provenance_says_once_what_is_shared_and_lists_the_rest(study: Study) -> None:
     told = provenance(study, results_folder(study))
+    assert told["git_published"] == git_commit()
     assert (told["study"], told["device"], told["hardware"], told["git"]) == ("tiny", "cpu", {"cpu": "a"}, None)
     assert told["versions"] == [{"torch": "2.0"}, {"torch": "2.1"}]
     assert told["benchmarks"] == [{"name": "simulated"}]
