@@ -69,8 +69,8 @@ def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[d
     the one that stands first among the runs, averaged over the seeds both have. Its interval and p are
     over seeds, and for scores over stimuli and recordings too where their draws are known: scores of
     the same stimuli move together, so that what two rules share cancels (see variation.joint_variance).
-    From 8 seeds on the interval comes from resampled seeds, below from Student's t. With one seed the
-    interval says nothing of other seeds.
+    From 8 seeds on (and as many recordings, or one) the interval comes from resampled seeds, else from
+    Student's t. With one seed the interval says nothing of other seeds.
 
     p_holm is corrected within a family: all layers and pairs of rules of one network on one benchmark,
     species, region and metric (or on the accuracy); n_family is its number of tests.
@@ -193,7 +193,8 @@ def _tested(differences: Array, both: RegionDraws | None, confidence: float, nam
         return cells
     low, high, p = difference_interval(mean, spread, confidence)
     how = "Student's t"
-    if n >= RESAMPLED_SEEDS:
+    # Few recordings can be resampled no more than few seeds: of two there are three samples.
+    if n >= RESAMPLED_SEEDS and (values.shape[1] == 1 or values.shape[1] >= RESAMPLED_SEEDS):
         low, high = expanded_percentiles(resampled_means(values, spread, name), spread, confidence)
         how = f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles)"
     paired = "paired by seed, " if n > 1 else ""

@@ -39,7 +39,8 @@ class Drawn:
         layers: names.
         labels: per recording session, animal, species, region.
         raw: (layers, recordings) float64.
-        influence: (layers, recordings, units) float32, of all units of the benchmark.
+        influence: (layers, recordings, units) float32, as many units as the benchmark has stimuli; 0 where a
+            recording is not of them.
         remainder: (layers, recordings, draws) float32.
         half: (layers, recordings, 2 * splits) float64.
         recorded: (recordings, units) bool, which units are behind each recording.
@@ -80,7 +81,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     units = [known[index].units if index in known else np.zeros(0, dtype=np.intp) for index in every]
     draws = len(next(iter(known.values())).remainder)
     group = file.createGroup(f"{target.name}/{metric_label(target.kind, metric)}")
-    group.setncatts({"sampling": sampling, "units": max(int(one.max()) for one in units if len(one)) + 1})
+    group.setncatts({"sampling": sampling, "units": len(target.stimulus_ids)})
     sizes = {"layer": len(layers), "recording": len(every), "entry": sum(len(one) for one in units), "draw": draws}
     sizes["side"] = len(target.halves)
     for name, size in sizes.items():
@@ -186,7 +187,7 @@ def draws_of_region(
 
     Returns:
         None where a run has no draws of these layers, or others than the first, or an undefined score, or where a
-        recording's scores have no draws.
+        recording's scores have no draws in one of the runs.
     """
     known = [one for one in drawn if one is not None]
     if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
@@ -199,12 +200,14 @@ def draws_of_region(
     def stack(name: str) -> NDArray[np.float64]:
         return np.stack([_mixed(getattr(one, name), one.layers, part, own) for one, part in pairs])
 
-    values = stack("raw")
     recorded = known[0].recorded[own]
     smallest = int(recorded.sum(axis=1).min())
-    if not smallest or not np.isfinite(values).all():
+    if not smallest or not all(np.array_equal(one.recorded[own], recorded) for one in known):
         return None
-    return RegionDraws(values, stack("influence")[..., recorded.any(axis=0)], stack("remainder"), smallest)
+    values, influence = stack("raw"), stack("influence")[..., recorded.any(axis=0)]
+    if not np.isfinite(values).all() or not np.isfinite(influence).all():
+        return None
+    return RegionDraws(values, influence, stack("remainder"), smallest)
 
 
 def _mixed(

@@ -155,7 +155,7 @@ class Metric:
         value: two transformed vectors -> the similarity, where it is no Pearson correlation; else None.
         draws: two transformed vectors (m,) and stimulus counts (draws, n) -> the similarity in every
             bootstrap draw (draws,), where `value` is given; None: the Pearson correlation of
-            statistics.weighted_correlations times `factor`.
+            resampling.weighted_correlations times `factor`.
         recomputed: `draws` computes every draw anew, some milliseconds to a second each, where
             all others are matrix products over all draws at once.
         defined_if_constant: whether an RDM of equal distances has a similarity.

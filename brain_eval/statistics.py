@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from brain_eval.errors import UserError
 from brain_eval.variation import Spread
 
-#: Seeds are resampled from so many on; a percentile bootstrap over 3 covers 75 % instead of 95 %.
+#: Seeds (and recordings) are resampled from so many on; a percentile bootstrap over 3 covers 75 % instead of 95 %.
 RESAMPLED_SEEDS = 8
 
 

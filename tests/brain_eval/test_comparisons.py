@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.comparisons import COLUMNS, ScoredRun, compare_rules, resampled_means, whole_regions
-from brain_eval.score_draws import Drawn
+from brain_eval.comparisons import COLUMNS, ScoredRun, _tested, compare_rules, resampled_means, whole_regions
+from brain_eval.score_draws import Drawn, RegionDraws
 from brain_eval.statistics import holm
 from brain_eval.variation import Spread
 
@@ -141,14 +141,50 @@ def test_one_seed_is_tested_over_stimuli_and_says_so():
 
 
 def test_from_eight_seeds_on_seeds_are_resampled():
-    few, many = (row_of(compare_rules(runs_of(seeds)), "IT") for seeds in (7, 8))
+    few, many = (row_of(compare_rules(runs_of(seeds)), "V4") for seeds in (7, 8))
     assert few["interval_method"].startswith("Student's t")
     assert many["interval_method"].startswith("bootstrap of seeds (2000 draws, expanded percentiles) 95 %")
     runs = runs_of(8)
-    mean, variance, parts = joint_by_loops(runs, "IT", "fc")
+    mean, variance, parts = joint_by_loops(runs, "V4", "fc")
     half = errors_to(0.025, parts) * np.sqrt(variance)
     assert (many["ci_low"], many["ci_high"]) == pytest.approx((mean - half, mean + half), abs=0.35 * half)
     assert compare_rules(runs) == compare_rules(runs)
+
+
+def test_two_recordings_are_never_resampled():
+    """Of two there are three samples, whose extremes lie within one standard error."""
+    runs = runs_of(8)
+    row = row_of(compare_rules(runs), "IT")
+    mean, variance, parts = joint_by_loops(runs, "IT", "fc")
+    half = errors_to(0.025, parts) * np.sqrt(variance)
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx((mean - half, mean + half), rel=1e-6)
+    assert row["interval_method"].startswith("Student's t 95 %")
+
+
+@pytest.mark.parametrize("recordings", [1, 2, 4, 8])
+def test_intervals_from_eight_seeds_on_cover_and_agree_with_p(recordings):
+    """No difference, 300 data sets of 8 seeds whose seeds and recordings vary: 92 % or more of the intervals hold 0."""
+    rng, held, agreed = np.random.default_rng(0), 0, 0
+    for number in range(300):
+        values = 0.1 * rng.standard_normal((8, 1)) + 0.1 * rng.standard_normal((8, recordings))
+        values += 0.1 * rng.standard_normal((1, recordings)) * (recordings > 1)
+        both = RegionDraws(values, np.zeros((8, recordings, 30)), np.zeros((8, recordings, 5)), 30)
+        cells = _tested(values.mean(axis=1), both, 0.95, str(number))
+        holds = cells["ci_low"] <= 0 <= cells["ci_high"]
+        held += holds
+        agreed += holds == (cells["p"] > 0.05)
+    assert held >= 276
+    assert agreed >= 285
+
+
+def test_a_run_that_lacks_a_recordings_draws_is_compared_over_seeds_alone():
+    for broken in ("recorded", "influence"):
+        runs = runs_of(3)
+        one = runs[-1].draws["bench", "spearman"]
+        getattr(one, broken)[..., 1, :] = False if broken == "recorded" else np.nan
+        rows = compare_rules(runs)
+        assert row_of(rows, "IT")["interval_method"].endswith("over seeds")
+        assert row_of(rows, "V4")["interval_method"].endswith("over seeds and stimuli")
 
 
 def test_resampled_means_have_the_variance_asked_for():

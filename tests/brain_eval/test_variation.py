@@ -217,7 +217,6 @@ def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
         means.append(values.mean())
         rejected += spread.p_value(means[-1] / np.sqrt(spread.variance)) < 0.05
     assert np.mean(variances) / np.var(means) == pytest.approx(1.1, abs=0.25)
-    print(rejected)
     low, high = stats.binom.interval(0.95, 1000, [0.03, 0.05])
     assert low[0] <= rejected <= high[1]
 

@@ -1,11 +1,12 @@
 """The table of a search: as many trials for every rule, judged on held-out training images."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nmnc.config import Study, study_from
+from nmnc.config import Study, load_study, study_from
 from nmnc.data import load_dataset
 from nmnc.errors import UserError
 from nmnc.files import write_csv
@@ -76,3 +77,26 @@ def test_validation_images_follow_the_trained_ones_and_replace_the_test_set(tmp_
     assert held_out.test_labels.equal(whole.train_labels[100:150])
     with pytest.raises(UserError, match=r"ask for 1400 \+ 50 of 1437 training images; lower dataset\.train_images"):
         load_dataset(Dataset(name="digits", train_images=1400, validation_images=50), tmp_path)
+
+
+def test_the_second_round_runs_the_best_three_trials_of_every_rule_again() -> None:
+    root = Path(__file__).parents[2]
+    first: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for name in ("search", "search_more"):
+        with (root / f"results/reference/{name}/tables/search.csv").open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                if row["accuracy"]:
+                    own = first.setdefault((row["network"], row["rule"]), [])
+                    own.append((float(row["accuracy"]), row["values"]))
+    again = load_study(root / "config/search_again.yaml")
+    assert set(again.seeds).isdisjoint({100}), "seeds that chose the three would choose them again"
+    second: dict[tuple[str, str], set[str]] = {}
+    for sweep in again.sweeps:
+        for point in again.points(sweep):
+            words = " ".join(f"{key}={value}" for key, value in point.values.items())
+            for network in again.networks_of(point.label):
+                rule = point.rule.removesuffix("_batch_norm")
+                second.setdefault((network, rule), set()).add(words)
+    assert second.keys() == first.keys()
+    for whose, own in first.items():
+        assert second[whose] == {words for _, words in sorted(own, key=lambda trial: -trial[0])[:3]}, whose
