@@ -9,6 +9,14 @@ PYTHON := .venv/bin/python
 # Rules of the workflow and tests start programs by name; they must be this environment's.
 IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
 STUDY = $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
+# A run that diverges is a result: the verdicts then count it as a missing seed. $(1): the study, $(2): the tier.
+define CLAIMS
+$(PYTHON) workflow/plan.py --config config/$(1).yaml --cores $(CORES) && \
+{ $(IN_ENV) snakemake claims --cores $(CORES) --resources gpu=1 --configfile config/$(1).yaml --keep-going || { \
+    echo "some runs stopped (above); the verdicts count them as missing seeds" >&2; \
+    $(PYTHON) -m brain_eval claims --results results/$(1) --predictions docs/predictions.yaml --tier $(2); }; } && \
+echo "verdicts: results/$(1)/tables/claims.csv, figures: results/$(1)/figures/claims/"
+endef
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := default
@@ -54,19 +62,13 @@ search: .venv/.installed ## Step sizes for the claims: nine trials for every rul
 	done
 
 claims: .venv/.installed ## The paper's claims, CPU tier: 551 runs, 4 hours on two cores; goes on where it was cut
-	@$(PYTHON) workflow/plan.py --config config/claims.yaml --cores $(CORES)
-	@$(IN_ENV) snakemake claims --cores $(CORES) --configfile config/claims.yaml --keep-going || { \
-	    echo "some runs did not finish (above); the verdicts count them as missing seeds" >&2; \
-	    $(PYTHON) -m brain_eval claims --results results/claims --predictions docs/predictions.yaml; \
-	    exit 1; \
-	}
-	@echo "verdicts: results/claims/tables/claims.csv, figures: results/claims/figures/claims/"
+	@$(call CLAIMS,claims,CPU)
 
 records: .venv/.installed ## Bring back the published runs of the claims; make claims then does only what is missing
 	@$(PYTHON) -m workflow.records --config config/claims.yaml
 
 claims-gpu: .venv/.installed ## The same at full size; needs a GPU
-	@$(IN_ENV) snakemake claims --cores $(CORES) --resources gpu=1 --configfile config/claims_gpu.yaml
+	@$(call CLAIMS,claims_gpu,GPU)
 
 brain: .venv/.installed ## Six rules, untrained and reference models on every benchmark whose data are here; 1 hour
 	@$(call STUDY,config/brain.yaml)

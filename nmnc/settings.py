@@ -114,7 +114,8 @@ class RuleEntry(Section):
 class Sweep(Section):
     """Further entries of the section rules: copies of some rules with other values, all combinations of them.
 
-    The copies are labelled RULE-KEY-VALUE; where all values are the rule's own, the rule itself is the point.
+    The copies are labelled RULE-KEY-VALUE; where all values are the rule's own, the rule itself is the point, provided
+    that the sweep changes nothing else but the number of epochs of a constant schedule, whose states the rule passes.
     """
 
     rules: list[Name] = Field(min_length=1, description="labels of rules to copy")
@@ -162,7 +163,8 @@ def points_of(rules: dict[str, RuleEntry], training: Training, noise: Noise, swe
         entry = rules[rule]
         values = dict(zip(sweep.values, chosen, strict=True))
         sections = {"training": entry.training | sweep.training, "noise": entry.noise | sweep.noise}
-        same = not sweep.noise
+        schedule = (bases["training"] | sections["training"])["schedule"]
+        same = not sweep.noise and sweep.training.keys() <= ({"epochs"} if schedule == "constant" else set())
         for key, value in values.items():
             section, _, name = key.partition(".")
             if section not in bases or name not in bases[section]:

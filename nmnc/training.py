@@ -153,7 +153,7 @@ class Trainer:
             outputs = self.network.outputs(self.dataset.normalise(images), connected=not rule.local)
         # Whatever the precision of the clean pass: from here on all but the weights' gradients is float32.
         *hidden, logits = (output.detach().float() for output in outputs)
-        self.watch.see_activity(self.step, hidden)
+        self.watch.see_outputs(self.step, hidden, logits)
         error = output_error(logits, labels)
         rule.observe(self.step, hidden, record)
         rule.forward_passes += len(images)

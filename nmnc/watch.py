@@ -22,6 +22,7 @@ class Watch:
     """Remembers on the device at which step something went wrong first; -1 stands for never.
 
     Attributes:
+        bad_output: int64 (stages,), first step whose output was NaN or infinite.
         bad_gradient: int64 (weights,), first step whose gradient was NaN or infinite.
         exploded: int64 (), first step whose loss was above the bound.
         constant_since: int64 (hidden stages,), since which step activity has been the same for all images.
@@ -34,6 +35,7 @@ class Watch:
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         device = self.weights[0].device
         self.bound = EXPLOSION * math.log(max(classes, 2))
+        self.bad_output = torch.full((len(network.stages),), -1, device=device)
         self.bad_gradient = torch.full((len(self.weights),), -1, device=device)
         self.exploded = torch.full((), -1, device=device)
         self.constant_since = torch.full((len(network.stages) - 1,), -1, device=device)
@@ -50,11 +52,13 @@ class Watch:
         self.exploded.masked_fill_(high, step)
 
     @torch.no_grad()
-    def see_activity(self, step: int, hidden: list[Tensor]) -> None:
-        """Look at the hidden stages' outputs (batch, ...) every so many steps.
+    def see_outputs(self, step: int, hidden: list[Tensor], logits: Tensor) -> None:
+        """Look at the stages' outputs (batch, ...): whether they are finite, and every so many steps whether constant.
 
         Constant is what varies less over the images than a part in a million of its largest value.
         """
+        finite = torch.stack([output.sum() for output in (*hidden, logits)]).isfinite()
+        self.bad_output.masked_fill_(~finite & (self.bad_output < 0), step)
         if step % LOOK_EVERY or len(hidden[0]) == 1:
             return
         self.looked = step
@@ -73,21 +77,24 @@ class Watch:
             UserError: which step, which layer, what to do.
         """
         finite = torch.stack([total.isfinite(), *(size.isfinite() for size in self._sizes())])
-        numbers = torch.cat([self.bad_gradient, self.exploded.view(1), self.constant_since, finite]).tolist()
-        weights, stages = len(self.weights), len(self.constant_since)
-        bad, exploded = numbers[:weights], numbers[weights]
-        since, finite_ones = numbers[weights + 1 : weights + 1 + stages], numbers[-1 - weights :]
-        first = min((number for number in bad if number >= 0), default=None)
+        seen = (self.bad_output, self.bad_gradient, self.exploded.view(1), self.constant_since, finite)
+        numbers = iter(torch.cat(seen).tolist())
+        outputs, gradients, (exploded,), since, finite_ones = ([next(numbers) for _ in part] for part in seen)
+        first = min((number for number in outputs + gradients if number >= 0), default=None)
         if exploded >= 0 and (first is None or exploded < first):
             raise UserError(
                 f"training: the loss exceeded {self.bound:.0f} ({EXPLOSION} times chance) at step {exploded}; "
                 f"the weights of layer {self._grown()} grew most; {MEND}"
             )
         if first is not None:
-            layer = self._owner(bad.index(first))
-            raise UserError(f"training: the gradient became NaN or infinite at step {first} in layer {layer}; {MEND}")
+            # What is not finite spreads forward to later outputs, and so to all gradients; backward to earlier ones.
+            if first in outputs:
+                what, layer = "activity", self.network.stage_names[outputs.index(first)]
+            else:
+                what, layer = "gradient", self._owner(max(n for n, step in enumerate(gradients) if step == first))
+            raise UserError(f"training: the {what} became NaN or infinite at step {first} in layer {layer}; {MEND}")
         if not all(finite_ones):
-            broken = finite_ones[1:].index(0) if 0 in finite_ones[1:] else weights - 1
+            broken = finite_ones[1:].index(0) if 0 in finite_ones[1:] else len(self.weights) - 1
             what = "weights" if 0 in finite_ones[1:] else "loss"
             raise UserError(
                 f"training: the {what} became NaN or infinite before step {step} in layer {self._owner(broken)}; {MEND}"
@@ -119,7 +126,7 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to stop with the same words."""
-        names = ("bad_gradient", "exploded", "constant_since", "looked", "sizes")
+        names = ("bad_output", "bad_gradient", "exploded", "constant_since", "looked", "sizes")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -127,6 +134,5 @@ class Watch:
         device = self.exploded.device
         self.looked = state["looked"]
         self.sizes = [size.to(device) for size in state["sizes"]]
-        self.bad_gradient, self.exploded, self.constant_since = (
-            state[name].to(device) for name in ("bad_gradient", "exploded", "constant_since")
-        )
+        for name in ("bad_output", "bad_gradient", "exploded", "constant_since"):
+            setattr(self, name, state[name].to(device))

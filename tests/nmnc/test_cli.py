@@ -95,7 +95,7 @@ def test_divergence_names_step_and_layer_and_publishes_nothing(nmnc: Any) -> Non
     nmnc.write_study(training={"learning_rate": 1e30, "clip_norm": None})
     for rule in ("backprop", "nmnc"):
         line = nmnc.fails(*nmnc.train(rule))
-        assert "training: the gradient became NaN or infinite at step 1 in layer conv1; lower" in line
+        assert "training: the activity became NaN or infinite at step 1 in layer fc1; lower" in line
     assert not (nmnc.folder / "results" / "toy" / "networks").exists()
 
 

@@ -8,6 +8,7 @@ from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
+from nmnc.networks.resnet import resnet
 from nmnc.perturbation import Perturbation, copies, joint_response, mean_jacobians, responses
 from nmnc.replay import Record, recording, replaying
 from nmnc.rules import make_rule
@@ -45,7 +46,11 @@ def unusual() -> Network:
     )
 
 
-NETWORKS = [plain, with_everything, unusual]
+def residual() -> Network:
+    return resnet((3, 8, 8), 4, blocks=1, channels=[4, 6])
+
+
+NETWORKS = [plain, with_everything, unusual, residual]
 
 
 def prepared(

@@ -292,3 +292,29 @@ def test_images_that_do_not_fit_are_refused(own: Callable[..., Network]) -> None
     with pytest.raises(UserError, match=r"images of shape \(3, 8, 8\) do not pass through the network: ") as caught:
         layer_sizes(own("own_networks:wrong_input"), SHAPE)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "noise"),
+    [
+        ("nmnc", {"feedback": "factored"}),
+        ("nmnc", {"feedback": "full"}),
+        ("nmnc", {"adaptive": True}),
+        ("vnc", {}),
+        ("random_subspace", {}),
+        ("spectral", {}),
+        ("dfa", {}),
+        ("fdfa", {}),
+    ],
+)
+def test_direct_rules_train_residual_blocks_with_batch_norm(
+    toy: Any, tmp_path: Path, kind: str, noise: dict[str, Any]
+) -> None:
+    run = toy.trainer(
+        kind,
+        networks={"net": {"kind": "resnet", "arguments": {"blocks": 1, "channels": [8, 12]}}},
+        training={"epochs": 10},
+        noise={"basis_every": 3, "basis_images": 32, "rate": 0.2} | noise,
+    )
+    run.train(tmp_path / "state.pt")
+    assert run.epochs[-1]["train_loss"] < 0.5 * run.epochs[1]["train_loss"]

@@ -48,6 +48,27 @@ def test_every_combination_is_a_rule_and_the_rules_own_values_are_the_rule_itsel
     assert [point.label for point in study().points("images")] == ["nmnc-images-2", "nmnc", "vnc-images-2", "vnc"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "schedule", "copied"),
+    [
+        ({}, "cosine", False),
+        ({"epochs": 2}, "constant", False),
+        ({"epochs": 2}, "cosine", True),
+        ({"epochs": 2, "learning_rate": 0.3}, "constant", True),
+        ({"weight_decay": 0.1}, "constant", True),
+    ],
+)
+def test_a_rule_is_the_point_only_where_its_run_passes_through_what_the_copy_would_be(
+    changed: dict[str, Any], schedule: str, copied: bool
+) -> None:
+    sweep = {"rules": ["nmnc"], "values": {"noise.images": [8]}, "training": changed}
+    found = study(training={"epochs": 4, "schedule": schedule}, sweeps={"s": sweep})
+    [point] = found.points("s")
+    assert point.label == ("nmnc-images-8" if copied else "nmnc")
+    for key, value in changed.items() if copied else ():
+        assert getattr(found.run(point.label).training, key) == value
+
+
 def test_copies_keep_what_the_sweep_does_not_change() -> None:
     run = study().run("vnc-images-2")
     assert (run.kind, run.noise.images, run.noise.rate, run.training.epochs) == ("vnc", 2, 0.1, 2)

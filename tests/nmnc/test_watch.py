@@ -16,6 +16,7 @@ from nmnc.training import Trainer
 from nmnc.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch
 
 KINDS = sorted(set(RULES) - {"untrained"})
+LOGITS = torch.zeros(4, 2)
 every_rule = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -59,7 +60,7 @@ def test_nan_weights_stop_a_run_soon(toy: Any, tmp_path: Path, monkeypatch: pyte
                 run.weights[2][0, 0] = math.nan  # of fc1
 
     monkeypatch.setattr(run.optimiser, "step", poisoned)
-    with pytest.raises(UserError, match=r"^training: .*step \d+.* layer (conv1|fc1)\b") as caught:
+    with pytest.raises(UserError, match=r"^training: .*step \d+.* layer fc1\b") as caught:
         run.train(tmp_path / "state.pt")
     assert run.step <= 10
     assert "\n" not in str(caught.value)
@@ -119,12 +120,31 @@ def test_a_run_that_learns_is_left_alone(toy: Any, tmp_path: Path, monkeypatch: 
 # One by one
 
 
-def test_the_first_bad_gradient_is_named() -> None:
+@pytest.mark.parametrize(("stage", "value"), [(0, math.nan), (1, -math.inf), (2, math.nan)])
+def test_the_layer_whose_output_was_bad_first_is_named_though_all_later_ones_and_all_gradients_are(
+    stage: int, value: float
+) -> None:
+    one = watch()
+    one.see_outputs(0, [torch.ones(4, 4), torch.ones(4, 5)], LOGITS)
+    one.see_gradients(0, torch.ones(6))
+    one.check(1, torch.zeros(()))
+    outputs = [torch.ones(4, 4), torch.ones(4, 5), torch.ones(4, 2)]
+    for later in outputs[stage:]:
+        later[2, 1] = value
+    for step in (1, 2):
+        one.see_outputs(step, outputs[:2], outputs[2])
+        one.see_gradients(step, torch.full((6,), math.nan))
+    name = ("one", "two", "logits")[stage]
+    with pytest.raises(UserError, match=f"activity became NaN or infinite at step 1 in layer {name}; lower"):
+        one.check(3, torch.tensor(math.nan))
+
+
+def test_the_first_bad_gradient_is_named_the_last_layers_since_it_goes_back_to_all_before() -> None:
     one = watch()
     good = torch.ones(6)
     one.see_gradients(0, good)
     one.check(1, torch.zeros(()))
-    one.see_gradients(1, torch.tensor([1.0, 1, 1, math.inf, 1, 1]))
+    one.see_gradients(1, torch.tensor([math.nan, math.nan, 1, math.inf, 1, 1]))
     one.see_gradients(2, torch.full((6,), math.nan))
     with pytest.raises(UserError, match="gradient became NaN or infinite at step 1 in layer two; lower"):
         one.check(3, torch.tensor(math.nan))
@@ -163,7 +183,7 @@ def test_a_constant_layer_is_dead_after_a_while(value: float, stage: int) -> Non
         if step >= LOOK_EVERY:
             hidden[stage] = torch.full_like(hidden[stage], value)
             hidden[stage][0] *= 1 + 1e-7  # the last bit may differ
-        one.see_activity(step, hidden)
+        one.see_outputs(step, hidden, LOGITS)
         if step < LOOK_EVERY + DEAD_AFTER:
             one.check(step, torch.zeros(()))
     name = ("one", "two")[stage]
@@ -176,20 +196,21 @@ def test_a_layer_that_wakes_up_again_is_not_dead() -> None:
     alive = torch.eye(4)
     for step in range(10 * DEAD_AFTER):
         silent = step % (DEAD_AFTER + LOOK_EVERY) < DEAD_AFTER
-        one.see_activity(step, [torch.zeros(4, 4) if silent else alive, alive[:, :3]])
+        one.see_outputs(step, [torch.zeros(4, 4) if silent else alive, alive[:, :3]], LOGITS)
         one.check(step, torch.zeros(()))
 
 
 def test_a_single_image_says_nothing_of_a_layer() -> None:
     one = watch()
     for step in range(3 * DEAD_AFTER):
-        one.see_activity(step, [torch.ones(1, 4), torch.ones(1, 5)])
+        one.see_outputs(step, [torch.ones(1, 4), torch.ones(1, 5)], LOGITS)
     one.check(60, torch.zeros(()))
 
 
 def test_a_resumed_watch_stops_with_the_same_words() -> None:
     one, other = watch(), watch()
     one.see_loss(4, torch.tensor(one.bound * 2))
+    one.see_outputs(5, [torch.full((4, 4), math.nan), torch.ones(4, 5)], LOGITS)
     one.see_gradients(5, torch.full((6,), math.nan))
     other.load_state_dict(one.state_dict())
     with pytest.raises(UserError, match="at step 4") as first:
