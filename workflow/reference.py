@@ -62,6 +62,7 @@ def publish(study: Study, target: Path) -> None:
     ends = [results / name for name in ("report.html", "tables/claims.csv", "tables/search.csv")]
     if not any(path.exists() for path in ends):
         raise UserError(f"{ends[0]} is not there; run the study first")
+    told = provenance(study, results)  # now: what is copied may itself change the checkout
     for part, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", "captions.json"))):
         shutil.rmtree(target / part, ignore_errors=True)
         for path in sorted((results / part).rglob("*")):
@@ -71,7 +72,7 @@ def publish(study: Study, target: Path) -> None:
                 _copy(path, target / place)
     if (results / "tables/claims.csv").exists():  # with it, verdicts can be computed anew from what is published
         shutil.copy(results / "dataset.json", target / "dataset.json")
-    write_text(target / "provenance.json", json.dumps(provenance(study, results), indent=1) + "\n")
+    write_text(target / "provenance.json", json.dumps(told, indent=1) + "\n")
 
 
 def _copy(path: Path, target: Path) -> None:
