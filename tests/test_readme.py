@@ -33,7 +33,7 @@ def test_accuracies_of_the_readme_are_those_of_the_reference() -> None:
 
 
 def test_similarities_of_the_readme_are_those_of_the_reference() -> None:
-    scores = pd.read_csv(REFERENCE / "tables" / "scores.csv")
+    scores = pd.read_csv(REFERENCE / "tables" / "scores.csv.gz")
     monkey = scores[(scores.benchmark == "kriegeskorte2008") & (scores.species == "macaque")]
     mean = monkey[monkey.metric == "spearman"].groupby(["rule", "layer"])["raw"].mean()
     shown = table().drop(columns="test accuracy")
