@@ -181,14 +181,12 @@ def _tested(differences: Array, both: RegionDraws | None, confidence: float, nam
     """Cells of one comparison: its interval, p and how they were made."""
     n, mean = len(differences), float(differences.mean())
     cells: dict[str, Any] = {"mean_difference": mean}
-    over = ["seeds"] if n > 1 else []
-    values = differences[:, None]
+    over, values = ["seeds"], differences[:, None]
     spread = Spread.of_sample(float(differences.var(ddof=1)) / n, n - 1) if n > 1 else None
     if both is not None:
-        values = both.values
+        over, values = both.factors, both.values
         spread = joint_variance(both.values, both.influence, both.remainder, both.smallest)
         cells |= {"n_recordings": values.shape[1]}
-        over += ["stimuli"] + (["recordings"] if values.shape[1] > 1 else [])
     if spread is None:
         return cells
     low, high, p = difference_interval(mean, spread, confidence)

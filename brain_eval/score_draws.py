@@ -166,6 +166,12 @@ class RegionDraws:
     remainder: NDArray[np.float64]
     smallest: int
 
+    @property
+    def factors(self) -> list[str]:
+        """What an interval of their mean is over: one run tells nothing of other seeds, one recording of no others."""
+        runs, recordings = self.values.shape
+        return ["seeds"] * (runs > 1) + ["stimuli"] + ["recordings"] * (recordings > 1)
+
     def paired_differences(self) -> "RegionDraws":
         """Return the first half of the runs minus the second, run by run."""
         half = len(self.values) // 2

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nmnc.incremental_pca import IncrementalPCA
-from nmnc.manifold import RELATIVE_TOLERANCE, mean_activity
+from nmnc.manifold import RELATIVE_TOLERANCE, centred
 
 #: Weight of all older activity whenever a basis is asked for: the weights have moved, and so has the manifold.
 MEMORY = 0.5
@@ -47,12 +47,12 @@ class ActivityStream:
 
     def start(self, activity: Tensor) -> None:
         """Take in the first activity, float32 (images, units), as it is; see `basis` for the errors."""
-        self.components.update(_centred(activity))
+        self.components.update(centred(activity))
         self._turn(self.components.basis())
 
     def update(self, batch: Tensor) -> None:
         """Take in one batch, float32 (images, units) of 2 images or more; waits for nothing."""
-        rows = _centred(batch)
+        rows = centred(batch)
         self.product.addmm_(rows.T, rows @ self.axes)
 
     def basis(self, dimensions: int) -> Tensor:
@@ -94,7 +94,3 @@ class ActivityStream:
         device = self.generator.device
         self.components.load_state_dict(state["components"], device)
         self.axes, self.product = state["axes"].to(device), state["product"].to(device)
-
-
-def _centred(activity: Tensor) -> Tensor:
-    return activity - mean_activity(activity).to(activity.dtype)

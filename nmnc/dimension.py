@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nmnc.manifold import gram_matrix, mean_activity
+from nmnc.manifold import centred, gram_matrix
 
 #: Part of the images, those with the largest ratio of distances, that TwoNN's line is not fitted to (Facco et al.).
 DISCARDED = 0.1
@@ -113,7 +113,7 @@ def estimate(
     Raises:
         FloatingPointError: the activity is NaN or infinite.
     """
-    gram = gram_matrix(activity - mean_activity(activity).to(activity.dtype))
+    gram = gram_matrix(centred(activity))
     images = len(gram)
     drawn: dict[int, dict[str, Tensor]] = {}
 

@@ -32,15 +32,14 @@ def principal_basis(activity: Tensor, dimensions: int, overwrite: bool = False) 
     Raises:
         FloatingPointError: the activity is NaN, infinite or so large that its square is.
     """
-    mean = mean_activity(activity).to(activity.dtype)
-    centred = activity.sub_(mean) if overwrite else activity - mean
-    gram = (centred @ centred.T).double()
+    rows = centred(activity, overwrite)
+    gram = (rows @ rows.T).double()
     if not gram.isfinite().all():
         raise FloatingPointError("activity is NaN or infinite")
     eigenvalues, vectors = torch.linalg.eigh(gram)
     eigenvalues, vectors = eigenvalues.flip(0)[:dimensions], vectors.flip(1)[:, :dimensions]
     keep = eigenvalues > eigenvalues[0].clamp_min(0) * RELATIVE_TOLERANCE**2
-    components = centred.T @ vectors[:, keep].to(activity.dtype)
+    components = rows.T @ vectors[:, keep].to(activity.dtype)
     # The eigenvectors are orthogonal in float64, their float32 images only nearly so.
     return torch.linalg.qr(components).Q
 
@@ -51,6 +50,12 @@ def mean_activity(activity: Tensor) -> Tensor:
     In float64 the mean of equal values is exact: what does not vary is zero when centred, not rounding.
     """
     return torch.cat([block.mean(0, dtype=torch.float64) for block in activity.split(BLOCK, 1)])
+
+
+def centred(activity: Tensor, overwrite: bool = False) -> Tensor:
+    """Activity, float (images, units), without its mean over the images; in its own memory where it may be."""
+    mean = mean_activity(activity).to(activity.dtype)
+    return activity.sub_(mean) if overwrite else activity - mean
 
 
 def layer_basis(layer: str, activity: Tensor, dimensions: int) -> Tensor:

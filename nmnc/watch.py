@@ -15,6 +15,8 @@ EXPLOSION = 1000
 LOOK_EVERY, DEAD_AFTER = 10, 20
 #: Steps between two questions whether all is well; each waits for the device.
 CHECK_EVERY = 50
+#: What a watch remembers as steps, on the device.
+SINCE = ("bad_output", "bad_gradient", "exploded", "constant_since")
 MEND = "lower training.learning_rate or set training.clip_norm, then run again"
 
 
@@ -126,13 +128,12 @@ class Watch:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to stop with the same words."""
-        names = ("bad_output", "bad_gradient", "exploded", "constant_since", "looked", "sizes")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*SINCE, "looked", "sizes")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo `state_dict`."""
         device = self.exploded.device
         self.looked = state["looked"]
         self.sizes = [size.to(device) for size in state["sizes"]]
-        for name in ("bad_output", "bad_gradient", "exploded", "constant_since"):
+        for name in SINCE:
             setattr(self, name, state[name].to(device))

@@ -47,9 +47,7 @@ def joint_interval(
         values = values + (np.asarray(means) - values.mean(axis=1))[:, None]
     spread = joint_variance(values, joint.influence, joint.remainder, joint.smallest)
     low, high = correlation_interval(float(values.mean()), spread, confidence)
-    seeds, recordings = values.shape
-    over = ["seeds"] * (seeds > 1) + ["stimuli"] + ["recordings"] * (recordings > 1)
-    return Interval(low, high, words(confidence, over, "(Fisher z) "))
+    return Interval(low, high, words(confidence, joint.factors, "(Fisher z) "))
 
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:
