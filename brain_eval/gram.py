@@ -30,6 +30,17 @@ def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") 
     Raises:
         UserError: not two-dimensional, too few stimuli, NaN or infinity (names the row).
     """
+    return checked_range(features, least, what)[0]
+
+
+def checked_range(
+    features: ArrayLike, least: int = 3, what: str = "an RDM"
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Return `checked_features` with each row's lowest and highest value, which the check has to find anyway.
+
+    Returns:
+        (n, p), (n, 1), (n, 1), float32 or float64.
+    """
     values = np.asarray(features)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
@@ -39,12 +50,13 @@ def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") 
             "use more stimuli or another layer"
         )
     with np.errstate(invalid="ignore"):
-        # Both pass NaN on and show an infinity, without a mask as large as the features.
-        finite = np.isfinite(values.max(axis=1)) & np.isfinite(values.min(axis=1))
+        lowest, highest = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    # Both pass NaN on and show an infinity, without a mask as large as the features.
+    finite = np.isfinite(lowest[:, 0]) & np.isfinite(highest[:, 0])
     if not finite.all():
         row = int(np.argmin(finite))
         raise UserError(f"features hold NaN or infinity in row {row}; mend or leave out that stimulus")
-    return values
+    return values, lowest, highest
 
 
 def column_blocks(n: int, p: int, itemsize: int) -> Iterator[slice]:
@@ -81,7 +93,8 @@ def row_products(
             tile = block[rows] if values.dtype == kind else np.empty(block[rows].shape)
             np.multiply(values[rows, columns], scales[rows].astype(tile.dtype), out=tile)
             tile -= means[rows].astype(tile.dtype)
-            block[rows] = tile
+            if values.dtype != kind:
+                block[rows] = tile
         products = _accumulate(products, block)
     return products.T
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from brain_eval.errors import UserError
-from brain_eval.gram import ROWS, centred_gram, checked_features, mirrored, row_products
+from brain_eval.gram import ROWS, centred_gram, checked_features, checked_range, mirrored, row_products
 
 Vector = NDArray[np.float64]
 
@@ -47,8 +47,7 @@ def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
         UserError: fewer than 3 rows, NaN or infinity (names the row).
         UndefinedSimilarity: a row is constant (names the row).
     """
-    values = checked_features(features)
-    highest, lowest = values.max(axis=1, keepdims=True), values.min(axis=1, keepdims=True)
+    values, lowest, highest = checked_range(features)
     _refuse(highest == lowest, "constant", "correlations")
     scales = _power_of_two(np.maximum(highest, -lowest))
     means = values.mean(axis=1, dtype=np.float64, keepdims=True) * scales
@@ -68,8 +67,8 @@ def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
         UserError: fewer than 3 rows, NaN or infinity (names the row).
         UndefinedSimilarity: a row is all zero (names the row).
     """
-    values = checked_features(features)
-    largest = np.maximum(values.max(axis=1, keepdims=True), -values.min(axis=1, keepdims=True))
+    values, lowest, highest = checked_range(features)
+    largest = np.maximum(highest, -lowest)
     _refuse(largest == 0, "zero everywhere", "angles")
     return _angles(row_products(values, _power_of_two(largest), np.zeros((len(values), 1))))
 
@@ -137,8 +136,8 @@ def _angles(lower: NDArray[np.floating]) -> NDArray[np.floating]:
         tile *= inverse[: rows.stop]
         tile *= inverse[rows, None]
         np.subtract(1.0, tile, out=tile)
-        np.clip(tile, 0.0, 2.0, out=tile)
-        tile *= tile >= smallest
+        np.minimum(tile, 2.0, out=tile)
+        np.copyto(tile, 0.0, where=tile < smallest)
     rdm = mirrored(lower)
     np.fill_diagonal(rdm, 0.0)
     return rdm
