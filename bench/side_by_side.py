@@ -45,16 +45,16 @@ def facts(device: str, threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def timed(function: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call."""
-    started = clock()
+def timed(function: Callable[[], Any], *clocks: Callable[[], float]) -> list[float]:
+    """Seconds of one call by each clock."""
+    started = [clock() for clock in clocks]
     function()
-    return clock() - started
+    return [clock() - start for clock, start in zip(clocks, started, strict=True)]
 
 
 def compare(
     bench: str, case: str, ours: tuple[str, Callable[[], Any]], other: tuple[str, Callable[[], Any]], *,
-    repeats: int, goal: str, threads: int, faster: bool = True, device: str = "cpu", wall: bool = False,
+    repeats: int, goal: str, threads: int, faster: bool = True, device: str = "cpu",
 ) -> dict[str, Any]:  # fmt: skip
     """Time two functions alternately and print their ratio; returns a row of COLUMNS.
 
@@ -67,27 +67,60 @@ def compare(
             the machine meanwhile does not count.
         faster: True: ratio = other / ours (how many times faster we are); False: ratio = ours / other.
         device: "cpu" or "cuda".
-        wall: give elapsed time in any case: for what works in threads beside, on a machine with cores free for them.
 
     Returns:
         Median seconds of both; the ratio is the median of the rounds' own ratios, with their lowest and
         highest: what slows the machine for a while slows both sides of a round.
     """
-    ours[1](), other[1]()
-    clock = time.process_time if threads == 1 and device == "cpu" and not wall else time.perf_counter
-    rounds = [(timed(ours[1], clock), timed(other[1], clock)) for _ in range(repeats)]
+    clock = time.process_time if threads == 1 and device == "cpu" else time.perf_counter
+    (rounds,) = _rounds(ours[1], other[1], repeats, [clock])
+    return _row(bench, case, (ours[0], other[0]), rounds, goal, faster, facts(device, threads))
+
+
+def compare_by_both_clocks(
+    bench: str, case: str, ours: tuple[str, Callable[[], Any]], other: tuple[str, Callable[[], Any]], *,
+    repeats: int, goal: str, threads: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """`compare` on the CPU, where one side works in threads beside: two rows from the same rounds.
+
+    Elapsed time, of a machine with cores free for them; and the processor time of all threads, which charges
+    their work in full.
+    """
+    clocks = {"elapsed time": time.perf_counter, "processor time": time.process_time}
+    timed_rounds = _rounds(ours[1], other[1], repeats, list(clocks.values()))
+    names, where = (ours[0], other[0]), facts("cpu", threads)
+    return [
+        _row(bench, f"{case}, {name}", names, rounds, goal, True, where)
+        for name, rounds in zip(clocks, timed_rounds, strict=True)
+    ]
+
+
+def _rounds(
+    ours: Callable[[], Any], other: Callable[[], Any], repeats: int, clocks: Sequence[Callable[[], float]]
+) -> list[list[tuple[float, float]]]:
+    """For each clock the seconds (ours, other) of every round; the first round, which warms up, is not among them."""
+    ours(), other()
+    both = [[timed(function, *clocks) for function in (ours, other)] for _ in range(repeats)]
+    return [[(a[i], b[i]) for a, b in both] for i in range(len(clocks))]
+
+
+def _row(
+    bench: str, case: str, names: tuple[str, str], rounds: Sequence[tuple[float, float]], goal: str, faster: bool,
+    where: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     ratios = [b / a if faster else a / b for a, b in rounds]
     row: dict[str, Any] = {
-        "bench": bench, "case": case, "ours": ours[0], "other": other[0],
+        "bench": bench, "case": case, "ours": names[0], "other": names[1],
         "seconds_ours": statistics.median(a for a, _ in rounds),
         "seconds_other": statistics.median(b for _, b in rounds),
         "ratio": statistics.median(ratios), "ratio_low": min(ratios), "ratio_high": max(ratios),
-        "goal": goal, "repeats": repeats, **facts(device, threads),
+        "goal": goal, "repeats": len(rounds), **where,
     }  # fmt: skip
-    what = f"{other[0]} / {ours[0]}" if faster else f"{ours[0]} / {other[0]}"
+    what = f"{names[1]} / {names[0]}" if faster else f"{names[0]} / {names[1]}"
+    threads = row["threads"]
     print(
         f"{bench}, {case}: {what} = {row['ratio']:.3g} ({row['ratio_low']:.3g} to {row['ratio_high']:.3g}, "
-        f"{repeats} rounds; {row['seconds_ours']:.4g} s against {row['seconds_other']:.4g} s; goal: {goal}; "
+        f"{len(rounds)} rounds; {row['seconds_ours']:.4g} s against {row['seconds_other']:.4g} s; goal: {goal}; "
         f"{row['gpu'] or row['cpu']}, {threads} thread{'s' * (threads > 1)})",
         flush=True,
     )

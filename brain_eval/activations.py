@@ -235,7 +235,8 @@ def _blocks(
                 target = block[start - first : start - first + len(images)]
 
                 def record(layer: str, output: Tensor, target: Tensor = target) -> None:
-                    target[:, columns[layer]] = kept[layer].take(output)
+                    taken = kept[layer].take(output)
+                    target[:, columns[layer]].unflatten(1, taken.shape[1:]).copy_(taken)
 
                 try:
                     forward(model, images, computation, record)

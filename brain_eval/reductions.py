@@ -66,7 +66,8 @@ class Kept:
     Attributes:
         shape: channels and the extents along channel_x and channel_y, 1 where there is none.
         placed: whether channel_x and channel_y mean a place on a map.
-        take: the layer's output (images, ...) -> float (images, values).
+        take: the layer's output (images, ...) -> float (images, values); or (images, ...) in the values' order, which
+            whoever copies it flattens: of an output in the channels-last layout a copy less.
         note: what was done, in words; empty where nothing was.
     """
 
@@ -100,7 +101,7 @@ def kept_of(layer: str, shape: tuple[int, ...], reduction: Reduction, n_images: 
 
         return Kept((reduction.dimensions, 1, 1), False, project, note)
     note = "kept whole" if reduction.name in ("spatial_mean", "random_projection") else ""
-    return Kept(whole, True, lambda output: output.flatten(1), note)
+    return Kept(whole, True, lambda output: output, note)
 
 
 def components_note(components: Components, size: int, asked: int) -> str:

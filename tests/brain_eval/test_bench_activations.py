@@ -33,8 +33,8 @@ def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench,
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     rows = bench("activations").main(["--quick", "--out", str(tmp_path / "rows.csv")])
-    assert [row["other"] for row in rows].count("bare forward pass") == 2 * 4
-    assert [row["other"] for row in rows].count("PytorchWrapper to memory") == 2
+    assert [row["other"] for row in rows].count("bare forward pass") == 2 * 2 * 4
+    assert [row["other"] for row in rows].count("PytorchWrapper to memory") == 2 * 2 * 2
     assert all(row["seconds_ours"] > 0 for row in rows)
     with (tmp_path / "rows.csv").open() as file:
         written = list(csv.DictReader(file))
