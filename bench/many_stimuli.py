@@ -4,23 +4,16 @@ python bench/many_stimuli.py STIMULI NEUROIDS METRIC
 """
 
 import json
-import platform
-import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from peak_memory import peak_resident
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from brain_eval.similarity import compare_features
-
-
-def peak_bytes() -> int:
-    """Peak resident memory of this process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
 
 
 def main(n: int, neuroids: int, metric: str) -> None:
@@ -28,10 +21,10 @@ def main(n: int, neuroids: int, metric: str) -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((n, neuroids), dtype=np.float32)
     others = features + rng.standard_normal((n, neuroids), dtype=np.float32)
-    before, started = peak_bytes(), time.perf_counter()
+    before, started = peak_resident(), time.perf_counter()
     value = compare_features(features, others, metric)
     seconds = time.perf_counter() - started
-    print(json.dumps({"value": value, "seconds": seconds, "before": before, "peak": peak_bytes()}))
+    print(json.dumps({"value": value, "seconds": seconds, "before": before, "peak": peak_resident()}))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ libraries and images.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from statistics import median
 
 import side_by_side
 import torch
+from peak_memory import peak_resident
 from step_time import images
 
 from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
@@ -29,15 +29,6 @@ COLUMNS = (
     "device", "cpu", "gpu", "git",
 )  # fmt: skip
 GOAL = "at most 1.2 times backprop's"
-
-
-def peak_resident() -> float:
-    """Most megabytes that this process has held; on Linux from /proc, since getrusage counts the parent's with it."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return float(line.split()[1]) / 1e3
 
 
 def peak_of(kind: str, batch: int, side: int, basis_images: int, device_name: str) -> float:
@@ -57,7 +48,7 @@ def peak_of(kind: str, batch: int, side: int, basis_images: int, device_name: st
         made._step(made.images[start : start + batch], made.labels[start : start + batch])
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return peak_resident() - before
+    return (peak_resident() - before) / 1e6
 
 
 def in_a_process(*work: str | int) -> float:

@@ -45,7 +45,7 @@ def small():
 
 
 PEAK = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 import numpy as np
 import torch
@@ -54,6 +54,9 @@ from brain_eval.activations import Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet
 from brain_eval.models import Model
 from brain_eval.stimuli import Preprocessing
+
+sys.path.insert(0, "bench")
+from peak_memory import peak_resident
 
 out, n, options = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 image = np.arange(3072, dtype=np.uint8).reshape(32, 32, 3)
@@ -69,16 +72,9 @@ module = nn.Sequential(
 layers = {name: module.get_submodule(name) for name in ("0", "3")}
 model = Model("m", module.eval(), layers, Preprocessing(32, 3, (0.,) * 3, (1.,) * 3), "w", "c")
 
-def peak():
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage tells the size of the process that started this one where that was larger
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-module(torch.zeros(1, 3, 32, 32))
-before = peak()
+before = peak_resident()
 extract(model, [benchmark], out, device="cpu", settings=Settings(**options))
-print(json.dumps([before, peak()]))
+print(json.dumps([before, peak_resident()]))
 """
 
 
