@@ -51,8 +51,8 @@ cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 14 minutes, 
 	@echo "report: results/cifar10/report.html"
 	@echo "tables: results/cifar10/tables/"
 
-search: .venv/.installed ## Step sizes for the claims: nine trials for every rule, the best three again; 2 hours on two cores
-	@for name in search search_more search_again; do \
+search: .venv/.installed ## Step sizes for the claims: nine trials for every rule, the best three again; 3 hours on two cores
+	@for name in search search_more search_again search_rare search_rare_again; do \
 	    $(IN_ENV) snakemake search --cores $(CORES) --configfile config/$$name.yaml --keep-going || { \
 	        echo "some trials stopped (above): they count, and are never chosen" >&2; \
 	        $(PYTHON) -m nmnc search --config config/$$name.yaml --out results/$$name/tables/search.csv --unfinished \
