@@ -22,7 +22,8 @@ from brain_eval.layers import choose_layers
 from brain_eval.score_draws import Drawn, read_draws
 from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
 from brain_eval.statistics import t_interval
-from brain_eval.wide_tables import wide_files, write_wide
+from brain_eval.wide_tables import mean_rows, wide_files, write_wide
+from brain_eval.wide_tables.means import COLUMNS as MEANS
 
 RUN = ("network", "rule", "kind", "seed")
 EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")
@@ -54,7 +55,7 @@ class _Run:
 
 
 def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
-    """Write scores, accuracy, epochs, alignment, comparisons, layers and timing .csv into tables/, and tables/wide/.
+    """Write tables/NAME.csv (scores, means, accuracy, epochs, alignment, comparisons, layers, timing) and tables/wide/.
 
     Args:
         results_folder: results/STUDY, with tables/runs.csv and the files of every run it lists.
@@ -62,8 +63,9 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
 
     accuracy.csv: mean test accuracy over seeds at each epoch, Student's t interval (empty below 2
     seeds), lowest and highest seed, mean number of perturbations so far. epochs.csv: the same seed by
-    seed. comparisons.csv: see `comparisons.compare_rules`. layers.csv: see `layers.choose_layers`.
-    timing.csv alone holds times. wide/: the means for reading, see `wide_tables.wide_files`.
+    seed. means.csv: see `wide_tables.mean_rows`. comparisons.csv: see `comparisons.compare_rules`.
+    layers.csv: see `layers.choose_layers`. timing.csv alone holds times. wide/: the means for reading,
+    see `wide_tables.wide_files`.
 
     Raises:
         UserError: a file is missing or is not what its stage writes; names the command that makes it.
@@ -81,15 +83,17 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         "epochs": ((*RUN, *EPOCHS), [run.identity | row for run in trained for row in run.epochs]),
         "alignment": ((*RUN, *ALIGNMENT), [run.identity | row for run in trained for row in run.alignment]),
         "comparisons": (COMPARISONS, compare_rules([_scored(run) for run in trained], confidence)),
+        "means": (MEANS, mean_rows([_scored(run) for run in runs], confidence)),
         "layers": (LAYERS, [row for run in runs for row in _layers(run)]),
         "timing": (TIMING, _timing(trained)),
     }
     # All is computed before anything is written: a mistake found late leaves the old tables whole.
     texts = {name: (columns, [_cells(row, columns) for row in rows]) for name, (columns, rows) in tables.items()}
-    accuracy, layers = (
-        [dict(zip(columns, row, strict=True)) for row in rows] for columns, rows in (texts["accuracy"], texts["layers"])
+    accuracy, means, layers = (
+        [dict(zip(columns, row, strict=True)) for row in rows]
+        for columns, rows in (texts[name] for name in ("accuracy", "means", "layers"))
     )
-    wide = wide_files([_scored(run) for run in runs], accuracy, layers, confidence)
+    wide = wide_files([_scored(run) for run in runs], accuracy, means, layers, confidence)
     for name, (columns, rows) in texts.items():
         with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -54,27 +54,27 @@ def draw_training(tables: dict[str, pd.DataFrame], styles: dict[str, RuleStyle])
     return figures
 
 
-def draw_similarity(scores: pd.DataFrame, styles: dict[str, RuleStyle]) -> list[CaptionedFigure]:
+def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str, RuleStyle]) -> list[CaptionedFigure]:
     """A figure per benchmark, metric and network; by recording too, where there are several.
 
     By recording only the first metric is drawn: rho-a differs from Spearman by the treatment of ties
     alone, and the tables hold both. Figures of more rules than can be told apart come in parts, each
     with the pixels.
+
+    Args:
+        scores, means: tables/scores.csv and means.csv.
+        styles: of every rule.
     """
     figures: list[CaptionedFigure] = []
-    own, pixels = scores[scores["kind"].ne("pixels")], scores[scores["kind"].eq("pixels")]
+    own = scores[scores["kind"].ne("pixels")]
     first_metric = next(iter(own["metric"]), None)
     parts = list(groups(own, ["benchmark", "network", "metric"]))
     for (benchmark, network, metric), rows in tqdm(parts, desc="similarity figures", disable=None):
         where: dict[str, Any] = {"benchmark": benchmark, "metric": metric, "network": network, "styles": styles}
-        figures += in_parts(rows, partial(_beside_pixels, pixels=pixels, where=where))
+        figures += in_parts(rows, partial(similarity_figure, means=means, **where))
         if metric == first_metric and has_sessions(rows):
             figures += in_parts(rows, partial(sessions_figure, **where))
     return figures
-
-
-def _beside_pixels(rows: pd.DataFrame, pixels: pd.DataFrame, where: dict[str, Any]) -> CaptionedFigure:
-    return similarity_figure(pd.concat([rows, pixels]), **where)
 
 
 def draw_rdms(

@@ -17,7 +17,8 @@ from brain_eval.figures.style import (
     rule_handles,
     styled,
 )
-from brain_eval.figures.summary import count_text, distinct, groups, headline_rows, unit_text
+from brain_eval.figures.summary import count_text, distinct, headline_rows, unit_text
+from brain_eval.wide_tables.intervals import methods
 
 METRIC_NAMES = {
     "spearman": "Spearman correlation of RDMs",
@@ -59,19 +60,6 @@ def region_title(species: str, region: str) -> str:
     return f"{species} {region}"
 
 
-def mean_over_seeds(rows: pd.DataFrame) -> pd.DataFrame:
-    """Score and interval of each rule and layer, averaged over seeds.
-
-    The interval's ends are averaged as well: it shows what the choice of stimuli does to one network of
-    that rule. The seeds share their stimuli, so it does not shrink with their number; their spread is
-    shown by a point each.
-    """
-    grouped = rows.groupby(["rule", "layer"], sort=False)
-    return grouped.agg(
-        raw=("raw", "mean"), low=("ci_low", "mean"), high=("ci_high", "mean"), n=("seed", "nunique")
-    ).reset_index()
-
-
 def ceiling_of(rows: pd.DataFrame) -> tuple[float, float]:
     """Lower and upper ceiling of some rows of scores; NaN where unknown."""
     # The mean of an empty column is NaN: unknown stays unknown.
@@ -94,53 +82,59 @@ def draw_ceiling(axis: Axes, rows: pd.DataFrame, across: bool = True) -> bool:
 
 
 def _draw_region(
-    axis: Axes, rows: pd.DataFrame, pixels: pd.DataFrame, layers: list[str], styles: dict[str, RuleStyle]
+    axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, layers: list[str], styles: dict[str, RuleStyle]
 ) -> None:
-    """One region: a line per rule over the layers, a point per seed, an interval at the mean."""
+    """One region: a line per rule over the layers with the means' intervals, a point per seed; pixels across."""
     trained = [rule for rule in styles if rows["rule"].eq(rule).any()]
     shifts = np.linspace(-0.26, 0.26, len(trained)) if len(trained) > 1 else [0.0]
-    means = mean_over_seeds(rows)
     for rule, shift in zip(trained, shifts, strict=True):
         style = styles[rule]
         reference = rows.loc[rows["rule"].eq(rule), "kind"].eq("untrained").any()
         mean = means[means["rule"].eq(rule)].set_index("layer").reindex(layers)
         x = np.arange(len(layers)) + shift
-        ends = np.abs(mean[["low", "high"]].to_numpy().T - mean["raw"].to_numpy())
-        axis.errorbar(x, mean["raw"], yerr=ends, color=style.color, marker=style.marker, markersize=4.5,
+        axis.errorbar(x, mean["mean"], yerr=_reach(mean), color=style.color, marker=style.marker, markersize=4.5,
                       linestyle="--" if reference else "-", linewidth=1.0, elinewidth=1.1, alpha=0.95)  # fmt: skip
         seeds = rows[rows["rule"].eq(rule)]
         places = np.array([layers.index(layer) for layer in seeds["layer"]]) + shift + 0.045
         axis.scatter(places, seeds["raw"], s=7, color=style.color, alpha=0.55, linewidths=0, zorder=3)
-    for (rule,), mean in groups(mean_over_seeds(pixels), ["rule"]):
-        style = styles[rule]
-        axis.axhspan(mean["low"].iloc[0], mean["high"].iloc[0], color=style.color, alpha=0.12, linewidth=0)
-        axis.axhline(mean["raw"].iloc[0], color=style.color, linestyle=":", linewidth=1.6)
+    for pixels in means[means["kind"].eq("pixels")].to_dict("records"):
+        color = styles[pixels["rule"]].color
+        axis.axhspan(pixels["ci_low"], pixels["ci_high"], color=color, alpha=0.12, linewidth=0)
+        axis.axhline(pixels["mean"], color=color, linestyle=":", linewidth=1.6)
     axis.axhline(0, color="#444444", linewidth=0.8)
     axis.set_xticks(range(len(layers)), [plain(layer) for layer in layers])
     if max(map(len, layers)) * len(layers) > 36:
         axis.tick_params(axis="x", rotation=35)
 
 
+def _reach(means: pd.DataFrame) -> np.ndarray:
+    """(2, rows): how far the interval reaches below and above each mean."""
+    return np.abs(means[["ci_low", "ci_high"]].to_numpy().T - means["mean"].to_numpy())
+
+
 @styled
 def similarity_figure(
-    scores: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
+    scores: pd.DataFrame, means: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
 ) -> CaptionedFigure:
     """Score of every layer of one network with every region of one benchmark.
 
     Args:
-        scores: tables/scores.csv.
+        scores: tables/scores.csv, with the rules to show.
+        means: tables/means.csv.
         benchmark, metric, network: which rows to show. Pixels are a reference line.
     """
-    chosen = headline_rows(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
-    own, pixels = chosen[chosen["network"].eq(network)], chosen[chosen["kind"].eq("pixels")]
+    own = headline_rows(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
+    own = own[own["network"].eq(network) & own["kind"].ne("pixels")]
+    means = means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric)]
+    pixels = means[means["kind"].eq("pixels")]
+    means = pd.concat([means[means["network"].eq(network) & means["rule"].isin(own["rule"])], pixels])
     layers = list(own["layer"].unique())
     regions = list(own[["species", "region"]].drop_duplicates().itertuples(index=False, name=None))
     figure, axes = panel_grid(len(regions), 2, (4.6, 3.4), sharey=False)
     sizes, with_ceiling = [], False
     for axis, (species, region) in zip(axes, regions, strict=True):
-        here = own[own["species"].eq(species) & own["region"].eq(region)]
-        reference = pixels[pixels["species"].eq(species) & pixels["region"].eq(region)]
-        _draw_region(axis, here, reference, layers, styles)
+        here, beside = (rows[rows["species"].eq(species) & rows["region"].eq(region)] for rows in (own, means))
+        _draw_region(axis, here, beside, layers, styles)
         with_ceiling |= draw_ceiling(axis, here)
         axis.set(title=plain(region_title(species, region)), ylabel=metric_name(metric), xlabel="layer")
         sizes.append(f"{region_title(species, region)}: {unit_text(here)}")
@@ -155,8 +149,8 @@ def similarity_figure(
     caption = (
         f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
         f"{simulated_note(own)}. {metric_note(metric)}"
-        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {interval_text(own)}, its "
-        f"ends averaged over the seeds. Dotted line, band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
+        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {means_text(means)}. "
+        f"Dotted line, band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."
@@ -166,6 +160,11 @@ def similarity_figure(
 def simulated_note(rows: pd.DataFrame) -> str:
     """ " (simulated, not recorded)" where the rows come from a simulation, else nothing."""
     return " (simulated, not recorded)" if rows["species"].eq("simulated").any() else ""
+
+
+def means_text(means: pd.DataFrame) -> str:
+    """How the intervals of some rows of means.csv were made, in the words of the table itself."""
+    return methods(means["interval_method"].fillna("")) or "no interval in the table"
 
 
 def interval_text(rows: pd.DataFrame) -> str:

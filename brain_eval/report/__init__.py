@@ -55,7 +55,8 @@ def write_report(results: Path, config_path: Path, data: Path) -> None:
     """
     study = read_study(results, config_path, data)
     styles = palette(study.tables["runs"])
-    figures = draw_training(study.tables, styles) + draw_similarity(study.tables["scores"], styles)
+    figures = draw_training(study.tables, styles)
+    figures += draw_similarity(study.tables["scores"], study.tables["means"], styles)
     for benchmark, models in study.rdms:
         layers = chosen_layers(study.tables["layers"], benchmark.description.name)
         figures += draw_rdms(benchmark, models, styles, layers)
@@ -99,7 +100,7 @@ def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[Capti
         chosen=readable_tables(study),
         accuracy=accuracy_rows(study),
         accuracy_interval=accuracy_interval(study.tables["accuracy"]),
-        similarity=similarity_tables(scores),
+        similarity=similarity_tables(scores, study.tables["means"]),
         figures=[_embedded(figure, path, simulated) for figure, path in figures],
         score_listings=score_listings(study.text_tables["scores"]),
         listings={name: listing(table, name) for name, table in study.text_tables.items() if name != "scores"},

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain_eval.figures.similarity import ceiling_of, interval_text, mean_over_seeds, metric_name
+from brain_eval.figures.similarity import ceiling_of, means_text, metric_name
 from brain_eval.figures.summary import distinct, groups, headline_rows, unit_text
 from brain_eval.report.claims import Claims
 from brain_eval.report.study import Study
@@ -121,21 +121,26 @@ def claim_rows(claims: Claims | None) -> list[dict[str, Any]]:
     return rows
 
 
-def similarity_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels."""
-    chosen = headline_rows(scores)
-    own, pixels = chosen[chosen["kind"].ne("pixels")], chosen[chosen["kind"].eq("pixels")]
+def similarity_tables(scores: pd.DataFrame, means: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels.
+
+    Args:
+        scores: scores.csv, for ceilings and numbers of stimuli and neuroids.
+        means: means.csv.
+    """
+    own, pixels = means[means["kind"].ne("pixels")], means[means["kind"].eq("pixels")]
     keys = ["benchmark", "metric", "species", "region"]
+    scored = {key: rows for key, rows in groups(headline_rows(scores), [*keys, "network"])}
     tables = []
-    for (benchmark, metric, species, region, network), rows in groups(own, [*keys, "network"]):
-        here = pixels[pixels[keys].eq([benchmark, metric, species, region]).all(axis=1)]
-        low, high = ceiling_of(rows)
+    for key, rows in groups(own, [*keys, "network"]):
+        benchmark, metric, species, region, network = key
+        here, beside = scored[key], pixels[pixels[keys].eq(key[:4]).all(axis=1)]
+        low, high = ceiling_of(here)
         layers = list(rows["layer"].unique())
-        means = mean_over_seeds(rows).set_index(["rule", "layer"])
         tables.append(
             {
                 "benchmark": benchmark,
-                "version": rows["version"].iloc[0],
+                "version": here["version"].iloc[0],
                 "metric": metric,
                 "metric_name": metric_name(metric),
                 "network": network,
@@ -145,32 +150,27 @@ def similarity_tables(scores: pd.DataFrame) -> list[dict[str, Any]]:
                 "rows": [
                     {
                         "rule": rule,
-                        "seeds": group["seed"].nunique(),
-                        "cells": [_cell(means, (rule, layer)) for layer in layers],
+                        "seeds": f"{group['n_seeds'].max():.0f}",
+                        "cells": [_cell(group[group["layer"].eq(layer)]) for layer in layers],
                     }
                     for rule, group in rows.groupby("rule", sort=False)
                 ],
-                "pixels": [
-                    {"rule": rule, "cell": _cell(mean.set_index("rule"), rule)}
-                    for rule, mean in mean_over_seeds(here).groupby("rule", sort=False)
-                ],
+                "pixels": [{"rule": rule, "cell": _cell(group)} for rule, group in beside.groupby("rule", sort=False)],
                 "ceiling": UNKNOWN if np.isnan([low, high]).all() else f"{number(low)} to {number(high)}",
-                "ceiling_definition": " / ".join(distinct(rows["ceiling_definition"])),
-                "interval": interval_text(rows),
-                "n": unit_text(rows),
+                "ceiling_definition": " / ".join(distinct(here["ceiling_definition"])),
+                "interval": means_text(rows),
+                "n": unit_text(here),
             }
         )
     return tables
 
 
-def _cell(means: pd.DataFrame, key: Any) -> dict[str, str] | None:
-    """Score and interval of one rule and layer, or None where that rule has no such layer."""
-    if key not in means.index:
+def _cell(means: pd.DataFrame) -> dict[str, str] | None:
+    """Score and interval of one row of means.csv, or None where that rule has no such layer."""
+    if means.empty:
         return None
-    mean = means.loc[key]
-    if isinstance(mean, pd.DataFrame):
-        mean = mean.iloc[0]
-    return {"raw": number(mean["raw"]), "interval": interval(mean["low"], mean["high"])}
+    mean = means.iloc[0]
+    return {"raw": number(mean["mean"]), "interval": interval(mean["ci_low"], mean["ci_high"])}
 
 
 def shown(text: str) -> str:

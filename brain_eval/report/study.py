@@ -34,6 +34,10 @@ COLUMNS = {
         "ci_low", "ci_high", "interval_method", "n_draws", "ceiling_lower", "ceiling_upper", "ceiled",
         "ceiling_definition", "n_stimuli", "n_neuroids",
     ),
+    "means": (
+        *_RUN[:3], "layer", "benchmark", "species", "region", "metric", "n_seeds", "mean", "ci_low", "ci_high",
+        "interval_method",
+    ),
     "comparisons": (),
     "layers": (
         *_RUN, "benchmark", "species", "region", "metric", "layer", "half", "chosen", "same_images", "n_choices",

@@ -7,15 +7,17 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.files import replacing
 from brain_eval.wide_tables.accuracy import accuracy_page
 from brain_eval.wide_tables.formats import ENDINGS, FORMATS
+from brain_eval.wide_tables.means import mean_rows
 from brain_eval.wide_tables.page import Cell, Page
 from brain_eval.wide_tables.similarity import PREFIXES, chosen_pages, layer_pages
 
-__all__ = ["Cell", "Page", "accuracy_page", "chosen_pages", "layer_pages", "wide_files", "write_wide"]
+__all__ = ["Cell", "Page", "accuracy_page", "chosen_pages", "layer_pages", "mean_rows", "wide_files", "write_wide"]
 
 
 def wide_files(
     runs: Sequence[ScoredRun],
     accuracy: Sequence[Mapping[str, str]],
+    means: Sequence[Mapping[str, str]],
     layers: Sequence[Mapping[str, str]],
     confidence: float = 0.95,
 ) -> dict[str, str]:
@@ -24,10 +26,11 @@ def wide_files(
     Args:
         runs: in the order of runs.csv, with their rows of scores.csv and their draws.
         accuracy: rows of accuracy.csv.
+        means: rows of means.csv.
         layers: rows of layers.csv; may be empty.
         confidence: coverage of the intervals.
     """
-    pages = [*layer_pages(runs, confidence), *chosen_pages(layers, runs, confidence)]
+    pages = [*layer_pages(means, runs), *chosen_pages(layers, runs, confidence)]
     if accuracy:
         pages.append(accuracy_page(accuracy))
     return {f"{page.name}.{ending}": write(page) for page in pages for ending, write in FORMATS.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,56 +31,56 @@ class Region(NamedTuple):
         return where if self.species == self.benchmark else f"{where} ({self.benchmark})"
 
 
-class Scored(NamedTuple):
-    """One row of scores.csv for a whole region, and the run it is of."""
-
-    run: ScoredRun
-    row: Row
-
-
-def layer_pages(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[Page]:
+def layer_pages(means: Sequence[Mapping[str, Any]], runs: Sequence[ScoredRun]) -> Iterator[Page]:
     """Yield a page per metric and network: a table per layer, a row per rule, and pixels in each.
 
-    The interval of a mean over seeds is over seeds, stimuli and recordings jointly (see
-    variation.joint_variance) where the scores' draws are known, else over seeds alone; of one seed
-    without draws it is that of scores.csv.
-
     Args:
-        runs: with their rows of scores.csv and their draws.
-        confidence: coverage of the intervals.
+        means: rows of means.csv.
+        runs: with their rows of scores.csv, for ceilings and numbers of stimuli.
     """
-    scored = [Scored(run, row) for run in runs for row in whole_regions(run.scores)]
-    pixels = [one for one in scored if one.row["kind"] == "pixels"]
-    own = [one for one in scored if one.row["kind"] != "pixels"]
-    for metric in dict.fromkeys(one.row["metric"] for one in own or pixels):
-        for network in dict.fromkeys(one.run.network for one in own or pixels):
-            here = [one for one in own or pixels if (one.run.network, one.row["metric"]) == (network, metric)]
-            reference = [one for one in pixels if one.row["metric"] == metric] if own else []
+    pixels = [row for row in means if row["kind"] == "pixels"]
+    own = [row for row in means if row["kind"] != "pixels"]
+    whole = [row for run in runs for row in whole_regions(run.scores)]
+    for metric in dict.fromkeys(row["metric"] for row in own or pixels):
+        for network in dict.fromkeys(row["network"] for row in own or pixels):
+            here = [row for row in own or pixels if (row["network"], row["metric"]) == (network, metric)]
+            reference = [row for row in pixels if row["metric"] == metric] if own else []
+            scored = [row for row in whole if (row["network"], row["metric"]) == (network, metric)]
             if here:
-                yield _layer_page(metric, network, here, reference, confidence)
+                yield _layer_page(metric, network, here, reference, scored)
 
 
-def _layer_page(metric: str, network: str, here: Sequence[Scored], pixels: Sequence[Scored], confidence: float) -> Page:
-    regions = list(dict.fromkeys(_region(one.row) for one in here))
-    ceilings = tuple(_ceiling([one.row for one in here], region) for region in regions)
+def _layer_page(
+    metric: str, network: str, here: Sequence[Mapping[str, Any]], pixels: Sequence[Mapping[str, Any]], scored: list[Row]
+) -> Page:
+    regions = list(dict.fromkeys(_region(row) for row in here))
+    ceilings = tuple(_ceiling(scored, region) for region in regions)
+    cells = {(row["rule"], row["layer"], _region(row)): _mean(row) for row in here}
+    beside = {_region(row): _mean(row) for row in pixels}
     sections = []
-    for layer in dict.fromkeys(one.row["layer"] for one in here):
-        members = [one for one in here if one.row["layer"] == layer]
-        rules = dict.fromkeys(one.run.rule for one in members)
-        groups = [(rule, [one for one in members if one.run.rule == rule]) for rule in rules]
-        groups += [("pixels", list(pixels))] if pixels else []
-        rows = [((rule,), tuple(_score(group, region, confidence) for region in regions)) for rule, group in groups]
+    for layer in dict.fromkeys(row["layer"] for row in here):
+        rules = dict.fromkeys(row["rule"] for row in here if row["layer"] == layer)
+        rows = [((rule,), tuple(cells.get((rule, layer, region)) for region in regions)) for rule in rules]
+        rows += [(("pixels",), tuple(beside.get(region) for region in regions))] if pixels else []
         sections.append(Section(layer, tuple(rows), ceilings))
     made = methods(cell.method for section in sections for _, cells in section.rows for cell in cells if cell)
     note = (
         f"Raw {metric} of {network}'s layers with each region, mean over seeds. "
         + f"Interval: {made}. " * bool(made)
-        + _about([one.row for one in here], regions)
+        + _about(scored, regions)
     )
     title = f"Similarity, every layer: {network}, {metric}"
     columns = tuple(region.title for region in regions)
     name = file_stem("layers", metric, network)
     return Page(name, title, note, "layer", ("rule",), columns, tuple(sections))
+
+
+def _mean(row: Mapping[str, Any]) -> Cell | None:
+    """The cell of a row of means.csv; None without a score."""
+    if row["mean"] in ("", None):
+        return None
+    low, high = (None if row[end] in ("", None) else float(row[end]) for end in ("ci_low", "ci_high"))
+    return Cell(float(row["mean"]), low, high, int(row["n_seeds"]), row["interval_method"])
 
 
 def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[Page]:
@@ -122,25 +122,8 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
         yield Page(file_stem("chosen", metric), title, note, "", ("network", "rule"), columns, (section,))
 
 
-def _region(row: Row) -> Region:
+def _region(row: Mapping[str, Any]) -> Region:
     return Region(row["benchmark"], row["species"], row["region"])
-
-
-def _score(group: Sequence[Scored], region: Region, confidence: float) -> Cell | None:
-    """The mean of one rule's seeds at one layer, None where it has no such score."""
-    known = [one for one in group if _region(one.row) == region and one.row["raw"] != ""]
-    if not known:
-        return None
-    values, row = [float(one.row["raw"]) for one in known], known[0].row
-    drawn = [one.run.draws.get((region.benchmark, row["metric"])) for one in known]
-    shares = [{row["layer"]: 1.0}] * len(known)
-    joint = joint_interval(drawn, shares, region.species, region.region, confidence)
-    if joint is not None:
-        return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method)
-    if len(values) > 1:
-        return _over_seeds(values, confidence)
-    low, high = (float(row[key]) if row[key] != "" else None for key in ("ci_low", "ci_high"))
-    return Cell(values[0], low, high, 1, row["interval_method"] if low is not None else "")
 
 
 def _over_seeds(values: Sequence[float], confidence: float, note: str = "") -> Cell:

@@ -11,7 +11,7 @@ from brain_eval.layers import CHOSEN, choose_layers
 from brain_eval.score_draws import Drawn
 from brain_eval.score_rows import COLUMNS
 from brain_eval.variation import joint_variance
-from brain_eval.wide_tables import Cell, Page, chosen_pages, layer_pages, wide_files
+from brain_eval.wide_tables import Cell, Page, chosen_pages, layer_pages, mean_rows, wide_files
 
 LAYERS = ("conv1", "fc")
 WHERE = {"benchmark": "bench", "species": "macaque", "region": "V4", "metric": "rho-a"}
@@ -121,7 +121,7 @@ def test_where_one_layer_is_always_chosen_it_is_that_layers_interval_at_the_held
     for row in layers:
         if row["layer"] != CHOSEN:
             row["chosen"] = str(float(row["layer"] == "fc"))
-    cell, whole = cell_of(list(chosen_pages(layers, runs))), cell_of(list(layer_pages(runs)))
+    cell, whole = cell_of(list(chosen_pages(layers, runs))), cell_of(list(layer_pages(list(mean_rows(runs)), runs)))
     assert cell.low is not None
     assert cell.high is not None
     assert whole.low is not None
@@ -148,11 +148,11 @@ def test_draws_of_other_stimuli_or_recordings_are_not_mixed(other: Drawn) -> Non
 
 def test_what_a_reader_of_a_benchmark_must_know_is_said_below_the_table() -> None:
     noisy, plain = made([drawn(0)], "algonauts2019"), made([drawn(0)])
-    for pages in (chosen_pages(*noisy), layer_pages(noisy[1])):
+    for pages in (chosen_pages(*noisy), layer_pages(list(mean_rows(noisy[1])), noisy[1])):
         assert "algonauts2019: very noisy: leave-one-subject-out ceiling .016 (EVC)" in next(iter(pages)).note
     assert "noisy" not in next(iter(chosen_pages(*plain))).note
 
 
 def test_without_a_choice_there_is_no_such_table() -> None:
     assert not list(chosen_pages([], made([drawn(0)])[1]))
-    assert wide_files([], [], []) == {}
+    assert wide_files([], [], [], []) == {}

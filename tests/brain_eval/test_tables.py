@@ -18,7 +18,7 @@ from brain_eval.tables import ALIGNMENT, write_tables
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
 SEEDS = (0, 1, 2)
 LAYERS = ("conv2", "conv10", "fc")
-TABLES = ("scores", "accuracy", "epochs", "alignment", "comparisons", "layers", "timing")
+TABLES = ("means", "scores", "accuracy", "epochs", "alignment", "comparisons", "layers", "timing")
 #: session, animal, species, region
 RECORDINGS = (
     ("210322", "PE", "macaque", "V4"),
@@ -158,6 +158,25 @@ def test_one_seed_has_a_mean_and_no_interval(results):
     assert comparisons["mean_difference"].notna().all()
     unknown = ["ci_low", "ci_high", "interval_method", "p", "p_holm"]
     assert comparisons[unknown].isna().all(axis=None)
+
+
+def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results):
+    write_tables(results)
+    scores, means = table(results, "scores"), table(results, "means")
+    where = ["network", "rule", "kind", "layer", "benchmark", "species", "region", "metric"]
+    overall = scores[scores["session"].eq("mean") & scores["animal"].eq("all")]
+    rest = scores[scores["session"].ne("mean")].merge(overall[where[4:]].drop_duplicates(), how="left", indicator=True)
+    whole = pd.concat([overall, rest[rest["_merge"].eq("left_only")]])
+    expected = whole.groupby(where)["raw"].agg(["mean", "count"])
+    found = means.set_index(where).loc[expected.index]
+    np.testing.assert_allclose(found["mean"], expected["mean"], atol=1e-9)
+    assert found["n_seeds"].tolist() == expected["count"].tolist()
+    assert len(found) == len(means)
+    for row in means[means["kind"].ne("pixels")].itertuples():
+        page = pd.read_csv(results / f"tables/wide/layers_{row.metric}_{row.network}.csv")
+        line = page[page["layer"].eq(row.layer) & page["rule"].eq(row.rule)].iloc[0]
+        [column] = [name for name in page if name.startswith(f"{row.species} {row.region}") and name.endswith(": mean")]
+        assert line[column] == pytest.approx(row.mean, abs=1e-9)
 
 
 def test_alignment_keeps_its_cells(results):

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
 from brain_eval.score_draws import Drawn
 from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
-from brain_eval.wide_tables import Page, accuracy_page, chosen_pages, layer_pages, wide_files, write_wide
+from brain_eval.wide_tables import Page, accuracy_page, chosen_pages, layer_pages, mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.formats import csv_text, markdown_escaped, markdown_text
 from brain_eval.wide_tables.latex import latex_escaped, latex_text
 from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem, rounded
@@ -62,6 +63,10 @@ def raws(runs: list[ScoredRun], rule: str, layer: str, region: str) -> list[floa
     return [float(row["raw"]) for run in runs for row in run.scores if wanted.items() <= row.items()]
 
 
+def pages_of(runs: list[ScoredRun], confidence: float = 0.95) -> Iterator[Page]:
+    return layer_pages(list(mean_rows(runs, confidence)), runs)
+
+
 def cells_of(page: Page, section: int = 0) -> dict[str, tuple[Cell | None, ...]]:
     return {labels[-1]: cells for labels, cells in page.sections[section].rows}
 
@@ -71,7 +76,7 @@ def cells_of(page: Page, section: int = 0) -> dict[str, tuple[Cell | None, ...]]
 
 def test_rows_are_means_over_seeds_with_students_interval_where_no_draws_are_known() -> None:
     runs = make_runs()
-    [page] = layer_pages(runs, 0.9)
+    [page] = pages_of(runs, 0.9)
     assert page.columns == ("macaque V4 (bench)", "macaque IT (bench)")
     assert [section.title for section in page.sections] == list(LAYERS)
     for number, layer in enumerate(LAYERS):
@@ -87,7 +92,7 @@ def test_rows_are_means_over_seeds_with_students_interval_where_no_draws_are_kno
 
 def test_pixels_stand_in_every_layer_with_their_own_interval() -> None:
     runs = make_runs()
-    [page] = layer_pages(runs)
+    [page] = pages_of(runs)
     first, second = (cells_of(page, number)["pixels"] for number in (0, 1))
     assert first == second
     assert first[0] is not None
@@ -111,7 +116,7 @@ def test_one_seed_and_recording_with_draws_has_fishers_interval_over_stimuli() -
     rng = np.random.default_rng(0)
     draws = drawn(0.3)
     rows = [row | {"raw": "0.3"} for row in score_rows("net", "vnc", "vnc", "0", rng) if row["region"] == "IT"]
-    [page] = layer_pages([ScoredRun("net", "vnc", "0", None, rows, {("bench", "rho-a"): draws})])
+    [page] = pages_of([ScoredRun("net", "vnc", "0", None, rows, {("bench", "rho-a"): draws})])
     for number in range(len(LAYERS)):
         [cell] = cells_of(page, number)["vnc"]
         jackknife = float((draws.influence[number, 0].astype(float) ** 2).sum())
@@ -131,7 +136,7 @@ def test_stimuli_widen_the_interval_over_seeds() -> None:
         ]
         runs.append(ScoredRun("net", "vnc", str(seed), None, rows, {("bench", "rho-a"): drawn(raw)}))
         plain.append(ScoredRun("net", "vnc", str(seed), None, rows))
-    found, alone = (cells_of(next(iter(layer_pages(own))))["vnc"][0] for own in (runs, plain))
+    found, alone = (cells_of(next(iter(pages_of(own))))["vnc"][0] for own in (runs, plain))
     assert found is not None
     assert alone is not None
     assert found.mean == pytest.approx(alone.mean)
@@ -149,7 +154,7 @@ def test_draws_of_other_stimuli_are_not_mixed() -> None:
         one = Drawn(sampling, *list(vars(drawn(0.3)).values())[1:])
         rows = [row for row in score_rows("net", "vnc", "vnc", str(seed), rng) if row["region"] == "IT"]
         runs.append(ScoredRun("net", "vnc", str(seed), None, rows, {("bench", "rho-a"): one}))
-    [cell] = cells_of(next(iter(layer_pages(runs))))["vnc"]
+    [cell] = cells_of(next(iter(pages_of(runs))))["vnc"]
     assert cell is not None
     assert cell.method.endswith("over seeds")
 
@@ -160,7 +165,7 @@ def test_an_undefined_score_is_left_out_and_counted() -> None:
         for row in run.scores:
             if run.rule == "backprop" and row["layer"] == "fc" and (run.seed == "1" or row["region"] == "IT"):
                 row["raw"] = ""
-    [page] = layer_pages(runs)
+    [page] = pages_of(runs)
     v4, it = cells_of(page, 1)["backprop"]
     assert v4 is not None
     assert v4.n == 2
@@ -170,7 +175,7 @@ def test_an_undefined_score_is_left_out_and_counted() -> None:
 
 
 def test_unknown_ceilings_are_unknown_and_never_one() -> None:
-    [page] = layer_pages(make_runs())
+    [page] = pages_of(make_runs())
     assert page.sections[0].ceilings == ((0.31, 0.42), (None, None))
     assert "| noise ceiling |  | 0.310 to 0.420 | unknown |" in markdown_text(page)
     assert r"\multicolumn{2}{l}{noise ceiling} & 0.310 to 0.420 & unknown \\" in latex_text(page)
@@ -226,7 +231,7 @@ def csv_rows(page: Page) -> dict[tuple[str, ...], dict[str, str]]:
 
 def test_csv_holds_every_number_and_its_words() -> None:
     runs = make_runs()
-    [page] = layer_pages(runs)
+    [page] = pages_of(runs)
     rows = csv_rows(page)
     assert len(rows) == len(LAYERS) * (len(RULES) + 1)
     for (layer, rule), row in rows.items():
@@ -244,7 +249,7 @@ def split_unescaped(line: str, mark: str) -> list[str]:
 
 
 def test_markdown_tables_have_equal_columns_and_give_labels_back() -> None:
-    [page] = layer_pages(make_runs())
+    [page] = pages_of(make_runs())
     text = markdown_text(page)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(split_unescaped(line, "|")) for line in lines} == {4 + 2}
@@ -277,7 +282,7 @@ def latex_tables(text: str) -> list[tuple[str, list[list[str]]]]:
 
 
 def test_latex_environments_nest_and_every_row_fills_the_table() -> None:
-    for page in (*layer_pages(make_runs()), accuracy_page(accuracy_rows())):
+    for page in (*pages_of(make_runs()), accuracy_page(accuracy_rows())):
         text = latex_text(page)
         open_now: list[str] = []
         for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
@@ -340,7 +345,9 @@ def test_brackets_stand_on_a_second_line_of_their_cell() -> None:
 
 
 def test_same_rows_same_bytes_and_three_formats_each(tmp_path: Path) -> None:
-    first, second = (wide_files(make_runs(), accuracy_rows(), layers_rows()) for _ in range(2))
+    first, second = (
+        wide_files(make_runs(), accuracy_rows(), list(mean_rows(make_runs())), layers_rows()) for _ in range(2)
+    )
     assert first == second
     assert {name.partition(".")[0] for name in first} == {"layers_rho-a_net", "chosen_rho-a", "accuracy"}
     assert {name.rpartition(".")[2] for name in first} == {"csv", "md", "tex"}

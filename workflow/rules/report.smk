@@ -45,6 +45,7 @@ rule tables:
             )
             for name in [
                 "scores",
+                "means",
                 "accuracy",
                 "epochs",
                 "alignment",

@@ -1,6 +1,7 @@
 """A small results folder, written as the workflow writes it, from a seeded generator."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import brain_eval.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
+from brain_eval.figures.summary import headline_rows
 from brain_eval.layers import CHOSEN
 from brain_eval.report import write_report
 
@@ -28,6 +30,7 @@ SEEDS = (0, 1)
 EPOCHS = 2
 #: As unlike what the report could know itself as the numbers.
 ACCURACY_INTERVAL = "Student's t 87 % interval over seeds"
+MEANS_INTERVAL = "Student's t 88 % interval over seeds and stimuli"
 #: benchmark -> its recordings: (session, animal, species, region, neuroids, ceiling or None)
 RECORDINGS: dict[str, list[tuple[str, str, str, str, int | None, tuple[float, float] | None]]] = {
     "objects": [
@@ -162,6 +165,15 @@ def scores_table(rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def means_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of the rows of whole regions. The intervals are unlike any the report could make itself."""
+    keys = ["network", "rule", "kind", "layer", "benchmark", "species", "region", "metric"]
+    seeds = headline_rows(scores).groupby(keys, sort=False)["raw"]
+    table = seeds.agg(n_seeds="count", mean="mean").reset_index()
+    table["ci_low"], table["ci_high"] = table["mean"] - 0.0412, table["mean"] + 0.0513
+    return table.assign(interval_method=np.where(table["n_seeds"] > 0, MEANS_INTERVAL, ""))
+
+
 def layers_table(rng: np.random.Generator) -> pd.DataFrame:
     """Layer x region, and the choice: conv2 in 70 % of the halves, fc in the rest."""
     rows: list[dict[str, Any]] = []
@@ -265,13 +277,14 @@ def build(root: Path, seed: int = 0) -> FakeStudy:
     rng = np.random.default_rng(seed)
     results = root / "results/fake"
     (results / "tables").mkdir(parents=True)
-    runs, epochs = identities(), epochs_table(rng)
+    runs, epochs, alignment, scores = identities(), epochs_table(rng), alignment_table(rng), scores_table(rng)
     tables = {
         "runs": pd.DataFrame(runs).assign(scored="yes", dimensions=16),
         "epochs": epochs,
         "accuracy": accuracy_table(epochs),
-        "alignment": alignment_table(rng),
-        "scores": scores_table(rng),
+        "alignment": alignment,
+        "scores": scores,
+        "means": means_table(scores),
         "layers": layers_table(rng),
         "comparisons": pd.DataFrame([{"rule_a": "nmnc", "rule_b": "vnc", "difference": 0.0123, "n": 3}]),
         "timing": pd.DataFrame([{"stage": "train", "seconds": 61.25}]),
@@ -314,13 +327,21 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
 def tables() -> dict[str, pd.DataFrame]:
     """Tables as the report reads them, without a folder around them."""
     rng = np.random.default_rng(0)
+    epochs, alignment, scores = epochs_table(rng), alignment_table(rng), scores_table(rng)
     return {
         "runs": pd.DataFrame(identities()),
-        "epochs": epochs_table(rng),
-        "alignment": alignment_table(rng),
-        "scores": scores_table(rng),
+        "epochs": epochs,
+        "alignment": alignment,
+        "scores": scores,
+        "means": means_table(scores),
         "layers": layers_table(rng),
     }
+
+
+@pytest.fixture
+def means_of() -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """means.csv of given scores."""
+    return means_table
 
 
 @pytest.fixture

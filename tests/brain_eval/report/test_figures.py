@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -29,6 +30,7 @@ from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha
 from brain_eval.report.rows import similarity_tables
 
 Tables = dict[str, pd.DataFrame]
+MeansOf = Callable[[pd.DataFrame], pd.DataFrame]
 
 
 def runs_of(*kinds: str) -> pd.DataFrame:
@@ -107,7 +109,9 @@ def test_main_rules_stay_apart_in_colour_blindness(matrix: np.ndarray) -> None:
 def test_a_rule_has_one_colour_in_all_figures(tables: Tables, hostile: str) -> None:
     styles = palette(tables["runs"])
     scores = tables["scores"][tables["scores"]["metric"].eq("spearman")]
-    figures = draw_training(tables, styles) + draw_similarity(scores[scores["benchmark"].eq("scenes")], styles)
+    figures = draw_training(tables, styles) + draw_similarity(
+        scores[scores["benchmark"].eq("scenes")], tables["means"], styles
+    )
     assert {figure.name.partition("_")[0] for figure in figures} == {
         "accuracy", "alignment", "alpha", "margin", "similarity", "sessions",
     }  # fmt: skip
@@ -197,7 +201,9 @@ def test_one_row_speaks_for_a_region(tables: Tables) -> None:
     assert several["animal"].eq("all").all()
 
 
-def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(tables: Tables) -> None:
+def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(
+    tables: Tables, means_of: MeansOf
+) -> None:
     """As crossnobis in cowley2023: repetitions of one session only, so that no mean is formed."""
     scores = tables["scores"]
     one = scores[scores["benchmark"].eq("scenes") & scores["session"].eq("190923") & scores["metric"].eq("spearman")]
@@ -206,34 +212,47 @@ def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(t
     assert {metric: list(sessions) for metric, sessions in shown.items()} == {
         "spearman": ["mean"], "rho-a": ["mean"], "crossnobis-spearman": ["190923"],
     }  # fmt: skip
-    assert [t["metric"] for t in similarity_tables(both) if t["benchmark"] == "scenes"] == list(both["metric"].unique())
+    assert [t["metric"] for t in similarity_tables(both, means_of(both)) if t["benchmark"] == "scenes"] == list(
+        both["metric"].unique()
+    )
 
 
-def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tables) -> None:
+def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tables, means_of: MeansOf) -> None:
     scores = tables["scores"].query("metric == 'rho-a'").assign(metric="ridge")
     styles = palette(tables["runs"])
-    figure = similarity_figure(scores, "scenes", "ridge", "convnet", styles)
+    figure = similarity_figure(scores, means_of(scores), "scenes", "ridge", "convnet", styles)
     assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over neuroids"
     for caption in (figure.caption, sessions_figure(scores, "scenes", "ridge", "convnet", styles).caption):
         assert "not corrected for their reliability" in caption
-    assert "not corrected" not in similarity_figure(tables["scores"], "scenes", "rho-a", "convnet", styles).caption
+    assert (
+        "not corrected"
+        not in similarity_figure(tables["scores"], tables["means"], "scenes", "rho-a", "convnet", styles).caption
+    )
 
 
 def test_scores_are_means_over_seeds_of_the_regions_row(tables: Tables) -> None:
     styles = palette(tables["runs"])
-    figure = similarity_figure(tables["scores"], "objects", "spearman", "convnet", styles).figure
+    figure = similarity_figure(tables["scores"], tables["means"], "objects", "spearman", "convnet", styles).figure
     axis = next(axis for axis in figure.axes if axis.get_title() == "human IT")
     rows = tables["scores"].query(
         "benchmark == 'objects' and metric == 'spearman' and rule == 'nmnc' and species == 'human' "
         "and session == 'mean' and animal == 'all'"
     )
     expected = rows.groupby("layer", sort=False)["raw"].mean()
-    np.testing.assert_allclose(mean_lines(axis)[to_hex(styles["nmnc"].color)], expected)
+    color = to_hex(styles["nmnc"].color)
+    np.testing.assert_allclose(mean_lines(axis)[color], expected)
+    [bars] = [
+        bars for bars in axis.collections if isinstance(bars, LineCollection) and to_hex(bars.get_color()[0]) == color
+    ]
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, expected.to_numpy()[:, None] + [[-0.0412, 0.0513]])
     assert [tick.get_text() for tick in axis.get_xticklabels()] == list(expected.index)
 
 
 def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
-    figure = similarity_figure(tables["scores"], "objects", "spearman", "convnet", palette(tables["runs"]))
+    figure = similarity_figure(
+        tables["scores"], tables["means"], "objects", "spearman", "convnet", palette(tables["runs"])
+    )
     monkey, human = figure.figure.axes
     assert "ceiling unknown" in [text.get_text() for text in monkey.texts]
     assert monkey.get_ylim()[1] < 0.6
@@ -245,15 +264,16 @@ def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
 
 
 def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
-    scores = tables["scores"].assign(n_draws=321)
-    caption = similarity_figure(scores, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
-    assert "321 draws" in caption
+    scores, means = tables["scores"].assign(n_draws=321), tables["means"]
+    caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
     assert "macaque IT: 24 stimuli, 674 neuroids" in caption
-    assert "bootstrap over stimuli" in caption
+    assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
+    assert "bootstrap over stimuli (321 draws)" in interval_text(scores.query("session != 'mean'"))
     student = "Student's t 95 % interval (Fisher z) over stimuli, variance by jackknife and draws"
     assert interval_text(scores.assign(interval_method=student)) == student
     unknown = similarity_figure(
-        scores.assign(n_neuroids=np.nan, ci_low=np.nan, ci_high=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
+        scores.assign(n_neuroids=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
+        means.assign(ci_low=np.nan, ci_high=np.nan, interval_method=np.nan),
         "objects", "rho-a", "convnet", palette(tables["runs"]),
     ).caption  # fmt: skip
     assert "unknown number of neuroids" in unknown
@@ -263,7 +283,9 @@ def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
 
 def test_simulated_is_said_where_it_is_and_only_there(tables: Tables) -> None:
     figures = draw_similarity(
-        tables["scores"].query("metric == 'spearman' and layer in ['fc', 'pixels']"), palette(tables["runs"])
+        tables["scores"].query("metric == 'spearman' and layer in ['fc', 'pixels']"),
+        tables["means"],
+        palette(tables["runs"]),
     )
     assert {figure.benchmark for figure in figures} == {"objects", "scenes", "simulated"}
     for figure in figures:
@@ -272,13 +294,13 @@ def test_simulated_is_said_where_it_is_and_only_there(tables: Tables) -> None:
         assert all(("simulated, not recorded" in text) == expected for text in said)
 
 
-def test_layer_without_scores_leaves_a_gap(tables: Tables) -> None:
+def test_layer_without_scores_leaves_a_gap(tables: Tables, means_of: MeansOf) -> None:
     scores = tables["scores"].copy()
     dead = scores["layer"].eq("conv2") & scores["rule"].eq("vnc")
     scores.loc[dead, ["raw", "ci_low", "ci_high"]] = np.nan
     scores.loc[dead, "interval_method"] = "none: RDM is constant"
     styles = palette(tables["runs"])
-    figure = similarity_figure(scores, "scenes", "spearman", "convnet", styles)
+    figure = similarity_figure(scores, means_of(scores), "scenes", "spearman", "convnet", styles)
     assert np.isnan(mean_lines(figure.figure.axes[0])[to_hex(styles["vnc"].color)]).tolist() == [False, True, False]
     assert "constant" not in figure.caption
     assert sessions_figure(scores, "scenes", "spearman", "convnet", styles).alt

@@ -202,7 +202,7 @@ def test_dozens_of_rules_come_in_parts_that_show_each_once(tables: Tables) -> No
     rules = study["epochs"]["rule"].unique()
     styles = palette(study["runs"])
     scores = study["scores"].query("metric == 'spearman' and benchmark == 'objects'")
-    figures = draw_training(study, styles) + draw_similarity(scores, styles)
+    figures = draw_training(study, styles) + draw_similarity(scores, study["means"], styles)
     assert len({figure.name for figure in figures}) == len(figures)
     for group in ("accuracy", "similarity"):
         parts = [figure for figure in figures if figure.name.startswith(group)]

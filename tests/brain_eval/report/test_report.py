@@ -192,13 +192,13 @@ def test_every_layer_has_score_interval_ceiling_and_n(page: Page, written: Any) 
     human = tables[1]
     assert [row[0] for row in human[1:]] == list(dict.fromkeys(scores["rule"]))
     for row in human[1:-1]:
-        own = scores[scores["rule"].eq(row[0])].groupby("layer", sort=False)
-        means = own[["raw", "ci_low", "ci_high"]].mean()
+        means = scores[scores["rule"].eq(row[0])].groupby("layer", sort=False)["raw"].mean()
         assert row[1] == "2"
-        assert row[2:5] == [f"{m.raw:.3f}[{m.ci_low:.3f}, {m.ci_high:.3f}]" for m in means.itertuples()]
+        assert row[2:5] == [f"{mean:.3f}[{mean - 0.0412:.3f}, {mean + 0.0513:.3f}]" for mean in means]
         assert row[5] == "0.310 to 0.420"
-    pixels = scores[scores["rule"].eq("pixels")].iloc[0]
-    assert f"{pixels.raw:.3f} [{pixels.ci_low:.3f}, {pixels.ci_high:.3f}]" in human[-1][2]
+    pixels = scores[scores["rule"].eq("pixels")].iloc[0].raw
+    assert f"{pixels:.3f} [{pixels - 0.0412:.3f}, {pixels + 0.0513:.3f}]" in human[-1][2]
+    assert "Interval: Student's t 88 % interval over seeds and stimuli. Ceiling" in page.text
     assert "n = 24 stimuli, 400 neuroids" in page.text
 
 
@@ -250,7 +250,7 @@ def test_same_study_same_page(fake_study: Any) -> None:
     assert pages[0] == pages[1]
 
 
-def test_nothing_trained_still_makes_a_page(fake_study: Any) -> None:
+def test_nothing_trained_still_makes_a_page(fake_study: Any, means_of: Any) -> None:
     tables = fake_study.results / "tables"
     runs = fake_study.table("runs").query("kind == 'pixels'")
     resnet = pd.DataFrame([{"network": "resnet20", "rule": "pretrained", "kind": "pretrained", "seed": 0}])
@@ -261,6 +261,7 @@ def test_nothing_trained_still_makes_a_page(fake_study: Any) -> None:
     own = scores["rule"].eq("backprop")
     scores.loc[own, ["network", "rule", "kind"]] = ["resnet20", "pretrained", "pretrained"]
     scores.to_csv(tables / "scores.csv", index=False)
+    means_of(scores).to_csv(tables / "means.csv", index=False)
     here = fake_study.results / "scores"
     (here / "resnet20/pretrained").mkdir(parents=True)
     shutil.copy(here / "convnet/backprop/seed0_rdms.nc", here / "resnet20/pretrained/seed0_rdms.nc")

@@ -165,7 +165,7 @@ def unscored_study(study: Any) -> None:
     """The same networks, compared with nothing (evaluation.benchmarks: [])."""
     runs = study.table("runs").query("kind != 'pixels'").assign(scored="no")
     write(study, "runs", runs)
-    for name in ("scores", "layers", "comparisons"):
+    for name in ("scores", "means", "layers", "comparisons"):
         write(study, name, study.table(name).iloc[:0])
     shutil.rmtree(study.results / "scores")
     study.config.write_text("study: fake\nevaluation: {benchmarks: []}\n")
@@ -184,9 +184,8 @@ def test_no_scored_model_makes_a_whole_report(fake_study: Any) -> None:
     assert "Test accuracy" in html
     drawn = {path.name.partition("_")[0].partition(".")[0] for path in (fake_study.results / "figures").glob("*.png")}
     assert drawn == {"accuracy", "alignment", "alpha", "margin"}
-    assert (
-        draw_similarity(read_study(fake_study.results, fake_study.config, fake_study.data).tables["scores"], {}) == []
-    )
+    tables = read_study(fake_study.results, fake_study.config, fake_study.data).tables
+    assert draw_similarity(tables["scores"], tables["means"], {}) == []
 
 
 def test_runs_of_sweeps_are_counted(fake_study: Any) -> None:
