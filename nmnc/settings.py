@@ -65,7 +65,7 @@ class Training(Section):
 
 
 def _enough_for_a_basis(noise: dict[str, Any]) -> int:
-    """Images for a basis: their activity is most of NMNC's memory, and more of them gained nothing (C6.43, C6.44)."""
+    """Images for a basis. Their activity is most of NMNC's memory, what 512 gain is small (docs/claims.md, C6.43)."""
     return 512 if noise["adaptive"] else max(128, 2 * noise["dimensions"])
 
 
