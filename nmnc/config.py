@@ -174,6 +174,12 @@ class Study(Section):
                 raise ValueError(
                     f"rules.{label}: noise.images {run.noise.images} exceeds batch_size {run.training.batch_size}"
                 )
+            components = run.noise.dimensions * (2 if run.noise.adaptive else 1)
+            if run.kind in ("nmnc", "spectral") and run.noise.basis_images <= components:
+                raise ValueError(
+                    f"rules.{label}: {components} principal components need the activity of more images than "
+                    f"noise.basis_images {run.noise.basis_images}; set it higher"
+                )
             if run.noise.basis == "incremental" and run.training.batch_size == 1:
                 raise ValueError(
                     f"rules.{label}: noise.basis incremental compares the images of a batch; "

@@ -64,16 +64,10 @@ class Training(Section):
     )
 
 
-def _enough_for_a_basis(noise: dict[str, Any]) -> int:
-    """Images for a basis. Their activity is most of NMNC's memory, what 512 gain is small (docs/claims.md, C6.43)."""
-    return 512 if noise["adaptive"] else max(128, 2 * noise["dimensions"])
-
-
 class Noise(Section):
     """The noise of the perturbing rules and what is learned from it (docs/method.md)."""
 
     dimensions: int = Field(64, ge=1, description="d, dimension of the subspace; sets the energy s^2 d of VNC too")
-    adaptive: bool = Field(False, description="nmnc: choose d while training, starting from dimensions")
     scale: float = Field(0.05, gt=0, description="s, standard deviation of the noise along each axis")
     images: int = Field(8, ge=1, description="M, images of the batch that are perturbed at each refresh")
     refresh_every: int = Field(1, ge=1, description="b, batches between two refreshes of the feedback")
@@ -93,16 +87,16 @@ class Noise(Section):
         "is older weighing half as much from refresh to refresh",
     )
     basis_images: int = Field(
-        default_factory=_enough_for_a_basis,
+        128,
         ge=2,
-        description="images whose activity gives the basis, or the first one; left out: twice dimensions and at least "
-        "128, with adaptive 512",
+        description="images whose activity gives the basis, or the first one; more than the components asked for",
     )
     basis_every: int = Field(20, ge=1, description="batches between two refreshes of the basis")
     mean_direction: bool = Field(False, description="nmnc: add the mean activity's direction to the basis (d + 1 axes)")
     feedback: Literal["factored", "full", "layerwise"] = Field(
         "factored", description="subspace rules: coordinates in the basis, full matrices, or layer by layer (nmnc only)"
     )
+    adaptive: bool = Field(False, description="nmnc: choose d while training, starting from dimensions")
     gamma: float = Field(
         0.5, ge=0, le=2, description="spectral: noise variance along an axis ~ activity variance^gamma"
     )

@@ -10,21 +10,16 @@ S = TypeVar("S", bound=BaseModel)
 
 
 def overlay(base: S, override: dict[str, Any], place: str) -> S:
-    """`base` with some values replaced, checked again; ValueError names the place.
-
-    What `base` leaves out is found anew: it may follow from what is replaced.
-    """
+    """`base` with some values replaced, checked again; ValueError names the place."""
     try:
-        return type(base)(**(base.model_dump(exclude_unset=True) | override))
+        return type(base)(**(base.model_dump() | override))
     except ValidationError as error:
         raise ValueError(f"{place}.{one_line(error, type(base))}") from None
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in words, and how many more there are."""
-    errors = error.errors(include_url=False)
-    # A default that follows from another value is no mistake beside that value's own.
-    first, *more = [one for one in errors if one["type"] != "default_factory_not_called"]
+    first, *more = error.errors(include_url=False)
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         message = f"{place}: unknown key{did_you_mean(str(first['loc'][-1]), _known_keys(model, first['loc']))}"

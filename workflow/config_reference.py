@@ -20,7 +20,7 @@ Every `.yaml` file of this folder is one study: `snakemake --cores 2 --configfil
 This page is written by `{COMMAND}` from the models in `nmnc/config.py`; change those, then run it again.
 
 An unknown key is refused before anything runs. *Required* keys have no default; *empty* means that the key
-may be left out or set to nothing; *from others*: left out, it follows from other keys.
+may be left out or set to nothing.
 """
 COLUMNS = ("key", "type", "default", "constraints", "description")
 WORDS: dict[Any, str] = {
@@ -106,8 +106,6 @@ def _default(field: FieldInfo) -> str:
         return "*required*"
     if isinstance(field.default, BaseModel):
         return "see there"
-    if field.default_factory is not None:
-        return "*from others*"
     if field.default is None:
         return "*empty*"
     return f"`{json.dumps(field.default, default=str)}`"

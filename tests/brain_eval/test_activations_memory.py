@@ -72,6 +72,7 @@ module = nn.Sequential(
 layers = {name: module.get_submodule(name) for name in ("0", "3")}
 model = Model("m", module.eval(), layers, Preprocessing(32, 3, (0.,) * 3, (1.,) * 3), "w", "c")
 
+module(torch.zeros(1, 3, 32, 32))
 before = peak_resident()
 extract(model, [benchmark], out, device="cpu", settings=Settings(**options))
 print(json.dumps([before, peak_resident()]))
