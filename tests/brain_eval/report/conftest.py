@@ -10,6 +10,8 @@ import netCDF4
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 
 import brain_eval.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
@@ -336,6 +338,21 @@ def tables() -> dict[str, pd.DataFrame]:
         "means": means_table(scores),
         "layers": layers_table(rng),
     }
+
+
+def mean_lines_of(axis: Axes) -> dict[str, np.ndarray]:
+    """Colour -> y values, of the lines that have a marker."""
+    return {
+        to_hex(line.get_color()): np.asarray(line.get_ydata(), dtype=float)
+        for line in axis.lines
+        if line.get_marker() not in ("None", "", None) and len(line.get_ydata()) > 1
+    }
+
+
+@pytest.fixture
+def mean_lines() -> Callable[[Axes], dict[str, np.ndarray]]:
+    """What reads a panel's lines."""
+    return mean_lines_of
 
 
 @pytest.fixture

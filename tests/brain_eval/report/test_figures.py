@@ -1,4 +1,4 @@
-"""What the figures show is what the tables say, in fixed colours, with honest intervals and ceilings."""
+"""What the figures show is what the tables say, in fixed colours."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -22,15 +21,12 @@ from brain_eval.figures.rdms import (
     percentiles,
     recorded_rdms_figure,
 )
-from brain_eval.figures.sessions import has_sessions, sessions_figure
-from brain_eval.figures.similarity import interval_text, metric_name, similarity_figure
 from brain_eval.figures.style import KNOWN, file_name
-from brain_eval.figures.summary import headline_rows, over_seeds
+from brain_eval.figures.summary import over_seeds
 from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
-from brain_eval.report.rows import similarity_tables
 
 Tables = dict[str, pd.DataFrame]
-MeansOf = Callable[[pd.DataFrame], pd.DataFrame]
+MeanLines = Callable[[Axes], dict[str, np.ndarray]]
 
 
 def runs_of(*kinds: str) -> pd.DataFrame:
@@ -42,15 +38,6 @@ def legend_colors(figure: Figure) -> dict[str, str]:
     return {
         text.get_text(): to_hex(handle.get_color())
         for text, handle in zip(legend.get_texts(), legend.get_lines(), strict=False)
-    }
-
-
-def mean_lines(axis: Axes) -> dict[str, np.ndarray]:
-    """Colour -> y values, of the lines that have a marker."""
-    return {
-        to_hex(line.get_color()): np.asarray(line.get_ydata(), dtype=float)
-        for line in axis.lines
-        if line.get_marker() not in ("None", "", None) and len(line.get_ydata()) > 1
     }
 
 
@@ -125,7 +112,7 @@ def test_a_rule_has_one_colour_in_all_figures(tables: Tables, hostile: str) -> N
 # Training
 
 
-def test_accuracy_shows_mean_and_extremes_over_seeds(tables: Tables) -> None:
+def test_accuracy_shows_mean_and_extremes_over_seeds(tables: Tables, mean_lines: MeanLines) -> None:
     styles = palette(tables["runs"])
     axis = accuracy_figure(tables["epochs"], styles).figure.axes[0]
     grouped = tables["epochs"][tables["epochs"]["rule"].eq("vnc")].groupby("epoch")["test_accuracy"]
@@ -186,132 +173,6 @@ def test_many_layers_wrap_into_rows(tables: Tables) -> None:
 def test_nothing_trained_draws_nothing(tables: Tables) -> None:
     empty = {name: table.iloc[:0] for name, table in tables.items()}
     assert draw_training(empty, palette(tables["runs"])) == []
-
-
-# Similarity
-
-
-def test_one_row_speaks_for_a_region(tables: Tables) -> None:
-    chosen = headline_rows(tables["scores"])
-    keys = ["network", "rule", "seed", "layer", "benchmark", "species", "region", "metric"]
-    assert not chosen.duplicated(keys).any()
-    assert len(chosen) == len(tables["scores"].drop_duplicates(keys))
-    several = chosen[chosen["benchmark"].ne("objects") | chosen["species"].eq("human")]
-    assert several["session"].eq("mean").all()
-    assert several["animal"].eq("all").all()
-
-
-def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(
-    tables: Tables, means_of: MeansOf
-) -> None:
-    """As crossnobis in cowley2023: repetitions of one session only, so that no mean is formed."""
-    scores = tables["scores"]
-    one = scores[scores["benchmark"].eq("scenes") & scores["session"].eq("190923") & scores["metric"].eq("spearman")]
-    both = pd.concat([scores, one.assign(metric="crossnobis-spearman")])
-    shown = headline_rows(both).query("benchmark == 'scenes'").groupby("metric")["session"].unique()
-    assert {metric: list(sessions) for metric, sessions in shown.items()} == {
-        "spearman": ["mean"], "rho-a": ["mean"], "crossnobis-spearman": ["190923"],
-    }  # fmt: skip
-    assert [t["metric"] for t in similarity_tables(both, means_of(both)) if t["benchmark"] == "scenes"] == list(
-        both["metric"].unique()
-    )
-
-
-def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tables, means_of: MeansOf) -> None:
-    scores = tables["scores"].query("metric == 'rho-a'").assign(metric="ridge")
-    styles = palette(tables["runs"])
-    figure = similarity_figure(scores, means_of(scores), "scenes", "ridge", "convnet", styles)
-    assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over neuroids"
-    for caption in (figure.caption, sessions_figure(scores, "scenes", "ridge", "convnet", styles).caption):
-        assert "not corrected for their reliability" in caption
-    assert (
-        "not corrected"
-        not in similarity_figure(tables["scores"], tables["means"], "scenes", "rho-a", "convnet", styles).caption
-    )
-
-
-def test_scores_are_means_over_seeds_of_the_regions_row(tables: Tables) -> None:
-    styles = palette(tables["runs"])
-    figure = similarity_figure(tables["scores"], tables["means"], "objects", "spearman", "convnet", styles).figure
-    axis = next(axis for axis in figure.axes if axis.get_title() == "human IT")
-    rows = tables["scores"].query(
-        "benchmark == 'objects' and metric == 'spearman' and rule == 'nmnc' and species == 'human' "
-        "and session == 'mean' and animal == 'all'"
-    )
-    expected = rows.groupby("layer", sort=False)["raw"].mean()
-    color = to_hex(styles["nmnc"].color)
-    np.testing.assert_allclose(mean_lines(axis)[color], expected)
-    [bars] = [
-        bars for bars in axis.collections if isinstance(bars, LineCollection) and to_hex(bars.get_color()[0]) == color
-    ]
-    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends, expected.to_numpy()[:, None] + [[-0.0412, 0.0513]])
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == list(expected.index)
-
-
-def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
-    figure = similarity_figure(
-        tables["scores"], tables["means"], "objects", "spearman", "convnet", palette(tables["runs"])
-    )
-    monkey, human = figure.figure.axes
-    assert "ceiling unknown" in [text.get_text() for text in monkey.texts]
-    assert monkey.get_ylim()[1] < 0.6
-    assert not human.texts
-    spans = [patch.get_extents().transformed(human.transData.inverted()) for patch in human.patches]
-    assert any(np.allclose([span.y0, span.y1], [0.31, 0.42]) for span in spans)
-    assert "a stated definition." in figure.caption
-    assert "ceiled" not in figure.caption
-
-
-def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
-    scores, means = tables["scores"].assign(n_draws=321), tables["means"]
-    caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
-    assert "macaque IT: 24 stimuli, 674 neuroids" in caption
-    assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
-    assert "bootstrap over stimuli (321 draws)" in interval_text(scores.query("session != 'mean'"))
-    student = "Student's t 95 % interval (Fisher z) over stimuli, variance by jackknife and draws"
-    assert interval_text(scores.assign(interval_method=student)) == student
-    unknown = similarity_figure(
-        scores.assign(n_neuroids=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
-        means.assign(ci_low=np.nan, ci_high=np.nan, interval_method=np.nan),
-        "objects", "rho-a", "convnet", palette(tables["runs"]),
-    ).caption  # fmt: skip
-    assert "unknown number of neuroids" in unknown
-    assert "no interval in the table" in unknown
-    assert "Noise ceiling: unknown." in unknown
-
-
-def test_simulated_is_said_where_it_is_and_only_there(tables: Tables) -> None:
-    figures = draw_similarity(
-        tables["scores"].query("metric == 'spearman' and layer in ['fc', 'pixels']"),
-        tables["means"],
-        palette(tables["runs"]),
-    )
-    assert {figure.benchmark for figure in figures} == {"objects", "scenes", "simulated"}
-    for figure in figures:
-        expected = figure.benchmark == "simulated"
-        said = (figure.title, figure.caption, figure.figure.get_suptitle())
-        assert all(("simulated, not recorded" in text) == expected for text in said)
-
-
-def test_layer_without_scores_leaves_a_gap(tables: Tables, means_of: MeansOf) -> None:
-    scores = tables["scores"].copy()
-    dead = scores["layer"].eq("conv2") & scores["rule"].eq("vnc")
-    scores.loc[dead, ["raw", "ci_low", "ci_high"]] = np.nan
-    scores.loc[dead, "interval_method"] = "none: RDM is constant"
-    styles = palette(tables["runs"])
-    figure = similarity_figure(scores, means_of(scores), "scenes", "spearman", "convnet", styles)
-    assert np.isnan(mean_lines(figure.figure.axes[0])[to_hex(styles["vnc"].color)]).tolist() == [False, True, False]
-    assert "constant" not in figure.caption
-    assert sessions_figure(scores, "scenes", "spearman", "convnet", styles).alt
-
-
-def test_sessions_and_animals_each_have_a_line(tables: Tables) -> None:
-    figure = sessions_figure(tables["scores"], "scenes", "spearman", "convnet", palette(tables["runs"]))
-    labels = [tick.get_text() for tick in figure.figure.axes[0].get_yticklabels()]
-    assert labels == ["190923 (WE)", "201025 (PE)", "210325 (PE)", "mean PE", "mean of all"]
-    assert "3 recordings, 2 animals" in figure.caption
-    assert not has_sessions(tables["scores"].query("species == 'macaque' and region == 'IT'"))
 
 
 # RDMs
