@@ -1,13 +1,14 @@
 """How often the 95 % intervals of brain_eval hold the truth, and how often its tests find what is not there.
 
-python bench/interval_coverage.py [--quick] [--out coverage.csv]
+python bench/interval_coverage.py [--quick] [--part rdm|cka] [--out coverage.csv]
 
 A population of 3,000 stimuli is seen by a model and recorded in 60 recordings that read the same 8 hidden
 features, each in its own way and with its own noise. Each of 1,000 data sets draws stimuli (and
 recordings, and seeds of the network) from it and makes the interval as a score has it. The truth is the
 population's: of the one recording, of all 60, or of all seeds. Beside it stands the plain percentile
 bootstrap over stimuli, which counts the variance of pairs three times (docs/method.md, Evaluation).
-About 8 minutes on one core; --quick runs 40 data sets of the smallest cases.
+Part cka does the same for the unbiased linear CKA of the responses, whose draws are random halves.
+About 8 minutes on one core, 3 for CKA; --quick runs 40 data sets of the smallest cases.
 """
 
 import argparse
@@ -21,11 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import write
 
+from brain_eval.cka import linear_cka
+from brain_eval.cka_resampling import cka_in_subsets, gram_sums
+from brain_eval.gram import centred_gram
 from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.resampling import bootstrap_counts, weighted_moments
+from brain_eval.resampling import bootstrap_counts, leaving_each_out, random_halves, weighted_moments
 from brain_eval.similarity import ranks
 from brain_eval.statistics import correlation_interval, difference_interval
-from brain_eval.variation import Variation, joint_variance, stacked, variation_of_correlation
+from brain_eval.variation import Variation, joint_variance, stacked, variation_of_correlation, variation_of_draws
 from nmnc.provenance import git_commit
 
 POPULATION, FEATURES, NEUROIDS, RECORDINGS, SEEDS = 3000, 8, 30, 60, 40
@@ -131,6 +135,46 @@ def cover_scores(signal: float, n: int, k: int, data_sets: int, draws: int = 500
     }  # fmt: skip
 
 
+@functools.cache
+def true_cka(signal: float, recordings: int, seed: int) -> float:
+    """Unbiased linear CKA of the population's model with its recordings, on average."""
+    known = population(signal, recordings, 1, seed)
+    return float(np.mean([linear_cka(known.models[0], recording) for recording in known.recordings]))
+
+
+def cover_cka(signal: float, n: int, k: int, data_sets: int, draws: int = 300, seed: int = 0) -> dict[str, Any]:
+    """Coverage of the interval of one recording's unbiased linear CKA (k = 1), or of the mean over k recordings."""
+    recordings = RECORDINGS if k > 1 else 1
+    known, truth = population(signal, recordings, 1, seed), true_cka(signal, recordings, seed)
+    rng, units = np.random.default_rng([3, seed]), np.arange(n)
+    hits, means, errors, widths = 0, [], [], []
+    for _ in range(data_sets):
+        stimuli = rng.choice(POPULATION, n, replace=False)
+        halves = random_halves([units], n, draws, rng)
+        subsets = np.concatenate([halves, leaving_each_out(units), np.ones((1, n))])
+        shares = halves * (n / halves.sum(axis=1, keepdims=True))
+        model = gram_sums(centred_gram(known.models[0][stimuli]), subsets, unbiased=True)
+        raw, variations = [], []
+        for i in rng.choice(recordings, k, replace=False):
+            recorded = gram_sums(centred_gram(known.recordings[i][stimuli]), subsets, unbiased=True)
+            values = cka_in_subsets(model, recorded, subsets, unbiased=True)
+            raw.append(values[-1])
+            variations.append(variation_of_draws(raw[-1], values[:draws], values[draws:-1], shares, units))
+        influence, remainder = arrays([variations])
+        spread = joint_variance(np.array([raw]), influence, remainder, n)
+        low, high = correlation_interval(float(np.mean(raw)), spread, 0.95)
+        hits += low <= truth <= high
+        means.append(np.mean(raw))
+        errors.append(spread.variance)
+        widths.append(high - low)
+    return {
+        "case": "unbiased CKA", "n_stimuli": n, "n_recordings": k, "n_seeds": 1, "truth": truth,
+        "data_sets": data_sets, "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": None,
+        "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
+        "median_width": float(np.median(widths)),
+    }  # fmt: skip
+
+
 def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 300, seed: int = 0) -> dict[str, Any]:
     """Coverage of the difference between two networks' scores over seeds, stimuli and recordings.
 
@@ -165,8 +209,19 @@ def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 3
     }  # fmt: skip
 
 
+def cases_of_cka(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
+    """Run case after case of part cka."""
+    if quick:
+        yield cover_cka(1.0, 30, 2, 20, draws=50)
+        return
+    for n in (92, 20):
+        for k in (1, 2, 4, 7):
+            for signal in (0.0, 0.5, 1.1, 2.5):
+                yield cover_cka(signal, n, k, data_sets)
+
+
 def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
-    """Run case after case."""
+    """Run case after case of part rdm."""
     if quick:
         yield cover_scores(1.0, 40, 1, 40, draws=100)
         yield cover_differences(30, 1, 3, 20, draws=50)
@@ -185,12 +240,13 @@ def main() -> None:
     """Print a line per case; write them as CSV where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", choices=["rdm", "cka"], default="rdm")
     parser.add_argument("--data-sets", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows = []
     commit = git_commit()
-    for row in cases(given.quick, given.data_sets):
+    for row in (cases if given.part == "rdm" else cases_of_cka)(given.quick, given.data_sets):
         rows.append(row | {"git": commit})
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
         print(", ".join(texts), flush=True)
