@@ -1,4 +1,4 @@
-"""The bench's two sides compute the same bootstrap, and interval_coverage.py's cases run."""
+"""The bench's two sides compute the same bootstrap."""
 
 import csv
 import sys

@@ -271,3 +271,9 @@ def test_differences_over_seeds_and_stimuli_cover_the_population(coverage, monke
     monkeypatch.setattr(coverage, "SEEDS", 12)
     row = coverage.cover_differences(60, 1, 4, 80, draws=60)
     assert within_binomial_error(row["covered"], 80), "90 to 98.75 %"
+
+
+def test_intervals_of_cka_cover_the_population(coverage):
+    row = coverage.cover_cka(0.5, 92, 1, 200, draws=150)
+    assert within_binomial_error(row["covered"], 200), "92 to 98 %"
+    assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
