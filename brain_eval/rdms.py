@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from brain_eval.errors import UserError
-from brain_eval.gram import ROWS, centred_gram, checked_features, checked_range, mirrored, row_products
+from brain_eval.gram import ROWS, centred_gram, checked_features, checked_range, mirrored, row_means, row_products
 
 Vector = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
     values, lowest, highest = checked_range(features)
     _refuse(highest == lowest, "constant", "correlations")
     scales = _power_of_two(np.maximum(highest, -lowest))
-    means = values.mean(axis=1, dtype=np.float64, keepdims=True) * scales
+    means = row_means(values) * scales
     return _angles(row_products(values, scales, means, dtype))
 
 
