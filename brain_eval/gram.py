@@ -90,7 +90,7 @@ def row_products(
     """
     n, p = values.shape
     kind = np.dtype(dtype)
-    products = np.zeros((n, n), dtype=kind, order="F")
+    products = np.empty((n, n), dtype=kind, order="F")
     for columns in column_blocks(n, p, kind.itemsize):
         block = np.empty((n, columns.stop - columns.start), dtype=kind)
         for start in range(0, n, ROWS):
@@ -101,7 +101,7 @@ def row_products(
             tile -= means[rows].astype(tile.dtype)
             if values.dtype != kind:
                 block[rows] = tile
-        products = _accumulate(products, block)
+        products = _accumulate(products, block, first=columns.start == 0)
     return products.T
 
 
@@ -115,18 +115,18 @@ def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
         (n, n) float64, symmetric; rows and columns sum to 0 up to rounding.
     """
     n, p = values.shape
-    products = np.zeros((n, n), order="F")
+    products = np.empty((n, n), order="F")
     for columns in column_blocks(n, p, 8):
         block = values[:, columns].astype(np.float64)
         block -= block.mean(axis=0)
-        products = _accumulate(products, block)
+        products = _accumulate(products, block, first=columns.start == 0)
     return mirrored(products.T)
 
 
-def _accumulate(products: NDArray[Any], block: NDArray[Any]) -> NDArray[Any]:
-    """Add block @ block.T to the upper triangle of the Fortran-ordered `products`, in place."""
+def _accumulate(products: NDArray[Any], block: NDArray[Any], first: bool) -> NDArray[Any]:
+    """Add block @ block.T to the upper triangle of the Fortran-ordered `products`, or `first` write it, in place."""
     syrk = blas.dsyrk if products.dtype == np.float64 else blas.ssyrk
-    return syrk(1.0, block.T, beta=1.0, c=products, trans=1, overwrite_c=1)
+    return syrk(1.0, block.T, beta=0.0 if first else 1.0, c=products, trans=1, overwrite_c=1)
 
 
 def mirrored(lower: NDArray[Any]) -> NDArray[Any]:

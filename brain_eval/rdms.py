@@ -132,6 +132,7 @@ def _angles(lower: NDArray[np.floating]) -> NDArray[np.floating]:
     smallest = ROUNDING if lower.dtype == np.float64 else ROUNDING_FLOAT32
     for start in range(0, len(lower), ROWS):
         rows = slice(start, min(start + ROWS, len(lower)))
+        lower[rows, rows] = np.tril(lower[rows, rows])
         tile = lower[rows, : rows.stop]
         tile *= inverse[: rows.stop]
         tile *= inverse[rows, None]

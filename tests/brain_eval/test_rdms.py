@@ -107,6 +107,23 @@ def test_rdm_of_a_wide_layer_does_not_depend_on_the_blocks(monkeypatch, kind):
     np.testing.assert_allclose(KINDS[kind](features), whole, atol=1e-14)
 
 
+@pytest.mark.parametrize("rubbish", [np.nan, 3e38])
+def test_what_lay_in_fresh_memory_does_not_matter(monkeypatch, rubbish):
+    features = np.random.default_rng(0).standard_normal((130, 50)).astype(np.float32)
+    expected = [function(features) for function in KINDS.values()] + [correlation_rdm(features, np.float32)]
+    empty = np.empty
+
+    def dirty(shape, dtype=float, order="C"):
+        array = empty(shape, dtype, order)
+        array.fill(rubbish)
+        return array
+
+    monkeypatch.setattr(np, "empty", dirty)
+    found = [function(features) for function in KINDS.values()] + [correlation_rdm(features, np.float32)]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_float32_rdm_is_within_a_hundred_thousandth_of_the_float64_one(case):
     features = features_of(case)
