@@ -96,7 +96,9 @@ class Noise(Section):
     feedback: Literal["factored", "full", "layerwise"] = Field(
         "factored", description="subspace rules: coordinates in the basis, full matrices, or layer by layer (nmnc only)"
     )
-    adaptive: bool = Field(False, description="nmnc: choose d while training, starting from dimensions")
+    adaptive: bool = Field(
+        False, description="nmnc: choose d while training, starting from dimensions; wants basis_images of 512 or more"
+    )
     gamma: float = Field(
         0.5, ge=0, le=2, description="spectral: noise variance along an axis ~ activity variance^gamma"
     )

@@ -44,7 +44,7 @@ def network() -> Network:
 
 
 def rule_of(network: Network, seed: int = 0, **noise: Any) -> AdaptiveManifoldNoiseCorrelation:
-    settings: dict[str, Any] = {"dimensions": 128, "adaptive": True} | noise
+    settings: dict[str, Any] = {"dimensions": 128, "adaptive": True, "basis_images": 512} | noise
     rule = make_rule("nmnc", network, [UNITS], CLASSES, Noise(**settings), seed)
     rule.start([activity(512, 1_000 + seed)])
     assert isinstance(rule, AdaptiveManifoldNoiseCorrelation)
