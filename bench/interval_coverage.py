@@ -127,9 +127,28 @@ def cover_scores(signal: float, n: int, k: int, data_sets: int, draws: int = 500
         means.append(raw.mean())
         errors.append(spread.variance)
         widths.append(high - low)
+    return row("score", (n, k, 1), truth, (data_sets, draws), hits, means, errors, widths, plain)
+
+
+def row(
+    case: str, sizes: tuple[int, int, int], truth: float, drawn: tuple[int, int], hits: int,
+    means: list[float], errors: list[float], widths: list[float], plain: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The row of a case.
+
+    Args:
+        case: its name.
+        sizes: stimuli, recordings, seeds.
+        truth: what the intervals should hold.
+        drawn: data sets, and draws in each.
+        hits: intervals that held it; `plain`: percentiles that did.
+        means, errors, widths: of each data set the score, the variance of its interval, the interval's width.
+    """
+    (n, k, seeds), (data_sets, draws) = sizes, drawn
     return {
-        "case": "score", "n_stimuli": n, "n_recordings": k, "n_seeds": 1, "truth": truth, "data_sets": data_sets,
-        "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": plain / data_sets,
+        "case": case, "n_stimuli": n, "n_recordings": k, "n_seeds": seeds, "truth": truth, "data_sets": data_sets,
+        "draws": draws, "covered": hits / data_sets,
+        "covered_by_percentiles": None if plain is None else plain / data_sets,
         "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
         "median_width": float(np.median(widths)),
     }  # fmt: skip
@@ -167,12 +186,7 @@ def cover_cka(signal: float, n: int, k: int, data_sets: int, draws: int = 300, s
         means.append(np.mean(raw))
         errors.append(spread.variance)
         widths.append(high - low)
-    return {
-        "case": "unbiased CKA", "n_stimuli": n, "n_recordings": k, "n_seeds": 1, "truth": truth,
-        "data_sets": data_sets, "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": None,
-        "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
-        "median_width": float(np.median(widths)),
-    }  # fmt: skip
+    return row("unbiased CKA", (n, k, 1), truth, (data_sets, draws), hits, means, errors, widths)
 
 
 def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 300, seed: int = 0) -> dict[str, Any]:
@@ -201,12 +215,7 @@ def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 3
         means.append(values.mean() - own_truth)
         errors.append(spread.variance)
         widths.append((high or 0.0) - (low or 0.0))
-    return {
-        "case": "difference", "n_stimuli": n, "n_recordings": k, "n_seeds": seeds, "truth": truth,
-        "data_sets": data_sets, "draws": draws, "covered": hits / data_sets, "covered_by_percentiles": None,
-        "standard_deviation": float(np.std(means)), "standard_error": float(np.sqrt(np.mean(errors))),
-        "median_width": float(np.median(widths)),
-    }  # fmt: skip
+    return row("difference", (n, k, seeds), truth, (data_sets, draws), hits, means, errors, widths)
 
 
 def cases_of_cka(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
@@ -246,9 +255,9 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     commit = git_commit()
-    for row in (cases if given.part == "rdm" else cases_of_cka)(given.quick, given.data_sets):
-        rows.append(row | {"git": commit})
-        texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items())
+    for found in (cases if given.part == "rdm" else cases_of_cka)(given.quick, given.data_sets):
+        rows.append(found | {"git": commit})
+        texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         print(", ".join(texts), flush=True)
     write(given.out, rows, COLUMNS)
 

@@ -76,6 +76,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         for row in _read(folder / "runs.csv", (*RUN, "scored"), "python -m nmnc runs")
     ]
     trained = [run for run in runs if run.identity["kind"] not in REFERENCES]
+    scored = [_scored(run) for run in runs]
     scores = [row for run in runs for row in run.scores]
     tables: dict[str, tuple[Sequence[str], Iterable[dict[str, Any]]]] = {
         "scores": (SCORE_COLUMNS, scores),
@@ -83,7 +84,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         "epochs": ((*RUN, *EPOCHS), [run.identity | row for run in trained for row in run.epochs]),
         "alignment": ((*RUN, *ALIGNMENT), [run.identity | row for run in trained for row in run.alignment]),
         "comparisons": (COMPARISONS, compare_rules([_scored(run) for run in trained], confidence)),
-        "means": (MEANS, mean_rows([_scored(run) for run in runs], confidence)),
+        "means": (MEANS, mean_rows(scored, confidence)),
         "layers": (LAYERS, [row for run in runs for row in _layers(run)]),
         "timing": (TIMING, _timing(trained)),
     }
@@ -93,7 +94,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         [dict(zip(columns, row, strict=True)) for row in rows]
         for columns, rows in (texts[name] for name in ("accuracy", "means", "layers"))
     )
-    wide = wide_files([_scored(run) for run in runs], accuracy, means, layers, confidence)
+    wide = wide_files(scored, accuracy, means, layers, confidence)
     for name, (columns, rows) in texts.items():
         with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
