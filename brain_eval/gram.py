@@ -5,7 +5,7 @@ features themselves memory holds one block and the (n, n) result, however wide t
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -14,9 +14,9 @@ from scipy.linalg import blas
 from brain_eval.errors import UserError
 
 #: Bytes of the block of neuroids that is centred and multiplied at a time.
-BLOCK_BYTES = 2**27
-#: Rows of a block that are prepared at a time: small enough to stay in the processor's cache.
-ROWS = 64
+BLOCK_BYTES = 2**25
+#: Rows that are read or prepared at a time: few enough to stay in the processor's cache from one step to the next.
+ROWS = 128
 
 
 def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") -> NDArray[np.floating]:
@@ -30,17 +30,20 @@ def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") 
     Raises:
         UserError: not two-dimensional, too few stimuli, NaN or infinity (names the row).
     """
-    return checked_range(features, least, what)[0]
+    return checked_rows(features, least, what).values
 
 
-def checked_range(
-    features: ArrayLike, least: int = 3, what: str = "an RDM"
-) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
-    """Return `checked_features` with each row's lowest and highest value, which the check has to find anyway.
+class Rows(NamedTuple):
+    """Features (n, p), float32 or float64, with what is known of each row: (n, 1), the mean in float64."""
 
-    Returns:
-        (n, p), (n, 1), (n, 1), float32 or float64.
-    """
+    values: NDArray[np.floating]
+    lowest: NDArray[np.floating]
+    highest: NDArray[np.floating]
+    means: NDArray[np.float64]
+
+
+def checked_rows(features: ArrayLike, least: int = 3, what: str = "an RDM") -> Rows:
+    """Return `checked_features` with the range and mean of each row, all from one reading of the features."""
     values = np.asarray(features)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)
@@ -49,20 +52,19 @@ def checked_range(
             f"{what} needs features of at least {least} stimuli x 1 neuroid, got shape {values.shape}; "
             "use more stimuli or another layer"
         )
-    with np.errstate(invalid="ignore"):
-        lowest, highest = values.min(axis=1, keepdims=True), values.max(axis=1, keepdims=True)
+    tiles = (values[start : start + ROWS] for start in range(0, len(values), ROWS))
+    # NaN and infinity are told below, by row; the sum of finite values may overflow, which only users of means mind.
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = [
+            (tile.min(axis=1), tile.max(axis=1), tile.astype(np.float64, copy=False).mean(axis=1)) for tile in tiles
+        ]
+    lowest, highest, means = (np.concatenate(parts)[:, None] for parts in zip(*found, strict=True))
     # Both pass NaN on and show an infinity, without a mask as large as the features.
     finite = np.isfinite(lowest[:, 0]) & np.isfinite(highest[:, 0])
     if not finite.all():
         row = int(np.argmin(finite))
         raise UserError(f"features hold NaN or infinity in row {row}; mend or leave out that stimulus")
-    return values, lowest, highest
-
-
-def row_means(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the mean of each row of (n, p) in float64, (n, 1); converting a few rows at a time is the faster way."""
-    parts = (values[start : start + ROWS].astype(np.float64, copy=False) for start in range(0, len(values), ROWS))
-    return np.concatenate([part.mean(axis=1, keepdims=True) for part in parts])
+    return Rows(values, lowest, highest, means)
 
 
 def column_blocks(n: int, p: int, itemsize: int) -> Iterator[slice]:
@@ -101,7 +103,7 @@ def row_products(
             tile -= means[rows].astype(tile.dtype)
             if values.dtype != kind:
                 block[rows] = tile
-        products = _accumulate(products, block, first=columns.start == 0)
+        products = accumulate(products, block, first=columns.start == 0)
     return products.T
 
 
@@ -119,11 +121,11 @@ def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
     for columns in column_blocks(n, p, 8):
         block = values[:, columns].astype(np.float64)
         block -= block.mean(axis=0)
-        products = _accumulate(products, block, first=columns.start == 0)
+        products = accumulate(products, block, first=columns.start == 0)
     return mirrored(products.T)
 
 
-def _accumulate(products: NDArray[Any], block: NDArray[Any], first: bool) -> NDArray[Any]:
+def accumulate(products: NDArray[Any], block: NDArray[Any], first: bool) -> NDArray[Any]:
     """Add block @ block.T to the upper triangle of the Fortran-ordered `products`, or `first` write it, in place."""
     syrk = blas.dsyrk if products.dtype == np.float64 else blas.ssyrk
     return syrk(1.0, block.T, beta=0.0 if first else 1.0, c=products, trans=1, overwrite_c=1)

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.gram import accumulate
+
 #: Singular values below this part of the largest are dropped: the products of the Gram matrix square them.
 SMALLEST = 1e-4
 #: Of the float64 block of features that is centred and multiplied at a time: it stays in the cache.
@@ -95,15 +97,13 @@ def bytes_needed(n: int, p: int, k: int) -> tuple[int, int]:
 
 def _gram(features: Features, step: int) -> NDArray[np.float64]:
     """X X^T of the centred features, upper triangle, (n, n) in Fortran's order."""
-    from scipy.linalg.blas import dsyrk
-
     n, p = features.shape
-    gram = np.zeros((n, n), order="F")
+    products = np.empty((n, n), order="F")
     for units in _steps(p, step):
         block = np.array(features[:, units], dtype=np.float64, order="C")
         block -= block.mean(0)
-        gram = dsyrk(1.0, block.T, beta=1.0, c=gram, trans=1, overwrite_c=1)
-    return gram
+        products = accumulate(products, block, first=units.start == 0)
+    return products
 
 
 def _mean(features: Features, step: int) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from brain_eval.errors import UserError
-from brain_eval.gram import ROWS, centred_gram, checked_features, checked_range, mirrored, row_means, row_products
+from brain_eval.gram import ROWS, centred_gram, checked_features, checked_rows, mirrored, row_products
 
 Vector = NDArray[np.float64]
 
@@ -44,14 +44,16 @@ def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
         (n, n) of `dtype`, symmetric, zero diagonal, within [0, 2]. Equal rows are exactly 0 apart.
 
     Raises:
-        UserError: fewer than 3 rows, NaN or infinity (names the row).
+        UserError: fewer than 3 rows, NaN or infinity, or a sum that overflows (names the row).
         UndefinedSimilarity: a row is constant (names the row).
     """
-    values, lowest, highest = checked_range(features)
+    values, lowest, highest, means = checked_rows(features)
     _refuse(highest == lowest, "constant", "correlations")
+    if not np.isfinite(means).all():
+        row = int(np.argmin(np.isfinite(means)))
+        raise UserError(f"the sum of row {row}'s activity overflows; divide all activity by the same number")
     scales = _power_of_two(np.maximum(highest, -lowest))
-    means = row_means(values) * scales
-    return _angles(row_products(values, scales, means, dtype))
+    return _angles(row_products(values, scales, means * scales, dtype))
 
 
 def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
@@ -67,7 +69,7 @@ def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
         UserError: fewer than 3 rows, NaN or infinity (names the row).
         UndefinedSimilarity: a row is all zero (names the row).
     """
-    values, lowest, highest = checked_range(features)
+    values, lowest, highest, _ = checked_rows(features)
     largest = np.maximum(highest, -lowest)
     _refuse(largest == 0, "zero everywhere", "angles")
     return _angles(row_products(values, _power_of_two(largest), np.zeros((len(values), 1))))

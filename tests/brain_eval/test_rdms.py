@@ -157,6 +157,13 @@ def test_tiny_and_huge_activity_neither_underflows_nor_overflows(size):
     np.testing.assert_allclose(correlation_rdm(features * size, np.float32), correlation_rdm(features), atol=1e-5)
 
 
+def test_activity_whose_sum_overflows_is_refused_by_row():
+    features = features_of("random")
+    features[2] = np.linspace(1.6e308, 1.7e308, features.shape[1])
+    with pytest.raises(UserError, match="sum of row 2's activity overflows; divide"):
+        correlation_rdm(features)
+
+
 FEATURES = arrays(np.float64, st.tuples(st.integers(3, 9), st.integers(2, 7)), elements=st.integers(-50, 50))
 
 
