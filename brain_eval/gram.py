@@ -15,8 +15,10 @@ from brain_eval.errors import UserError
 
 #: Bytes of the block of neuroids that is centred and multiplied at a time.
 BLOCK_BYTES = 2**25
-#: Rows that are read or prepared at a time: few enough to stay in the processor's cache from one step to the next.
+#: Rows of a block that are prepared at a time: few enough to stay in the processor's cache from one step to the next.
 ROWS = 128
+#: Bytes of the float64 copy of the rows that are read at a time.
+TILE_BYTES = 2**20
 
 
 def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") -> NDArray[np.floating]:
@@ -52,7 +54,8 @@ def checked_rows(features: ArrayLike, least: int = 3, what: str = "an RDM") -> R
             f"{what} needs features of at least {least} stimuli x 1 neuroid, got shape {values.shape}; "
             "use more stimuli or another layer"
         )
-    tiles = (values[start : start + ROWS] for start in range(0, len(values), ROWS))
+    step = max(1, TILE_BYTES // (8 * values.shape[1]))
+    tiles = (values[start : start + step] for start in range(0, len(values), step))
     # NaN and infinity are told below, by row; the sum of finite values may overflow, which only users of means mind.
     with np.errstate(invalid="ignore", over="ignore"):
         found = [
