@@ -85,7 +85,13 @@ def extract(
     reduction_dimensions: Annotated[int, typer.Option(min=1, help="Most values a layer after the last two.")] = 1000,
     reduction_seed: Annotated[int, typer.Option(min=0, help="Seed of the random projection.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 by autocast.")] = "float32",
-    channels_last: Annotated[bool, typer.Option("--channels-last", help="Compute in that memory layout.")] = False,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--contiguous",
+            help="Memory layout of the computation; neither: channels last on a CPU, where the network takes it.",
+        ),
+    ] = None,
     compression: Annotated[bool, typer.Option("--compression", help="Compress the files, without loss.")] = False,
 ) -> None:
     """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""

@@ -20,7 +20,7 @@ from brain_eval.activation_files import Shape
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, StimulusSet
 from brain_eval.errors import UserError
-from brain_eval.layer_outputs import Computation, forward, output_shapes
+from brain_eval.layer_outputs import Computation, forward, laid_out, output_shapes
 from brain_eval.memory_budget import MemoryPlan, memory_plan, refuse_without_memory
 from brain_eval.models import Model
 from brain_eval.principal_layers import memory_of_components, write_components
@@ -42,14 +42,14 @@ class Settings:
     Attributes:
         memory_gb: for batches and buffers, beside the process itself and the network's weights.
         reduction: of each layer.
-        dtype, channels_last: see `layer_outputs.Computation`.
+        dtype, channels_last: see `layer_outputs.laid_out`.
         compression: of the file, without loss.
     """
 
     memory_gb: float = 2.0
     reduction: Reduction = WHOLE
     dtype: str = "float32"
-    channels_last: bool = False
+    channels_last: bool | None = None
     compression: bool = False
 
 
@@ -115,9 +115,7 @@ def extract(
             cannot be recorded or is not finite, too little disk or memory.
     """
     torch.set_num_threads(threads)
-    computation = Computation(_device(device), settings.dtype, settings.channels_last)
-    computation.place(model.module)
-    shapes, forward_bytes = output_shapes(model, computation)
+    computation, shapes, forward_bytes = laid_out(model, _device(device), settings.dtype, settings.channels_last)
     out.mkdir(parents=True, exist_ok=True)
     jobs = []
     for benchmark in benchmarks:

@@ -27,7 +27,7 @@ class Computation:
     Attributes:
         device: where.
         dtype: "float32" (TF32 off), or "bfloat16": torch.autocast, matrix products and convolutions in bfloat16.
-        channels_last: images and weights in the channels-last layout, which some convolutions prefer.
+        channels_last: images and weights in the channels-last layout, in which a CPU's convolutions are faster.
     """
 
     device: torch.device
@@ -102,6 +102,31 @@ def _hooked(model: Model, take: Callable[[str, Tensor], None]) -> Iterator[None]
         yield
 
 
+def laid_out(
+    model: Model, device: torch.device, dtype: str, channels_last: bool | None
+) -> tuple[Computation, dict[str, tuple[int, ...]], int]:
+    """Move the module and lay out its weights; returns how it is computed from now on, and its `output_shapes`.
+
+    Args:
+        model: its module is changed in place.
+        device, dtype: see `Computation`.
+        channels_last: None: on a CPU, if the network takes it. One that flattens with `view` does not.
+
+    Raises:
+        UserError: as `output_shapes`; with None, what it says of the contiguous layout.
+    """
+    trials = [device.type == "cpu", False] if channels_last is None else [channels_last]
+    for trial in dict.fromkeys(trials):
+        computation = Computation(device, dtype, trial)
+        computation.place(model.module)
+        try:
+            return computation, *output_shapes(model, computation)
+        except UserError:
+            if trial is trials[-1]:
+                raise
+    raise AssertionError("the last trial returns or raises")
+
+
 def output_shapes(model: Model, computation: Computation) -> tuple[dict[str, tuple[int, ...]], int]:
     """Each layer's output for one image, without the batch axis, and the bytes a pass takes per image.
 
@@ -135,9 +160,8 @@ def output_shapes(model: Model, computation: Computation) -> tuple[dict[str, tup
         raise
     except Exception as error:  # the user's network may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(
-            f"{model.name}: fails on images as {seen.describe()}; mend --preprocessing ({reason})"
-        ) from error
+        mend = "use --contiguous or mend --preprocessing" if computation.channels_last else "mend --preprocessing"
+        raise UserError(f"{model.name}: fails on images as {seen.describe()}; {mend} ({reason})") from error
     for layer in model.layers:
         if layer not in shapes:
             raise UserError(f"{model.name}: layer {layer!r} never runs on an image; choose another layer")

@@ -87,8 +87,10 @@ class Activations(Section):
         description="bfloat16: faster and rounded, by autocast; Spearman of its RDMs with those of float32 at least "
         ".9998 (ResNet-18 with initial weights, four layers, 96 noise images)",
     )
-    channels_last: bool = Field(
-        False, description="compute in the channels-last layout; the same RDMs (Spearman 1.000000, measured likewise)"
+    channels_last: bool | None = Field(
+        None,
+        description="compute in the channels-last layout, up to 1.6 times as fast on a CPU; the same RDMs (Spearman "
+        "1.000000, measured likewise); empty: on a CPU, where the network takes it",
     )
     compression: bool = Field(False, description="compress the files, without loss")
 

@@ -131,14 +131,15 @@ def test_a_layer_alone_and_beside_others_is_projected_alike(model, toy, tmp_path
     ("options", "lowest", "told"),
     [
         ({"channels_last": True}, 0.99999, ("float32", "channels last")),
-        ({"dtype": "bfloat16"}, 0.99, ("bfloat16 by torch.autocast, kept as float32", "contiguous")),
+        ({"dtype": "bfloat16", "channels_last": False}, 0.99, ("bfloat16 by torch.autocast, kept as float32",
+                                                                "contiguous")),
         ({"dtype": "bfloat16", "channels_last": True}, 0.99, ("bfloat16 by torch.autocast, kept as float32",
                                                                "channels last")),
     ],
     ids=str,
 )  # fmt: skip
 def test_options_of_speed_keep_the_rdm_and_are_written_down(model, toy, tmp_path, options, lowest, told):
-    plain, attributes = extracted(model, toy, tmp_path / "plain")
+    plain, attributes = extracted(model, toy, tmp_path / "plain", channels_last=False)
     assert (attributes["dtype"], attributes["memory_format"]) == ("float32", "contiguous")
     found, attributes = extracted(model, toy, tmp_path / "option", **options)
     assert (attributes["dtype"], attributes["memory_format"]) == told
@@ -155,6 +156,39 @@ def test_options_of_speed_keep_the_rdm_and_are_written_down(model, toy, tmp_path
     assert rounded == (options.get("dtype") == "bfloat16")  # or the option did nothing
 
 
+class Viewing(nn.Module):
+    """Flattens with `view`, which refuses activity in the channels-last layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 14 * 14, 5)
+
+    def forward(self, images):
+        return self.fc(self.conv(images).view(len(images), -1))
+
+
+def test_a_cpu_computes_in_the_channels_last_layout_where_the_network_takes_it(model, toy, tmp_path):
+    _, attributes = extracted(model, toy, tmp_path)
+    assert attributes["memory_format"] == "channels last"
+    seen = (tmp_path / "toy.nc").stat().st_ino
+    extracted(model, toy, tmp_path, channels_last=True)
+    assert (tmp_path / "toy.nc").stat().st_ino == seen  # the same file, however the layout was chosen
+    module = Viewing().eval()
+    viewing = replace(model, module=module, layers={"conv": module.conv, "fc": module.fc})
+    found, attributes = extracted(viewing, toy, tmp_path / "viewing")
+    assert attributes["memory_format"] == "contiguous"
+    asked, _ = extracted(viewing, toy, tmp_path / "contiguous", channels_last=False)
+    np.testing.assert_array_equal(found.values, asked.values)
+    with pytest.raises(UserError, match=r"use --contiguous or mend --preprocessing \(RuntimeError: view size"):
+        extracted(viewing, toy, tmp_path / "refused", channels_last=True)
+
+
+def test_what_fails_in_any_layout_is_said_of_the_contiguous_one(model, toy, tmp_path):
+    model = replace(model, preprocessing=replace(model.preprocessing, image_size=4))
+    with pytest.raises(UserError, match=r"; mend --preprocessing \("):
+        extracted(model, toy, tmp_path)
+
+
 ORIGINS = {
     "weights": lambda model, toy: (replace(model, weights_sha256="other"), toy, {}),
     "code": lambda model, toy: (replace(model, code_sha256="other"), toy, {}),
@@ -166,7 +200,7 @@ ORIGINS = {
         model, replace(toy, stimulus_set=replace(toy.stimulus_set, sha256="other")), {}),
     "layers": lambda model, toy: (replace(model, layers={"fc": model.layers["fc"]}), toy, {}),
     "dtype": lambda model, toy: (model, toy, {"dtype": "bfloat16"}),
-    "memory layout": lambda model, toy: (model, toy, {"channels_last": True}),
+    "memory layout": lambda model, toy: (model, toy, {"channels_last": False}),
     "reduction": lambda model, toy: (model, toy, {"reduction": Reduction("spatial_mean")}),
     "compression": lambda model, toy: (model, toy, {"compression": True}),
 }  # fmt: skip
@@ -217,5 +251,7 @@ def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     done = CliRunner().invoke(app, [*command, "--channels-last", "--compression"])
     assert done.exit_code == 0, done.output
     assert given["settings"] == Settings(0.5, Reduction("pca", 7, 3), "bfloat16", True, True)
+    assert CliRunner().invoke(app, [*command[:7], "--contiguous"]).exit_code == 0
+    assert given["settings"] == Settings(channels_last=False)
     assert CliRunner().invoke(app, command[:7]).exit_code == 0
     assert given["settings"] == Settings()

@@ -140,7 +140,8 @@ def recording_options(wildcards):
         f"--reduction-seed {kept.reduction_seed}",
         f"--dtype {kept.dtype}",
     ]
-    options += ["--channels-last"] * kept.channels_last
+    if kept.channels_last is not None:
+        options.append("--channels-last" if kept.channels_last else "--contiguous")
     options += ["--compression"] * kept.compression
     return " ".join(options)
 
