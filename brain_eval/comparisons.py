@@ -1,7 +1,7 @@
 """Rule against rule, paired by seed and by the resampled stimuli, corrected for the number of comparisons."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from brain_eval.resampling import generator
 from brain_eval.score_draws import Drawn, RegionDraws, draws_of_region
 from brain_eval.statistics import RESAMPLED_SEEDS, difference_interval, enumerated, expanded_percentiles, holm
 from brain_eval.variation import Spread, joint_variance
+from brain_eval.whole_regions import whole_regions
 
 COLUMNS = (
     "network", "rule_a", "rule_b", "quantity", "benchmark", "species", "region", "metric", "layer", "n",
@@ -120,20 +121,6 @@ def _numbers_of_stimuli(runs: Iterable[ScoredRun]) -> dict[Quantity, int]:
     """The stimuli behind every score, from its row: a unit of its draws may be a group of several."""
     rows = (row for run in runs for row in whole_regions(run.scores))
     return {_score_in(row): int(row["n_stimuli"]) for row in rows if row.get("n_stimuli")}
-
-
-def whole_regions(scores: Sequence[Row]) -> Iterator[Row]:
-    """Yield the rows of whole regions: the mean over all recordings, else the only recording."""
-    region = ("benchmark", "species", "region", "metric")
-    averaged = {tuple(row[key] for key in region) for row in scores if _is_mean_of_all(row)}
-    for row in scores:
-        several = tuple(row[key] for key in region) in averaged
-        if _is_mean_of_all(row) if several else row["session"] != "mean":
-            yield row
-
-
-def _is_mean_of_all(row: Row) -> bool:
-    return row["session"] == "mean" and row["animal"] == "all"
 
 
 def _family(

@@ -26,6 +26,7 @@ from brain_eval.errors import UserError
 from brain_eval.recorded_rdms import metric_label
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Variation
+from brain_eval.whole_regions import ALL, MEAN
 
 LABELS = ("session", "animal", "species", "region")
 
@@ -182,7 +183,12 @@ class RegionDraws:
 
 
 def draws_of_region(
-    drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], species: str, region: str
+    drawn: Sequence[Drawn | None],
+    shares: Sequence[Mapping[str, float]],
+    species: str,
+    region: str,
+    session: str = MEAN,
+    animal: str = ALL,
 ) -> RegionDraws | None:
     """Select the draws of a region's recordings.
 
@@ -190,6 +196,7 @@ def draws_of_region(
         drawn: the draws of each run, None where there are none.
         shares: per run how much of its score is each layer's; they add to 1.
         species, region: whose recordings count.
+        session, animal: which of them, as in scores.csv: MEAN of ALL, MEAN of one animal, or one session.
 
     Returns:
         None where a run has no draws of these layers, or others than the first, or an undefined score, or where a
@@ -198,7 +205,10 @@ def draws_of_region(
     known = [one for one in drawn if one is not None]
     if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
         return None
-    own = [i for i, label in enumerate(known[0].labels) if label[2:] == (species, region)]
+    own = [
+        i for i, (its_session, its_animal, *where) in enumerate(known[0].labels)
+        if where == [species, region] and session in (MEAN, its_session) and animal in (ALL, its_animal)
+    ]  # fmt: skip
     pairs = list(zip(known, shares, strict=True))
     if not own or any(layer not in one.layers for one, part in pairs for layer in part):
         return None

@@ -11,6 +11,7 @@ from brain_eval.recorded_rdms import metric_label
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Spread, joint_variance, stacked, stimulus_variance
+from brain_eval.whole_regions import ALL, MEAN
 
 COLUMNS = (
     "network", "rule", "kind", "seed", "layer", "benchmark", "version", "session", "animal", "species",
@@ -36,7 +37,7 @@ def rows_of_layer(target: Target, scores: Scores, confidence: float) -> Iterator
             animals.setdefault(target.recordings[index].animal, []).append(index)
         groups = {animal: own for animal, own in animals.items() if len(own) > 1}
         if len(indices) > 1:
-            groups["all"] = indices
+            groups[ALL] = indices
         for animal, own in groups.items():
             yield from _mean_rows(target, animal, own, metrics, scores, confidence)
 
@@ -100,7 +101,7 @@ def _mean_rows(
         ceiling, ceiled = _mean_ceiling(given) or (target.ceiling_of_subjects(own, name), None)
         cells = _interval_of_mean(given, confidence)
         yield {
-            "session": "mean",
+            "session": MEAN,
             "animal": animal,
             "species": recordings[0].species,
             "region": recordings[0].region,

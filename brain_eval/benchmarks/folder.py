@@ -30,10 +30,9 @@ from brain_eval.benchmarks.base import (
 from brain_eval.benchmarks.folder_data import read_rdm, read_responses, unique_ids
 from brain_eval.errors import UserError
 from brain_eval.files import sha256_of_file
+from brain_eval.whole_regions import ALL, MEAN
 
 Text = Annotated[str, Field(min_length=1)]
-#: In scores.csv: session of a mean over recordings, and animal of one over all animals.
-AVERAGES = ("mean", "all")
 
 
 class About(BaseModel):
@@ -72,7 +71,7 @@ def load(name: str, folder: Path) -> Benchmark:
     recordings = read(data, labels, stimulus_set.stimulus_ids)
     for recording in recordings:
         for key in ("session", "animal"):
-            if getattr(recording, key) in AVERAGES:
+            if getattr(recording, key) in (MEAN, ALL):
                 raise UserError(
                     f"{folder}: the {key} {getattr(recording, key)!r} would be taken for an average in the tables; "
                     f"rename it in benchmark.yaml or {data.name}"

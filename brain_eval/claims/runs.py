@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from brain_eval.errors import UserError
+from brain_eval.whole_regions import rows_of_whole_regions
 
 #: Accuracy fluctuates by several points from epoch to epoch, so a run is judged by its last two.
 LAST_EPOCHS = 2
@@ -59,11 +60,7 @@ class Runs:
     def scores(self) -> pd.DataFrame:
         """Scores of the networks that were compared with recordings; whole regions only."""
         scores = self._collected("scores", "scores", ".csv", identified=True)
-        if scores.empty:
-            return scores
-        of_all = (scores["session"] == "mean") & (scores["animal"] == "all")
-        averaged = scores.assign(of_all=of_all).groupby(["benchmark", "species", "region"])["of_all"].transform("any")
-        return scores[of_all | (~averaged & (scores["session"] != "mean"))]
+        return scores if scores.empty else rows_of_whole_regions(scores)
 
     @cached_property
     def training_images(self) -> int:

@@ -73,7 +73,7 @@ def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str,
         where: dict[str, Any] = {"benchmark": benchmark, "metric": metric, "network": network, "styles": styles}
         figures += in_parts(rows, partial(similarity_figure, means=means, **where))
         if metric == first_metric and has_sessions(rows):
-            figures += in_parts(rows, partial(sessions_figure, **where))
+            figures += in_parts(rows, partial(sessions_figure, means=means, **where))
     return figures
 
 

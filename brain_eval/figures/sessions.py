@@ -11,9 +11,10 @@ from brain_eval.figures.similarity import (
     CEILING_COLOR,
     ceiling_of,
     ceiling_text,
-    interval_text,
+    means_text,
     metric_name,
     metric_note,
+    reach,
     region_title,
     simulated_note,
 )
@@ -60,8 +61,10 @@ def _label(session: str, animal: str) -> str:
     return "mean of all" if animal == "all" else plain(f"mean {animal}")
 
 
-def _draw_layer(axis: Axes, rows: pd.DataFrame, order: list[tuple[str, str]], styles: dict[str, RuleStyle]) -> None:
-    """One layer: a line per recording, and on it a mark with its interval per rule."""
+def _draw_layer(
+    axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, order: list[tuple[str, str]], styles: dict[str, RuleStyle]
+) -> None:
+    """One layer: a line per recording, and on it a mark with the mean's interval per rule."""
     rules = [rule for rule in styles if rows["rule"].eq(rule).any()]
     shifts = np.linspace(-0.3, 0.3, len(rules)) if len(rules) > 1 else [0.0]
     places = {pair: place for place, pair in enumerate(order)}
@@ -74,10 +77,8 @@ def _draw_layer(axis: Axes, rows: pd.DataFrame, order: list[tuple[str, str]], st
         if session == "mean":
             axis.axhspan(place - 0.46, place + 0.46, color="#f3f3f3", zorder=-1, linewidth=0)
     for rule, shift in zip(rules, shifts, strict=True):
-        own = rows[rows["rule"].eq(rule)].groupby(["session", "animal"], sort=False)
-        mean = own[["raw", "ci_low", "ci_high"]].mean().reindex(order)
-        ends = np.abs(mean[["ci_low", "ci_high"]].to_numpy().T - mean["raw"].to_numpy())
-        axis.errorbar(mean["raw"], np.arange(len(order)) + shift, xerr=ends, linestyle="", elinewidth=1.0,
+        mean = means[means["rule"].eq(rule)].set_index(["session", "animal"]).reindex(order)
+        axis.errorbar(mean["mean"], np.arange(len(order)) + shift, xerr=reach(mean), linestyle="", elinewidth=1.0,
                       color=styles[rule].color, marker=styles[rule].marker, markersize=3.2)  # fmt: skip
     axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axis.axvline(0, color="#444444", linewidth=0.8)
@@ -87,16 +88,19 @@ def _draw_layer(axis: Axes, rows: pd.DataFrame, order: list[tuple[str, str]], st
 
 @styled
 def sessions_figure(
-    scores: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
+    scores: pd.DataFrame, means: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
 ) -> CaptionedFigure:
     """Score with each recording, each animal's mean and the mean of all, a panel per region and layer.
 
     Args:
-        scores: tables/scores.csv.
+        scores: tables/scores.csv, with the rules to show.
+        means: tables/means.csv.
         benchmark, metric, network: which rows to show; `has_sessions` must hold for the benchmark.
     """
     chosen = scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)]
     chosen = chosen[chosen["network"].eq(network)]
+    means = means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric) & means["network"].eq(network)]
+    means = means[means["rule"].isin(chosen["rule"])]
     regions = [
         (species, region, rows)
         for (species, region), rows in groups(chosen, ["species", "region"])
@@ -113,9 +117,10 @@ def sessions_figure(
     counts = []
     for start, (species, region, rows) in enumerate(regions):
         order = _row_order(rows)
+        beside = means[means["species"].eq(species) & means["region"].eq(region)]
         block = axes[start * slots : (start + 1) * slots]
         for place, (axis, layer) in enumerate(zip(block, layers, strict=False)):
-            _draw_layer(axis, rows[rows["layer"].eq(layer)], order, styles)
+            _draw_layer(axis, rows[rows["layer"].eq(layer)], beside[beside["layer"].eq(layer)], order, styles)
             axis.set_title(plain(f"{region_title(species, region)}: {layer}"))
             axis.set_xlabel(metric_name(metric) if len(layers) == 1 else metric)
             if place % columns:
@@ -136,7 +141,7 @@ def sessions_figure(
     caption = (
         f"Score of {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in brackets), "
         f"the mean of each animal with several, and the mean of all. {metric_note(metric)}Marks: mean over seeds "
-        f"({count_text(chosen)}); bars: {interval_text(chosen)}, ends averaged over the seeds. "
+        f"({count_text(chosen)}); bars: {means_text(means)}. "
         f"{ceiling_text(chosen)} {'; '.join(counts)}."
     )
     alt = f"Scores of {network} with the single recordings of {benchmark}."

@@ -17,7 +17,8 @@ from brain_eval.figures.style import (
     rule_handles,
     styled,
 )
-from brain_eval.figures.summary import count_text, distinct, headline_rows, unit_text
+from brain_eval.figures.summary import count_text, distinct, unit_text
+from brain_eval.whole_regions import rows_of_whole_regions
 from brain_eval.wide_tables.intervals import methods
 
 METRIC_NAMES = {
@@ -92,7 +93,7 @@ def _draw_region(
         reference = rows.loc[rows["rule"].eq(rule), "kind"].eq("untrained").any()
         mean = means[means["rule"].eq(rule)].set_index("layer").reindex(layers)
         x = np.arange(len(layers)) + shift
-        axis.errorbar(x, mean["mean"], yerr=_reach(mean), color=style.color, marker=style.marker, markersize=4.5,
+        axis.errorbar(x, mean["mean"], yerr=reach(mean), color=style.color, marker=style.marker, markersize=4.5,
                       linestyle="--" if reference else "-", linewidth=1.0, elinewidth=1.1, alpha=0.95)  # fmt: skip
         seeds = rows[rows["rule"].eq(rule)]
         places = np.array([layers.index(layer) for layer in seeds["layer"]]) + shift + 0.045
@@ -107,7 +108,7 @@ def _draw_region(
         axis.tick_params(axis="x", rotation=35)
 
 
-def _reach(means: pd.DataFrame) -> np.ndarray:
+def reach(means: pd.DataFrame) -> np.ndarray:
     """(2, rows): how far the interval reaches below and above each mean."""
     return np.abs(means[["ci_low", "ci_high"]].to_numpy().T - means["mean"].to_numpy())
 
@@ -123,9 +124,9 @@ def similarity_figure(
         means: tables/means.csv.
         benchmark, metric, network: which rows to show. Pixels are a reference line.
     """
-    own = headline_rows(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
+    own = rows_of_whole_regions(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
     own = own[own["network"].eq(network) & own["kind"].ne("pixels")]
-    means = means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric)]
+    means = rows_of_whole_regions(means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric)])
     pixels = means[means["kind"].eq("pixels")]
     means = pd.concat([means[means["network"].eq(network) & means["rule"].isin(own["rule"])], pixels])
     layers = list(own["layer"].unique())
@@ -165,18 +166,6 @@ def simulated_note(rows: pd.DataFrame) -> str:
 def means_text(means: pd.DataFrame) -> str:
     """How the intervals of some rows of means.csv were made, in the words of the table itself."""
     return methods(means["interval_method"].fillna("")) or "no interval in the table"
-
-
-def interval_text(rows: pd.DataFrame) -> str:
-    """How the intervals of some rows of scores were made, in the words of the table itself.
-
-    The number of draws stands beside intervals whose ends are draws; Student's t takes a variance from them.
-    """
-    known = rows.dropna(subset=["ci_low", "ci_high"])
-    if known.empty:
-        return "no interval in the table"
-    draws = distinct(known.loc[~known["interval_method"].str.startswith("Student's t"), "n_draws"])
-    return " / ".join(distinct(known["interval_method"])) + (f" ({' / '.join(draws)} draws)" if draws else "")
 
 
 def ceiling_text(rows: pd.DataFrame) -> str:

@@ -1,23 +1,10 @@
-"""What figures and report say of several seeds, and which rows of scores.csv speak for a region."""
+"""What figures and report say of several seeds."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
 from brain_eval.layers import CHOSEN
-
-#: A region of one species in one benchmark by one metric: one panel, one table.
-REGION = ["benchmark", "species", "region", "metric"]
-
-
-def headline_rows(scores: pd.DataFrame) -> pd.DataFrame:
-    """The rows that stand for a whole region: the mean over its recordings, else its only recording.
-
-    The metric counts: only some of a region's recordings may have what a metric needs, e.g. repetitions.
-    """
-    overall = scores["session"].eq("mean") & scores["animal"].eq("all")
-    averaged = overall.groupby([scores[key] for key in REGION]).transform("any")
-    return scores[overall | (~averaged & scores["session"].ne("mean"))]
 
 
 def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:

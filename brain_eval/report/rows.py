@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from brain_eval.figures.similarity import ceiling_of, means_text, metric_name
-from brain_eval.figures.summary import distinct, groups, headline_rows, unit_text
+from brain_eval.figures.summary import distinct, groups, unit_text
 from brain_eval.report.claims import Claims
 from brain_eval.report.study import Study
+from brain_eval.whole_regions import rows_of_whole_regions
 from brain_eval.wide_tables import chosen_pages
 from brain_eval.wide_tables.page import Cell, count_of
 
@@ -128,9 +129,10 @@ def similarity_tables(scores: pd.DataFrame, means: pd.DataFrame) -> list[dict[st
         scores: scores.csv, for ceilings and numbers of stimuli and neuroids.
         means: means.csv.
     """
-    own, pixels = means[means["kind"].ne("pixels")], means[means["kind"].eq("pixels")]
+    shown = rows_of_whole_regions(means)
+    own, pixels = shown[shown["kind"].ne("pixels")], shown[shown["kind"].eq("pixels")]
     keys = ["benchmark", "metric", "species", "region"]
-    scored = {key: rows for key, rows in groups(headline_rows(scores), [*keys, "network"])}
+    scored = {key: rows for key, rows in groups(rows_of_whole_regions(scores), [*keys, "network"])}
     tables = []
     for key, rows in groups(own, [*keys, "network"]):
         benchmark, metric, species, region, network = key

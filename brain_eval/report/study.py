@@ -35,8 +35,8 @@ COLUMNS = {
         "ceiling_definition", "n_stimuli", "n_neuroids",
     ),
     "means": (
-        *_RUN[:3], "layer", "benchmark", "species", "region", "metric", "n_seeds", "mean", "ci_low", "ci_high",
-        "interval_method",
+        *_RUN[:3], "layer", "benchmark", "session", "animal", "species", "region", "metric", "n_seeds", "mean",
+        "ci_low", "ci_high", "interval_method",
     ),
     "comparisons": (),
     "layers": (

@@ -8,6 +8,7 @@ import numpy as np
 from brain_eval.score_draws import Drawn, draws_of_region
 from brain_eval.statistics import correlation_interval, enumerated
 from brain_eval.variation import joint_variance
+from brain_eval.whole_regions import ALL, MEAN
 
 
 class Interval(NamedTuple):
@@ -25,6 +26,7 @@ def joint_interval(
     region: str,
     confidence: float,
     means: Sequence[float] | None = None,
+    recordings: tuple[str, str] = (MEAN, ALL),
 ) -> Interval | None:
     """Interval of a mean over seeds, over seeds, stimuli and recordings jointly (see variation.joint_variance).
 
@@ -35,11 +37,12 @@ def joint_interval(
         confidence: coverage.
         means: per seed its score, where that is not its layers' score on all stimuli; differences between
             recordings are then still theirs.
+        recordings: session and animal, as in scores.csv: of several, of one animal, or one.
 
     Returns:
         None where the draws are not known (see score_draws.draws_of_region).
     """
-    joint = draws_of_region(drawn, shares, species, region)
+    joint = draws_of_region(drawn, shares, species, region, *recordings)
     if joint is None:
         return None
     values = joint.values

@@ -1,20 +1,20 @@
-"""tables/means.csv: the score of every rule, layer and region, over its seeds, with one interval that holds all."""
+"""tables/means.csv: every score of a rule and layer, over its seeds, with one interval that holds all that varies."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from brain_eval.comparisons import ScoredRun, whole_regions
+from brain_eval.comparisons import ScoredRun
 from brain_eval.statistics import t_interval
 from brain_eval.wide_tables.intervals import joint_interval, words
 
-WHERE = ("benchmark", "species", "region", "metric")
+WHERE = ("benchmark", "session", "animal", "species", "region", "metric")
 COLUMNS = ("network", "rule", "kind", "layer", *WHERE, "n_seeds", "mean", "ci_low", "ci_high", "interval_method")
 
 
 def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[dict[str, Any]]:
-    """Yield the rows of means.csv: raw scores of whole regions, averaged over seeds.
+    """Yield the rows of means.csv: the raw scores of scores.csv, averaged over seeds.
 
     The interval is over seeds, stimuli and recordings jointly (see variation.joint_variance) where the scores' draws
     are known, else over seeds alone; of one seed without draws it is that of scores.csv.
@@ -25,7 +25,7 @@ def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[d
     """
     groups: dict[tuple[str, ...], list[tuple[ScoredRun, Mapping[str, str]]]] = {}
     for run in runs:
-        for row in whole_regions(run.scores):
+        for row in run.scores:
             key = (run.network, run.rule, row["kind"], row["layer"], *(row[column] for column in WHERE))
             known = groups.setdefault(key, [])
             if row["raw"] != "":
@@ -41,7 +41,8 @@ def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: fl
     values, (_, row) = [float(row["raw"]) for _, row in members], members[0]
     drawn = [run.draws.get((row["benchmark"], row["metric"])) for run, _ in members]
     shares = [{row["layer"]: 1.0}] * len(members)
-    joint = joint_interval(drawn, shares, row["species"], row["region"], confidence)
+    where = row["species"], row["region"]
+    joint = joint_interval(drawn, shares, *where, confidence, recordings=(row["session"], row["animal"]))
     if joint is not None:
         return len(values), float(np.mean(values)), *joint
     if len(values) > 1:

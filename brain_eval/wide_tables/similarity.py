@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from brain_eval.benchmarks import MODULES, module_of
-from brain_eval.comparisons import ScoredRun, whole_regions
+from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
 from brain_eval.statistics import t_interval
+from brain_eval.whole_regions import whole_regions
 from brain_eval.wide_tables.intervals import joint_interval, methods, words
 from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
 
@@ -38,8 +39,9 @@ def layer_pages(means: Sequence[Mapping[str, Any]], runs: Sequence[ScoredRun]) -
         means: rows of means.csv.
         runs: with their rows of scores.csv, for ceilings and numbers of stimuli.
     """
-    pixels = [row for row in means if row["kind"] == "pixels"]
-    own = [row for row in means if row["kind"] != "pixels"]
+    shown = list(whole_regions(means))
+    pixels = [row for row in shown if row["kind"] == "pixels"]
+    own = [row for row in shown if row["kind"] != "pixels"]
     whole = [row for run in runs for row in whole_regions(run.scores)]
     for metric in dict.fromkeys(row["metric"] for row in own or pixels):
         for network in dict.fromkeys(row["network"] for row in own or pixels):

@@ -3,13 +3,15 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from brain_eval.comparisons import COLUMNS, ScoredRun, _tested, compare_rules, resampled_means, whole_regions
+from brain_eval.comparisons import COLUMNS, ScoredRun, _tested, compare_rules, resampled_means
 from brain_eval.score_draws import Drawn, RegionDraws
 from brain_eval.statistics import holm
 from brain_eval.variation import Spread
+from brain_eval.whole_regions import rows_of_whole_regions, whole_regions
 
 LABELS = (("A", "M1", "macaque", "IT"), ("B", "M2", "macaque", "IT"), ("C", "M3", "macaque", "V4"))
 LAYERS = ("conv", "fc")
@@ -234,6 +236,10 @@ def test_whole_regions_are_means_over_all_recordings_or_the_only_one():
     rows = score_rows(drawn(np.random.default_rng(0)))
     found = [(row["layer"], row["region"], row["session"]) for row in whole_regions(rows)]
     assert found == [(layer, *rest) for layer in LAYERS for rest in (("IT", "mean"), ("V4", "C"))]
+    table = pd.DataFrame(rows).sample(frac=1, random_state=0)  # an index that is not the position
+    chosen = rows_of_whole_regions(table)
+    assert sorted(zip(chosen["layer"], chosen["region"], chosen["session"], strict=True)) == sorted(found)
+    assert chosen.index.isin(table.index).all()
 
 
 def test_networks_are_compared_apart_and_in_the_order_of_the_runs():

@@ -163,16 +163,17 @@ def test_one_seed_has_a_mean_and_no_interval(results):
 def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results):
     write_tables(results)
     scores, means = table(results, "scores"), table(results, "means")
-    where = ["network", "rule", "kind", "layer", "benchmark", "species", "region", "metric"]
-    overall = scores[scores["session"].eq("mean") & scores["animal"].eq("all")]
-    rest = scores[scores["session"].ne("mean")].merge(overall[where[4:]].drop_duplicates(), how="left", indicator=True)
-    whole = pd.concat([overall, rest[rest["_merge"].eq("left_only")]])
-    expected = whole.groupby(where)["raw"].agg(["mean", "count"])
+    region = ["benchmark", "species", "region", "metric"]
+    where = ["network", "rule", "kind", "layer", "session", "animal", *region]
+    expected = scores.groupby(where)["raw"].agg(["mean", "count"])
     found = means.set_index(where).loc[expected.index]
     np.testing.assert_allclose(found["mean"], expected["mean"], atol=1e-9)
     assert found["n_seeds"].tolist() == expected["count"].tolist()
     assert len(found) == len(means)
-    for row in means[means["kind"].ne("pixels")].itertuples():
+    overall = means[means["session"].eq("mean") & means["animal"].eq("all")]
+    rest = means[means["session"].ne("mean")].merge(overall[region].drop_duplicates(), how="left", indicator=True)
+    whole = pd.concat([overall, rest[rest["_merge"].eq("left_only")]])
+    for row in whole[whole["kind"].ne("pixels")].itertuples():
         page = pd.read_csv(results / f"tables/wide/layers_{row.metric}_{row.network}.csv")
         line = page[page["layer"].eq(row.layer) & page["rule"].eq(row.rule)].iloc[0]
         [column] = [name for name in page if name.startswith(f"{row.species} {row.region}") and name.endswith(": mean")]

@@ -15,7 +15,6 @@ from matplotlib.colors import to_hex
 
 import brain_eval.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.figures.summary import headline_rows
 from brain_eval.layers import CHOSEN
 from brain_eval.report import write_report
 
@@ -168,9 +167,9 @@ def scores_table(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def means_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of the rows of whole regions. The intervals are unlike any the report could make itself."""
-    keys = ["network", "rule", "kind", "layer", "benchmark", "species", "region", "metric"]
-    seeds = headline_rows(scores).groupby(keys, sort=False)["raw"]
+    """Means over seeds of all rows. The intervals are unlike any the report could make itself."""
+    keys = ["network", "rule", "kind", "layer", "benchmark", "session", "animal", "species", "region", "metric"]
+    seeds = scores.groupby(keys, sort=False)["raw"]
     table = seeds.agg(n_seeds="count", mean="mean").reset_index()
     table["ci_low"], table["ci_high"] = table["mean"] - 0.0412, table["mean"] + 0.0513
     return table.assign(interval_method=np.where(table["n_seeds"] > 0, MEANS_INTERVAL, ""))

@@ -10,9 +10,9 @@ from matplotlib.colors import to_hex
 
 from brain_eval.figures import draw_similarity, palette
 from brain_eval.figures.sessions import has_sessions, sessions_figure
-from brain_eval.figures.similarity import interval_text, metric_name, similarity_figure
-from brain_eval.figures.summary import headline_rows
+from brain_eval.figures.similarity import metric_name, similarity_figure
 from brain_eval.report.rows import similarity_tables
+from brain_eval.whole_regions import rows_of_whole_regions
 
 Tables = dict[str, pd.DataFrame]
 MeansOf = Callable[[pd.DataFrame], pd.DataFrame]
@@ -20,7 +20,7 @@ MeanLines = Callable[[Axes], dict[str, np.ndarray]]
 
 
 def test_one_row_speaks_for_a_region(tables: Tables) -> None:
-    chosen = headline_rows(tables["scores"])
+    chosen = rows_of_whole_regions(tables["scores"])
     keys = ["network", "rule", "seed", "layer", "benchmark", "species", "region", "metric"]
     assert not chosen.duplicated(keys).any()
     assert len(chosen) == len(tables["scores"].drop_duplicates(keys))
@@ -36,7 +36,7 @@ def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(
     scores = tables["scores"]
     one = scores[scores["benchmark"].eq("scenes") & scores["session"].eq("190923") & scores["metric"].eq("spearman")]
     both = pd.concat([scores, one.assign(metric="crossnobis-spearman")])
-    shown = headline_rows(both).query("benchmark == 'scenes'").groupby("metric")["session"].unique()
+    shown = rows_of_whole_regions(both).query("benchmark == 'scenes'").groupby("metric")["session"].unique()
     assert {metric: list(sessions) for metric, sessions in shown.items()} == {
         "spearman": ["mean"], "rho-a": ["mean"], "crossnobis-spearman": ["190923"],
     }  # fmt: skip
@@ -48,9 +48,10 @@ def test_a_metric_of_one_recording_alone_has_its_row_though_others_have_a_mean(
 def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tables, means_of: MeansOf) -> None:
     scores = tables["scores"].query("metric == 'rho-a'").assign(metric="ridge")
     styles = palette(tables["runs"])
-    figure = similarity_figure(scores, means_of(scores), "scenes", "ridge", "convnet", styles)
+    means = means_of(scores)
+    figure = similarity_figure(scores, means, "scenes", "ridge", "convnet", styles)
     assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over neuroids"
-    for caption in (figure.caption, sessions_figure(scores, "scenes", "ridge", "convnet", styles).caption):
+    for caption in (figure.caption, sessions_figure(scores, means, "scenes", "ridge", "convnet", styles).caption):
         assert "not corrected for their reliability" in caption
     assert (
         "not corrected"
@@ -92,13 +93,10 @@ def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
 
 
 def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
-    scores, means = tables["scores"].assign(n_draws=321), tables["means"]
+    scores, means = tables["scores"], tables["means"]
     caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
     assert "macaque IT: 24 stimuli, 674 neuroids" in caption
     assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
-    assert "bootstrap over stimuli (321 draws)" in interval_text(scores.query("session != 'mean'"))
-    student = "Student's t 95 % interval (Fisher z) over stimuli, variance by jackknife and draws"
-    assert interval_text(scores.assign(interval_method=student)) == student
     unknown = similarity_figure(
         scores.assign(n_neuroids=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
         means.assign(ci_low=np.nan, ci_high=np.nan, interval_method=np.nan),
@@ -131,12 +129,26 @@ def test_layer_without_scores_leaves_a_gap(tables: Tables, means_of: MeansOf, me
     figure = similarity_figure(scores, means_of(scores), "scenes", "spearman", "convnet", styles)
     assert np.isnan(mean_lines(figure.figure.axes[0])[to_hex(styles["vnc"].color)]).tolist() == [False, True, False]
     assert "constant" not in figure.caption
-    assert sessions_figure(scores, "scenes", "spearman", "convnet", styles).alt
+    assert sessions_figure(scores, means_of(scores), "scenes", "spearman", "convnet", styles).alt
 
 
 def test_sessions_and_animals_each_have_a_line(tables: Tables) -> None:
-    figure = sessions_figure(tables["scores"], "scenes", "spearman", "convnet", palette(tables["runs"]))
+    scores, means, styles = tables["scores"], tables["means"], palette(tables["runs"])
+    figure = sessions_figure(scores, means, "scenes", "spearman", "convnet", styles)
     labels = [tick.get_text() for tick in figure.figure.axes[0].get_yticklabels()]
     assert labels == ["190923 (WE)", "201025 (PE)", "210325 (PE)", "mean PE", "mean of all"]
     assert "3 recordings, 2 animals" in figure.caption
+    assert "bars: Student's t 88 % interval over seeds and stimuli." in figure.caption
+    # The bars are the table's intervals, recording by recording: the first layer's, of one rule.
+    color = to_hex(styles["vnc"].color)
+    [bars] = [
+        part for part in figure.figure.axes[0].collections
+        if isinstance(part, LineCollection) and to_hex(part.get_color()[0]) == color
+    ]  # fmt: skip
+    own = means.query("benchmark == 'scenes' and metric == 'spearman' and rule == 'vnc' and layer == 'conv1'")
+    own = own.set_index(["session", "animal"]).loc[
+        [("190923", "WE"), ("201025", "PE"), ("210325", "PE"), ("mean", "PE"), ("mean", "all")]
+    ]
+    ends = [segment[:, 0] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, own[["ci_low", "ci_high"]])
     assert not has_sessions(tables["scores"].query("species == 'macaque' and region == 'IT'"))
