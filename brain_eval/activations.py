@@ -30,8 +30,8 @@ from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
 RESIZING = 16
 #: Files whose code decides the values.
 SOURCES = (
-    "activations.py", "activation_files.py", "layer_outputs.py", "reductions.py", "pca.py", "principal_layers.py",
-    "stimuli.py",
+    "activations.py", "activation_files.py", "layer_outputs.py", "reductions.py", "pca.py", "gram.py",
+    "principal_layers.py", "stimuli.py",
 )  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram, checked_features
 from brain_eval.rdms import UndefinedSimilarity
 
+#: Sums of squares below this have lost digits.
+SMALLEST = 1e-290
 #: Of the size of the products: alignment below is a rounding error of none.
 ROUNDING = 1e-13
 
@@ -25,16 +27,22 @@ def gram(features: ArrayLike, unbiased: bool = True) -> NDArray[np.float64]:
             centring adjusted for it (U-centring; Székely & Rizzo 2014, eq. 2.3).
 
     Returns:
-        (n, n) float64, symmetric, rows and columns of sum 0.
+        (n, n) float64, symmetric, rows and columns of sum 0; scaled by a power of two, which CKA does not see.
 
     Raises:
-        UserError: NaN or infinity (names the row), fewer than 3 stimuli, or 4 for the unbiased form.
+        UserError: NaN or infinity (names the row), squares that overflow or underflow, fewer than 3 stimuli, or 4 for
+            the unbiased form.
         UndefinedSimilarity: all stimuli have the same features.
     """
     values = checked_features(features, 4 if unbiased else 3, "unbiased CKA" if unbiased else "CKA")
     if not np.ptp(values, axis=0).any():
         raise UndefinedSimilarity("all stimuli have the same features, so CKA is undefined; leave out that layer")
     products = centred_gram(values)
+    largest = float(np.diag(products).max())
+    if largest < SMALLEST:
+        raise UserError("the squares of the activity underflow; multiply all activity by the same number")
+    # CKA multiplies products by products, the fourth power of the activity.
+    np.ldexp(products, -int(np.frexp(largest)[1]), out=products)
     if not unbiased:
         return products
     n = len(products)

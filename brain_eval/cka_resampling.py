@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.cka import ROUNDING
 from brain_eval.resampling import Matrix, Vector
 
 
@@ -20,7 +21,7 @@ class GramSums:
     Attributes:
         gram: (n, n) float64, symmetric; zero diagonal where unbiased.
         rows: (subsets, n) sums of the rows over each subset.
-        own: (subsets,) HSIC of the matrix with itself.
+        own: (subsets,) HSIC of the matrix with itself; NaN where it is a rounding error of 0.
     """
 
     gram: Matrix
@@ -34,7 +35,9 @@ def gram_sums(gram: Matrix, subsets: NDArray[np.float64], unbiased: bool) -> Gra
     if unbiased:
         np.fill_diagonal(matrix, 0.0)
     rows = subsets @ matrix
-    return GramSums(matrix, rows, _hsic(matrix, rows, matrix, rows, subsets, unbiased))
+    own = _hsic(matrix, rows, matrix, rows, subsets, unbiased)
+    least = ROUNDING * float(np.vdot(gram, gram)) / np.maximum(subsets.sum(axis=1), 1) ** 2
+    return GramSums(matrix, rows, np.where(own > least, own, np.nan))
 
 
 def cka_in_subsets(a: GramSums, b: GramSums, subsets: NDArray[np.float64], unbiased: bool) -> Vector:
@@ -46,9 +49,7 @@ def cka_in_subsets(a: GramSums, b: GramSums, subsets: NDArray[np.float64], unbia
         unbiased: HSIC_1 of Song et al. 2012 (JMLR 13:1393, eq. 5), which Nguyen et al. 2021 use for CKA.
     """
     both = _hsic(a.gram, a.rows, b.gram, b.rows, subsets, unbiased)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = both / np.sqrt(a.own * b.own)
-    return np.where((a.own > 0) & (b.own > 0), np.clip(values, -1.0, 1.0), np.nan)
+    return np.clip(both / np.sqrt(a.own * b.own), -1.0, 1.0)
 
 
 def _hsic(a: Matrix, a_rows: Matrix, b: Matrix, b_rows: Matrix, subsets: Matrix, unbiased: bool) -> Vector:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.benchmarks.base import Ceiling, Recording
+from brain_eval.benchmarks.base import CEILED, Ceiling, Recording
 from brain_eval.encoding import (
     COMPONENTS,
     SPLITS,
@@ -25,7 +25,7 @@ from brain_eval.targets import Score, Scores, Target
 
 CEILING = (
     f"upper = median over neuroids of sqrt(reliability), the reliability of the mean response by Spearman-Brown over "
-    f"{SPLITS} halvings of the repetitions; ceiled = median over neuroids of r / sqrt(reliability), mean over splits"
+    f"{SPLITS} halvings of the repetitions{CEILED} = median over neuroids of r / sqrt(reliability), mean over splits"
 )
 
 

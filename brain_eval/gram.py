@@ -107,7 +107,20 @@ def row_products(
             if values.dtype != kind:
                 block[rows] = tile
         products = accumulate(products, block, first=columns.start == 0)
+    if values.dtype == kind == np.float32:
+        _correct_means(products.T, means, p)
     return products.T
+
+
+def _correct_means(products: NDArray[Any], means: NDArray[np.float64], p: int) -> None:
+    """Subtract in place what rows keep of a large mean that float32 cannot hold: p times the product of the rests."""
+    rests = (means - means.astype(np.float32)).astype(np.float32)
+    squares = p * rests[:, 0] ** 2
+    if (squares > 1e-7 * np.diag(products)).any():
+        for start in range(0, len(products), ROWS):
+            rows = slice(start, min(start + ROWS, len(products)))
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not valid may be anything
+                products[rows, : rows.stop] -= p * rests[rows] * rests[: rows.stop].T
 
 
 def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -118,13 +131,21 @@ def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
 
     Returns:
         (n, n) float64, symmetric; rows and columns sum to 0 up to rounding.
+
+    Raises:
+        UserError: the squares of a row overflow (names the row).
     """
     n, p = values.shape
     products = np.empty((n, n), order="F")
     for columns in column_blocks(n, p, 8):
         block = values[:, columns].astype(np.float64)
-        block -= block.mean(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            block -= block.mean(axis=0)
         products = accumulate(products, block, first=columns.start == 0)
+    finite = np.isfinite(np.diag(products))
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise UserError(f"the squares of row {row}'s activity overflow; divide all activity by the same number")
     return mirrored(products.T)
 
 

@@ -70,13 +70,22 @@ def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") 
 
     Raises:
         UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, a repetition
-            that is NaN for some neuroids only (names repetition and row).
+            that is NaN for some neuroids only (names repetition and row), squares that overflow or underflow.
     """
     if shrinkage not in SHRINKAGES:
         raise UserError(f"unknown shrinkage '{shrinkage}'; choose from {', '.join(SHRINKAGES)}")
     known = _checked(repetitions)
     residuals = (known.values - known.means)[known.available]
     freedom = len(residuals) - len(known.counts)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # told below
+        covariance = _covariance(residuals, freedom, shrinkage)
+    if not np.isfinite(covariance).all():
+        raise UserError("the squares of the responses overflow or underflow; scale all of them to values near 1")
+    return covariance
+
+
+def _covariance(residuals: NDArray[np.float64], freedom: int, shrinkage: str) -> NDArray[np.float64]:
+    """(p, p) from (responses, p) residuals."""
     sums = residuals.T @ residuals
     if shrinkage == "diag":
         return np.diag(np.diag(sums)) / freedom

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from brain_eval.benchmarks.base import Ceiling
+from brain_eval.benchmarks.base import CEILED, Ceiling
 from brain_eval.ceiling_files import UNKNOWN
 from brain_eval.recorded_rdms import metric_label
 from brain_eval.statistics import correlation_interval
@@ -82,7 +82,7 @@ def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) ->
     cells["ceiling_definition"] = ceiling.definition
     if ceiled is None and raw is not None and ceiling.upper is not None and ceiling.upper > 0:
         cells["ceiled"] = raw / ceiling.upper
-        cells["ceiling_definition"] += "; ceiled = raw / ceiling_upper"
+        cells["ceiling_definition"] += f"{CEILED} = raw / ceiling_upper"
     return cells
 
 
@@ -98,8 +98,8 @@ def _mean_rows(
         neuroids = [recording.n_neuroids for recording in recordings if recording.n_neuroids is not None]
         stimuli = np.unique(np.concatenate([recording.stimuli for recording in recordings]))
         given = [scores[index, name] for index in own]
-        ceiling, ceiled = _mean_ceiling(given) or (target.ceiling_of_subjects(own, name), None)
         cells = _interval_of_mean(given, confidence)
+        ceiled = _mean_ceiling(given, cells["raw"]) or _ceiled(cells["raw"], target.ceiling_of_subjects(own, name))
         yield {
             "session": MEAN,
             "animal": animal,
@@ -109,30 +109,36 @@ def _mean_rows(
             "n_stimuli": len(stimuli),
             "n_neuroids": sum(neuroids) if len(neuroids) == len(recordings) else None,
             **cells,
-            **_ceiled(cells["raw"], ceiling, None if cells["raw"] is None else ceiled),
+            **ceiled,
         }
 
 
-def _mean_ceiling(scores: Sequence[Score]) -> tuple[Ceiling, float | None] | None:
-    """Average the ceilings that scores bring along, and what is ceiled by them; None where none does.
+def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] | None:
+    """Cells of the ceilings that scores bring along, averaged; None where none does.
 
-    Each number is the mean over the recordings that have it, and the definition says over how many.
+    A ceiling is the mean over the recordings that have one, and the definition says over how many. What is ceiled
+    stands beside `raw`, so it is there only if every recording has it.
     """
     ceilings = [score.ceiling for score in scores if score.ceiling is not None]
     if not ceilings:
         return None
-    lower, upper, ceiled = (
-        [value for value in values if value is not None]
-        for values in (
-            [one.lower for one in ceilings], [one.upper for one in ceilings], [score.ceiled for score in scores],
-        )
-    )  # fmt: skip
-    counts = {"lower": len(lower), "upper": len(upper), "ceiled": len(ceiled)}
-    words = ", ".join(f"{name} over {n}" for name, n in counts.items() if n)
+    lower = [one.lower for one in ceilings if one.lower is not None]
+    upper = [one.upper for one in ceilings if one.upper is not None]
+    ceiled = [score.ceiled for score in scores if score.ceiled is not None]
     known = next((one.definition for one in ceilings if (one.lower, one.upper) != (None, None)), ceilings[0].definition)
+    definition, _, how = known.partition(CEILED)
+    words = ", ".join(f"{name} over {len(ends)}" for name, ends in (("lower", lower), ("upper", upper)) if ends)
     if words:
-        known += f"; mean over those of {len(scores)} recordings that have it: {words}"
-    return Ceiling(_mean(lower), _mean(upper), known), _mean(ceiled)
+        definition += f"; mean over those of {len(scores)} recordings that have it: {words}"
+    whole = raw is not None and len(ceiled) == len(scores)
+    if whole:
+        definition += f"{CEILED}{how}, mean over recordings"
+    return {
+        "ceiling_lower": _mean(lower),
+        "ceiling_upper": _mean(upper),
+        "ceiled": _mean(ceiled) if whole else None,
+        "ceiling_definition": definition,
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brain_eval.benchmarks import module_of
+from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.brainscore import PublicAssembly, ensure_files
 from brain_eval.benchmarks.brainscore_environment import brainscore
 from brain_eval.benchmarks.sources import brainio_home
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 METRIC = "Brain-Score pls"
 CEILING = (
     "Brain-Score: median over neuroids of split-half Pearson r over repetitions, Spearman-Brown corrected, mean "
-    "over splits; ceiled = raw^2 / ceiling_upper"
+    f"over splits{CEILED} = raw^2 / ceiling_upper"
 )
 #: Those columns of scores.csv that belong to a row, without who was scored.
 COLUMNS = (

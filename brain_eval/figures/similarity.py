@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from brain_eval.benchmarks.base import CEILED
 from brain_eval.figures.style import (
     CaptionedFigure,
     RuleStyle,
@@ -172,7 +173,7 @@ def ceiling_text(rows: pd.DataFrame) -> str:
     """How the ceilings of some rows were made, in the words of the table itself; "unknown" where empty."""
     known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
     # How `ceiled` was formed belongs to the table; no figure shows it.
-    definitions = list(dict.fromkeys(d.partition("; ceiled")[0] for d in distinct(known["ceiling_definition"])))
+    definitions = list(dict.fromkeys(d.partition(CEILED)[0] for d in distinct(known["ceiling_definition"])))
     if not definitions:
         return "Noise ceiling: unknown."
     return f"Grey band, noise ceiling: {' / '.join(definitions).rstrip('.')}."

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from brain_eval.benchmarks import MODULES, module_of
+from brain_eval.benchmarks.base import CEILED
 from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
 from brain_eval.statistics import t_interval
@@ -182,7 +183,7 @@ def _about(rows: Sequence[Row], regions: Sequence[Region]) -> str:
         stimuli = listed((row["n_stimuli"] for row in own), " / ") or "unknown number of"
         neuroids = listed((row["n_neuroids"] for row in own), " / ") or "unknown number of"
         sizes.setdefault(f"{stimuli} stimuli, {neuroids} neuroids", []).append(region.title)
-        definitions += [row["ceiling_definition"].partition("; ceiled")[0] for row in own]
+        definitions += [row["ceiling_definition"].partition(CEILED)[0] for row in own]
     known = listed(definitions)
     ceiling = f"Noise ceiling, lower to upper: {known}." if known else "Noise ceiling: unknown."
     parts = [f"{', '.join(titles)}: {size}" for size, titles in sizes.items()]

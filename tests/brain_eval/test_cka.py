@@ -110,6 +110,17 @@ def test_cka_refuses_what_has_no_answer(unbiased):
         linear_cka(np.ones((20, 1)) * a[:1], a, unbiased)
 
 
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_unit_of_the_activity_does_not_matter_or_is_refused(unbiased):
+    a, b = features_of("random"), features_of("rectified")
+    for unit in (1e-100, 2.0**-300, 1e100):
+        assert linear_cka(a * unit, b, unbiased) == pytest.approx(linear_cka(a, b, unbiased), abs=1e-12)
+    with pytest.raises(UserError, match="squares of the activity underflow; multiply"):
+        linear_cka(a * 1e-170, b, unbiased)
+    with pytest.raises(UserError, match="activity overflow; divide"):
+        linear_cka(a * 1e170, b, unbiased)
+
+
 def test_unbiased_cka_needs_more_than_the_stimuli_with_themselves():
     """Four stimuli at the corners of a regular body: all products of two different ones are equal."""
     with pytest.raises(UndefinedSimilarity, match="with itself is 0"):

@@ -158,6 +158,9 @@ def test_repetitions_that_say_nothing_about_noise_are_refused():
             mahalanobis_rdm(np.ones(shape))
     same = repetitions.copy()
     same[:, :, 2] = same[:1, :, 2]
+    for unit in (1e-100, 1e160):
+        with pytest.raises(UserError, match="squares of the responses overflow or underflow"):
+            mahalanobis_rdm(np.random.default_rng(0).standard_normal((3, 10, 6)) * unit)
     with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
         crossnobis_rdm(same)
     same[2, 5, 1] = np.nan

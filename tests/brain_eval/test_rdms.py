@@ -39,10 +39,13 @@ def features_of(case):
         "three stimuli": rng.standard_normal((3, 4)),
         "two neuroids": rng.standard_normal((8, 2)),
         "spike counts": rng.poisson(2.0, (15, 33)),
+        "constant rows": np.vstack([np.zeros((1, 30)), 1e4 + rng.standard_normal((9, 30)), np.full((2, 30), 2.5)]),
     }[case]
 
 
 CASES = ["random", "float32", "offset", "ties", "duplicates", "three stimuli", "two neuroids", "spike counts"]
+#: A constant row has no correlation, and one of zeros no angle.
+ALL_CASES = [(case, kind) for case in CASES for kind in KINDS] + [("constant rows", "euclidean")]
 
 
 def scipys(features, kind):
@@ -51,13 +54,37 @@ def scipys(features, kind):
     return distances / features.shape[1] if kind == "euclidean" else distances
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "kind"), ALL_CASES)
 def test_rdm_equals_scipy(case, kind):
     features = features_of(case)
     rdm = KINDS[kind](features)
     assert rdm.dtype == np.float64
-    np.testing.assert_allclose(upper_triangle(rdm), scipys(features, kind), atol=1e-10, rtol=0)
+    # Distances of up to 1e8 have no 18 digits.
+    rtol = 1e-12 if case == "constant rows" else 0
+    np.testing.assert_allclose(upper_triangle(rdm), scipys(features, kind), atol=1e-10, rtol=rtol)
+
+
+def test_stimuli_near_each_other_and_far_from_one_are_told_apart(monkeypatch):
+    """The products of all but the first cancel: their squares are 1e16, their distances near 2."""
+    features = 1e8 + np.random.default_rng(3).standard_normal((12, 40))
+    features[0] = 0
+    for paired in (2**22, 50):  # at once, and few pairs at a time
+        monkeypatch.setattr("brain_eval.rdms.PAIRED", paired)
+        rdm = euclidean_rdm(features)
+        np.testing.assert_allclose(rdm[1:, 1:], squareform(scipys(features[1:], "euclidean")), rtol=1e-10)
+        assert np.array_equal(rdm, rdm.T)
+
+
+def test_cosine_of_constant_rows_is_scipys():
+    features = features_of("constant rows")[1:]
+    np.testing.assert_allclose(upper_triangle(cosine_rdm(features)), scipys(features, "cosine"), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e5, 1e6])
+def test_float32_keeps_its_bound_beside_a_large_offset(offset):
+    """The mean of a row of float32 is no float32: what is left of it is taken out of the products."""
+    features = (offset + np.random.default_rng(0).standard_normal((30, 500))).astype(np.float32)
+    np.testing.assert_allclose(correlation_rdm(features, np.float32), correlation_rdm(features), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["correlation", "euclidean"])
@@ -162,6 +189,13 @@ def test_activity_whose_sum_overflows_is_refused_by_row():
     features[2] = np.linspace(1.6e308, 1.7e308, features.shape[1])
     with pytest.raises(UserError, match="sum of row 2's activity overflows; divide"):
         correlation_rdm(features)
+
+
+def test_squares_that_overflow_are_refused_by_row():
+    features = features_of("random")
+    features[3] *= 1e160
+    with pytest.raises(UserError, match=r"squares of row \d+'s activity overflow; divide"):
+        euclidean_rdm(features)
 
 
 FEATURES = arrays(np.float64, st.tuples(st.integers(3, 9), st.integers(2, 7)), elements=st.integers(-50, 50))

@@ -16,7 +16,7 @@ from brain_eval.cka_resampling import cka_in_subsets, gram_sums
 from brain_eval.encoding import corrected, cross_validated, median_score, reliability
 from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram
-from brain_eval.rdms import correlation_rdm
+from brain_eval.rdms import UndefinedSimilarity, correlation_rdm
 from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.score_rows import rows_of_layer
 from brain_eval.scoring import score_layer
@@ -110,6 +110,13 @@ def test_cka_of_too_few_stimuli_or_constant_features_is_nan():
     assert np.isnan(cka_in_subsets(sums, sums, subsets, True)).tolist() == [True, False]
     nothing = gram_sums(np.zeros((5, 5)), subsets, False)
     assert np.isnan(cka_in_subsets(nothing, sums, subsets, False)).all()
+    # All products of two different stimuli are equal: a rounding error of 0 is no alignment, as in linear_cka.
+    whole = np.ones((1, 92))
+    corners, others = np.eye(92), np.random.default_rng(0).standard_normal((92, 5))
+    pair = [gram_sums(centred_gram(values), whole, True) for values in (corners, others)]
+    assert np.isnan(cka_in_subsets(*pair, whole, True)).all()
+    with pytest.raises(UndefinedSimilarity):
+        linear_cka(corners, others)
 
 
 @pytest.mark.parametrize(("metric", "unbiased"), [("cka-biased", False), ("cka-unbiased", True)])
@@ -168,25 +175,32 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(made):
     assert "over the recordings" in rows[2]["interval_method"]
 
 
-def test_means_over_recordings_average_the_reliability_correction_of_those_that_have_it(made):
-    """Sessions A and C with repetitions, B without: raw is over three, the correction over two."""
+@pytest.mark.parametrize("known", ["ABC", "AC"])
+def test_means_over_recordings_average_ceilings_and_say_over_how_many(made, known):
+    """Session B with repetitions, and without: raw is then over three, the ceiling over two, so nothing is ceiled."""
     benchmark, features = made
     first, second, _ = benchmark.recordings
     rng = np.random.default_rng(5)
     noisy = first.repetitions + rng.standard_normal(first.repetitions.shape)
     third = replace(first, session="C", repetitions=noisy, responses=noisy.mean(axis=0))
+    if "B" in known:
+        second = replace(first, session="B")
     target, scores = score((replace(benchmark, recordings=(first, second, third)), features), ["ridge"])
     rows = list(rows_of_layer(target, scores, 0.95))
     assert [row["session"] for row in rows] == ["A", "B", "C", "mean", "mean"]
     for row in rows[3:]:
         assert row["raw"] == pytest.approx(np.mean([one["raw"] for one in rows[:3]]))
-        for key in ("ceiled", "ceiling_upper"):
-            assert row[key] == pytest.approx((rows[0][key] + rows[2][key]) / 2)
+        own = [one for one in rows[:3] if one["session"] in known]
+        assert row["ceiling_upper"] == pytest.approx(np.mean([one["ceiling_upper"] for one in own]))
         assert row["ceiling_lower"] is None
-        assert row["ceiling_definition"].startswith(rows[0]["ceiling_definition"])
-        assert row["ceiling_definition"].endswith(
-            "mean over those of 3 recordings that have it: upper over 2, ceiled over 2"
-        )
+        ceiling, _, ceiled = rows[0]["ceiling_definition"].partition("; ceiled")
+        over = f"{ceiling}; mean over those of 3 recordings that have it: upper over {len(own)}"
+        if known == "ABC":
+            assert row["ceiled"] == pytest.approx(np.mean([one["ceiled"] for one in own]))
+            assert row["ceiling_definition"] == f"{over}; ceiled{ceiled}, mean over recordings"
+        else:
+            assert row["ceiled"] is None
+            assert row["ceiling_definition"] == over  # tables and figures show all that stands before "; ceiled"
 
 
 def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(made, capsys):
