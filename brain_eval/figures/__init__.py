@@ -57,7 +57,7 @@ def draw_training(tables: dict[str, pd.DataFrame], styles: dict[str, RuleStyle])
 def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str, RuleStyle]) -> list[CaptionedFigure]:
     """A figure per benchmark, metric and network; by recording too, where there are several.
 
-    By recording only the first metric is drawn: rho-a differs from Spearman by the treatment of ties
+    By recording only a benchmark's first metric is drawn: rho-a differs from Spearman by the treatment of ties
     alone, and the tables hold both. Figures of more rules than can be told apart come in parts, each
     with the pixels.
 
@@ -67,12 +67,12 @@ def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str,
     """
     figures: list[CaptionedFigure] = []
     own = scores[scores["kind"].ne("pixels")]
-    first_metric = next(iter(own["metric"]), None)
+    first_metrics = own.groupby("benchmark")["metric"].first()
     parts = list(groups(own, ["benchmark", "network", "metric"]))
     for (benchmark, network, metric), rows in tqdm(parts, desc="similarity figures", disable=None):
         where: dict[str, Any] = {"benchmark": benchmark, "metric": metric, "network": network, "styles": styles}
         figures += in_parts(rows, partial(similarity_figure, means=means, **where))
-        if metric == first_metric and has_sessions(rows):
+        if metric == first_metrics[benchmark] and has_sessions(rows):
             figures += in_parts(rows, partial(sessions_figure, means=means, **where))
     return figures
 

@@ -122,7 +122,8 @@ def models_figure(
     chosen = "every layer" if every else "the layer chosen most often on held-out images (layers.csv), else the last,"
     caption = (
         f"Spearman correlation between the RDMs of {chosen} of every model on the n = {n} stimuli of {name}{note} "
-        f"({n * (n - 1) // 2} pairs), beside the mean RDM of each region recorded with all stimuli (bold). Order: "
+        f"({n * (n - 1) // 2} pairs), beside each region recorded with all stimuli (bold: the mean over its recordings "
+        "of their RDMs, each in percentiles). Order: "
         "average linkage of 1 - correlation, leaves ordered so that neighbours are most alike. Networks of seed "
         f"{seeds_of(models)}; point estimates, intervals of the scores stand in scores.csv."
     )

@@ -4,13 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from brain_eval.figures.ceilings import ceiling_handles, ceiling_text, draw_on_line
 from brain_eval.figures.similarity import (
-    CEILING_COLOR,
-    ceiling_of,
-    ceiling_text,
     means_text,
     metric_name,
     metric_note,
@@ -28,14 +25,15 @@ from brain_eval.figures.style import (
     rule_handles,
     styled,
 )
-from brain_eval.figures.summary import count_text, groups
+from brain_eval.figures.summary import count_text, groups, recordings_text, unit_text
+from brain_eval.whole_regions import ALL, MEAN
 
 COLUMNS = 5
 
 
 def has_sessions(rows: pd.DataFrame) -> bool:
     """Whether some region of these scores was recorded in more than one session."""
-    single = rows[rows["session"].ne("mean")]
+    single = rows[rows["session"].ne(MEAN)]
     pairs = single[["species", "region", "session", "animal"]].drop_duplicates()
     return bool(pairs.groupby(["species", "region"]).size().gt(1).any())
 
@@ -43,12 +41,12 @@ def has_sessions(rows: pd.DataFrame) -> bool:
 def _row_order(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """(session, animal) of each line of the figure: animal by animal, each one's mean, then all."""
     pairs = list(rows[["session", "animal"]].drop_duplicates().itertuples(index=False, name=None))
-    animals = list(dict.fromkeys(animal for _, animal in pairs if animal != "all"))
-    order = {"mean": 1}
+    animals = list(dict.fromkeys(animal for _, animal in pairs if animal != ALL))
+    order = {MEAN: 1}
     return sorted(
         pairs,
         key=lambda pair: (
-            len(animals) if pair[1] == "all" else animals.index(pair[1]),
+            len(animals) if pair[1] == ALL else animals.index(pair[1]),
             order.get(pair[0], 0),
         ),
     )
@@ -56,25 +54,23 @@ def _row_order(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _label(session: str, animal: str) -> str:
     """Tick label of one recording or mean."""
-    if session != "mean":
+    if session != MEAN:
         return plain(f"{session} ({animal})" if animal and animal != session else session)
-    return "mean of all" if animal == "all" else plain(f"mean {animal}")
+    return "mean of all" if animal == ALL else plain(f"mean {animal}")
 
 
 def _draw_layer(
     axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, order: list[tuple[str, str]], styles: dict[str, RuleStyle]
-) -> None:
-    """One layer: a line per recording, and on it a mark with the mean's interval per rule."""
+) -> list[str | None]:
+    """One layer: a line per recording, and on it a mark with the mean's interval per rule; kinds of ceilings."""
     rules = [rule for rule in styles if rows["rule"].eq(rule).any()]
     shifts = np.linspace(-0.3, 0.3, len(rules)) if len(rules) > 1 else [0.0]
     places = {pair: place for place, pair in enumerate(order)}
+    ceilings = []
     for (session, animal), here in groups(rows, ["session", "animal"]):
         place = places[session, animal]
-        low, high = ceiling_of(here)
-        if not np.isnan([low, high]).all():
-            span = np.nan_to_num([low, high], nan=low if np.isnan(high) else high)
-            axis.plot(span, [place, place], color=CEILING_COLOR, linewidth=6, solid_capstyle="butt", zorder=0)
-        if session == "mean":
+        ceilings.append(draw_on_line(axis, here, place))
+        if session == MEAN:
             axis.axhspan(place - 0.46, place + 0.46, color="#f3f3f3", zorder=-1, linewidth=0)
     for rule, shift in zip(rules, shifts, strict=True):
         mean = means[means["rule"].eq(rule)].set_index(["session", "animal"]).reindex(order)
@@ -84,6 +80,7 @@ def _draw_layer(
     axis.axvline(0, color="#444444", linewidth=0.8)
     axis.set_ylim(len(order) - 0.5, -0.5)
     axis.set_yticks(range(len(order)), [_label(*pair) for pair in order])
+    return ceilings
 
 
 @styled
@@ -114,34 +111,33 @@ def sessions_figure(
     figure, axes = panel_grid(
         slots * len(regions), columns, (2.3, 0.9 + lines * (0.1 + 0.065 * n_rules)), sharex=True, sharey=False
     )
-    counts = []
+    counts: list[str] = []
+    ceilings: list[str | None] = []
     for start, (species, region, rows) in enumerate(regions):
         order = _row_order(rows)
         beside = means[means["species"].eq(species) & means["region"].eq(region)]
         block = axes[start * slots : (start + 1) * slots]
         for place, (axis, layer) in enumerate(zip(block, layers, strict=False)):
-            _draw_layer(axis, rows[rows["layer"].eq(layer)], beside[beside["layer"].eq(layer)], order, styles)
+            own, own_means = (part[part["layer"].eq(layer)] for part in (rows, beside))
+            ceilings += _draw_layer(axis, own, own_means, order, styles)
             axis.set_title(plain(f"{region_title(species, region)}: {layer}"))
             axis.set_xlabel(metric_name(metric) if len(layers) == 1 else metric)
             if place % columns:
                 axis.tick_params(labelleft=False)
         for unused in block[len(layers) :]:
             unused.remove()
-        single = rows[rows["session"].ne("mean")]
-        n = len(single[["session", "animal"]].drop_duplicates())
-        counts.append(
-            f"{region_title(species, region)}: {n} recordings, {single['animal'].nunique()} animals or subjects"
-        )
+        single = rows[rows["session"].ne(MEAN)]
+        animals = f"{single['animal'].nunique()} animals or subjects"
+        title = region_title(species, region)
+        counts.append(f"{title}: {recordings_text(rows)}, {animals}, {unit_text(single)} each")
     handles: list[Artist] = [*rule_handles(styles, list(chosen["rule"].unique()))]
-    if chosen[["ceiling_lower", "ceiling_upper"]].notna().any(axis=None):
-        handles.append(Patch(color=CEILING_COLOR, label="noise ceiling, lower to upper"))
-    legend_below(figure, handles)
+    legend_below(figure, handles + ceiling_handles(ceilings))
     title = f"{benchmark}, {metric}, by recording: {network}{simulated_note(chosen)}"
     figure.suptitle(plain(title), fontsize=10)
     caption = (
-        f"Score of {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in brackets), "
-        f"the mean of each animal with several, and the mean of all. {metric_note(metric)}Marks: mean over seeds "
-        f"({count_text(chosen)}); bars: {means_text(means)}. "
+        f"{metric_name(metric)}: {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in "
+        f"brackets), the mean of each animal with several, and the mean of all. {metric_note(metric)}Marks: mean over "
+        f"seeds ({count_text(chosen)}); bars: {means_text(means)}. "
         f"{ceiling_text(chosen)} {'; '.join(counts)}."
     )
     alt = f"Scores of {network} with the single recordings of {benchmark}."

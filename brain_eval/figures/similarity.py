@@ -1,13 +1,14 @@
 """Figures of similarity: each layer against each region, with intervals and noise ceilings."""
 
+from textwrap import fill
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from brain_eval.benchmarks.base import CEILED
+from brain_eval.figures.ceilings import ceiling_handles, ceiling_text, draw_across
 from brain_eval.figures.style import (
     CaptionedFigure,
     RuleStyle,
@@ -18,7 +19,7 @@ from brain_eval.figures.style import (
     rule_handles,
     styled,
 )
-from brain_eval.figures.summary import count_text, distinct, unit_text
+from brain_eval.figures.summary import count_text, distinct, groups, recordings_text, unit_text
 from brain_eval.whole_regions import rows_of_whole_regions
 from brain_eval.wide_tables.intervals import methods
 
@@ -35,7 +36,6 @@ METRIC_NAMES = {
     "ridge": "ridge regression, median r over neuroids",
     "pls": "PLS regression, median r over neuroids",
 }
-CEILING_COLOR = "#dcdcdc"
 
 
 def metric_name(metric: str) -> str:
@@ -62,27 +62,6 @@ def region_title(species: str, region: str) -> str:
     return f"{species} {region}"
 
 
-def ceiling_of(rows: pd.DataFrame) -> tuple[float, float]:
-    """Lower and upper ceiling of some rows of scores; NaN where unknown."""
-    # The mean of an empty column is NaN: unknown stays unknown.
-    return float(rows["ceiling_lower"].mean()), float(rows["ceiling_upper"].mean())
-
-
-def draw_ceiling(axis: Axes, rows: pd.DataFrame, across: bool = True) -> bool:
-    """The band between the ceilings (a line where one is known), or the words "ceiling unknown"."""
-    low, high = ceiling_of(rows)
-    span, line = (axis.axhspan, axis.axhline) if across else (axis.axvspan, axis.axvline)
-    if np.isnan(low) and np.isnan(high):
-        axis.text(0.99, 0.99, "ceiling unknown", transform=axis.transAxes, ha="right", va="top",
-                  color="#777777", fontsize=7.5)  # fmt: skip
-        return False
-    if np.isnan(low) or np.isnan(high):
-        line(high if np.isnan(low) else low, color="#a0a0a0", linewidth=3, alpha=0.6, zorder=0)
-    else:
-        span(low, high, color=CEILING_COLOR, zorder=0)
-    return True
-
-
 def _draw_region(
     axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, layers: list[str], styles: dict[str, RuleStyle]
 ) -> None:
@@ -96,7 +75,7 @@ def _draw_region(
         x = np.arange(len(layers)) + shift
         axis.errorbar(x, mean["mean"], yerr=reach(mean), color=style.color, marker=style.marker, markersize=4.5,
                       linestyle="--" if reference else "-", linewidth=1.0, elinewidth=1.1, alpha=0.95)  # fmt: skip
-        seeds = rows[rows["rule"].eq(rule)]
+        seeds = rows[rows["rule"].eq(rule) & rows["layer"].isin(layers)]
         places = np.array([layers.index(layer) for layer in seeds["layer"]]) + shift + 0.045
         axis.scatter(places, seeds["raw"], s=7, color=style.color, alpha=0.55, linewidths=0, zorder=3)
     for pixels in means[means["kind"].eq("pixels")].to_dict("records"):
@@ -125,38 +104,67 @@ def similarity_figure(
         means: tables/means.csv.
         benchmark, metric, network: which rows to show. Pixels are a reference line.
     """
-    own = rows_of_whole_regions(scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)])
-    own = own[own["network"].eq(network) & own["kind"].ne("pixels")]
+    every = scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)]
+    every = every[every["network"].eq(network) & every["kind"].ne("pixels")]
+    own = rows_of_whole_regions(every)
     means = rows_of_whole_regions(means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric)])
     pixels = means[means["kind"].eq("pixels")]
     means = pd.concat([means[means["network"].eq(network) & means["rule"].isin(own["rule"])], pixels])
-    layers = list(own["layer"].unique())
+    layers, empty = _with_scores(own)
     regions = list(own[["species", "region"]].drop_duplicates().itertuples(index=False, name=None))
     figure, axes = panel_grid(len(regions), 2, (4.6, 3.4), sharey=False)
-    sizes, with_ceiling = [], False
+    sizes, ceilings = [], []
     for axis, (species, region) in zip(axes, regions, strict=True):
         here, beside = (rows[rows["species"].eq(species) & rows["region"].eq(region)] for rows in (own, means))
         _draw_region(axis, here, beside, layers, styles)
-        with_ceiling |= draw_ceiling(axis, here)
-        axis.set(title=plain(region_title(species, region)), ylabel=metric_name(metric), xlabel="layer")
-        sizes.append(f"{region_title(species, region)}: {unit_text(here)}")
+        ceilings.append(draw_across(axis, here))
+        title, label = region_title(species, region), fill(metric_name(metric), 30)
+        axis.set(title=plain(title), ylabel=label, xlabel="layer")
+        recorded = every[every["species"].eq(species) & every["region"].eq(region)]
+        sizes.append(f"{title}: {recordings_text(recorded)}, {unit_text(here)}")
     handles: list[Artist] = [*rule_handles(styles, list(own["rule"].unique()))]
     handles += [Line2D([], [], color=styles[str(rule)].color, linestyle=":", label=plain(str(rule)))
                 for rule in pixels["rule"].unique()]  # fmt: skip
-    if with_ceiling:
-        handles.append(Patch(color=CEILING_COLOR, label="noise ceiling, lower to upper"))
-    legend_below(figure, handles)
+    legend_below(figure, handles + ceiling_handles(ceilings))
     title = f"{benchmark}, {metric}: {network}" + simulated_note(own)
     figure.suptitle(plain(title), fontsize=10)
     caption = (
         f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
         f"{simulated_note(own)}. {metric_note(metric)}"
-        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {means_text(means)}. "
-        f"Dotted line, band: the images' pixels. {ceiling_text(own)} {'; '.join(sizes)}."
+        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {_bars_text(means)}. "
+        f"Dotted line, band: the images' pixels. {ceiling_text(own)} {empty}{'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."
     return CaptionedFigure(file_name("similarity", benchmark, metric, network), title, caption, alt, figure, benchmark)
+
+
+def _with_scores(rows: pd.DataFrame) -> tuple[list[str], str]:
+    """The layers that have any score, and a sentence on the others with a space behind it; all where none has."""
+    layers, known = (list(part["layer"].unique()) for part in (rows, rows.dropna(subset=["raw"])))
+    missing = [layer for layer in layers if layer not in known]
+    if not known or not missing:
+        return layers, ""
+    why = distinct(rows.loc[rows["layer"].isin(missing), "interval_method"])
+    return known, f"Not scored: {', '.join(missing)} ({'; '.join(why) or 'no reason in the table'}). "
+
+
+def _bars_text(means: pd.DataFrame) -> str:
+    """How the intervals were made: of the regions where they differ, and of the pixels where these do."""
+    pixels = means["kind"].eq("pixels")
+    texts = {"": _by_region(means[~pixels]), "pixels: ": _by_region(means[pixels])}
+    if texts["pixels: "] == texts[""] or not pixels.any():
+        return texts[""]
+    return "; ".join(f"{whose}{text}" for whose, text in texts.items())
+
+
+def _by_region(means: pd.DataFrame) -> str:
+    texts: dict[str, list[str]] = {}
+    for key, rows in groups(means, ["species", "region"]):
+        texts.setdefault(means_text(rows), []).append(region_title(*key))
+    if len(texts) < 2:
+        return next(iter(texts), means_text(means))
+    return "; ".join(f"{text} ({', '.join(regions)})" for text, regions in texts.items())
 
 
 def simulated_note(rows: pd.DataFrame) -> str:
@@ -167,13 +175,3 @@ def simulated_note(rows: pd.DataFrame) -> str:
 def means_text(means: pd.DataFrame) -> str:
     """How the intervals of some rows of means.csv were made, in the words of the table itself."""
     return methods(means["interval_method"].fillna("")) or "no interval in the table"
-
-
-def ceiling_text(rows: pd.DataFrame) -> str:
-    """How the ceilings of some rows were made, in the words of the table itself; "unknown" where empty."""
-    known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
-    # How `ceiled` was formed belongs to the table; no figure shows it.
-    definitions = list(dict.fromkeys(d.partition(CEILED)[0] for d in distinct(known["ceiling_definition"])))
-    if not definitions:
-        return "Noise ceiling: unknown."
-    return f"Grey band, noise ceiling: {' / '.join(definitions).rstrip('.')}."

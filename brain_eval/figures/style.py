@@ -149,8 +149,11 @@ def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
     """One legend for the whole figure, under its panels, in as many columns as fit its width."""
     # At 9 points a letter takes about 0.075 inches, line and gaps of an entry about 0.6.
     entry = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
-    columns = int(figure.get_figwidth() / entry)
-    figure.legend(handles=handles, loc="outside lower center", ncol=max(1, min(columns, len(handles))))
+    columns = max(1, min(int(figure.get_figwidth() / entry), len(handles)))
+    # The panels keep their height: the figure grows by the lines beyond the first two.
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.19 * max(0, lines - 2))
+    figure.legend(handles=handles, loc="outside lower center", ncol=columns)
 
 
 def panel_grid(

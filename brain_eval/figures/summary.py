@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from brain_eval.layers import CHOSEN
+from brain_eval.whole_regions import MEAN
 
 
 def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
@@ -53,6 +54,13 @@ def unit_text(frame: pd.DataFrame) -> str:
         else:
             parts.append(f"{known.min():.0f} to {known.max():.0f} {word}")
     return ", ".join(parts)
+
+
+def recordings_text(scores: pd.DataFrame) -> str:
+    """From how many recordings some rows of scores come, e.g. "7 recordings"."""
+    single = scores[scores["session"].ne(MEAN)]
+    n = len(single[["session", "animal"]].drop_duplicates())
+    return f"{n} recording{'s' if n != 1 else ''}"
 
 
 def chosen_layers(layers: pd.DataFrame, benchmark: str) -> dict[tuple[str, str], str]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain_eval.figures.similarity import ceiling_of, means_text, metric_name
+from brain_eval.figures.ceilings import ceiling_of
+from brain_eval.figures.similarity import means_text, metric_name
 from brain_eval.figures.summary import distinct, groups, unit_text
 from brain_eval.report.claims import Claims
 from brain_eval.report.study import Study

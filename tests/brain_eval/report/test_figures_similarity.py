@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
@@ -50,7 +51,8 @@ def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tab
     styles = palette(tables["runs"])
     means = means_of(scores)
     figure = similarity_figure(scores, means, "scenes", "ridge", "convnet", styles)
-    assert figure.figure.axes[0].get_ylabel() == metric_name("ridge") == "ridge regression, median r over neuroids"
+    assert metric_name("ridge") == "ridge regression, median r over neuroids"
+    assert figure.figure.axes[0].get_ylabel() == "ridge regression, median r\nover neuroids"
     for caption in (figure.caption, sessions_figure(scores, means, "scenes", "ridge", "convnet", styles).caption):
         assert "not corrected for their reliability" in caption
     assert (
@@ -95,7 +97,7 @@ def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
 def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     scores, means = tables["scores"], tables["means"]
     caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
-    assert "macaque IT: 24 stimuli, 674 neuroids" in caption
+    assert "macaque IT: 1 recording, 24 stimuli, 674 neuroids; human IT: 2 recordings, 24 stimuli" in caption
     assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
     unknown = similarity_figure(
         scores.assign(n_neuroids=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
@@ -105,6 +107,58 @@ def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     assert "unknown number of neuroids" in unknown
     assert "no interval in the table" in unknown
     assert "Noise ceiling: unknown." in unknown
+
+
+def test_caption_tells_the_intervals_of_regions_and_pixels_apart(tables: Tables) -> None:
+    scores, means, styles = tables["scores"], tables["means"].copy(), palette(tables["runs"])
+    means.loc[means["region"].eq("IT") & means["species"].eq("human"), "interval_method"] = "its own way over seeds"
+    means.loc[means["kind"].eq("pixels"), "interval_method"] = "the pixels' way over stimuli"
+    caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", styles).caption
+    own = "Student's t 88 % interval over seeds and stimuli (macaque IT); its own way over seeds (human IT)"
+    assert f"Bars: {own}; pixels: the pixels' way over stimuli. Dotted" in caption
+
+
+def test_a_layer_that_nothing_scores_is_named_and_takes_no_place(tables: Tables) -> None:
+    scores = tables["scores"].copy()
+    dead = scores["layer"].eq("fc") & scores["metric"].eq("rho-a")
+    scores.loc[dead, ["raw", "ci_low", "ci_high"]] = np.nan
+    scores.loc[dead, "interval_method"] = "none: PLS needs at least 25 features"
+    figure = similarity_figure(scores, tables["means"], "objects", "rho-a", "convnet", palette(tables["runs"]))
+    ticks = [tick.get_text() for tick in figure.figure.axes[0].get_xticklabels()]
+    assert ticks == ["conv1", "conv2"]
+    assert "Not scored: fc (none: PLS needs at least 25 features). macaque IT: 1 recording" in figure.caption
+
+
+@pytest.mark.parametrize(
+    ("ends", "label", "dashes"), [((0.3, 0.5), "noise ceiling", None), ((0.3, np.nan), "lower ceiling", "--"),
+                                  ((np.nan, 0.5), "upper ceiling", "-")],
+)  # fmt: skip
+def test_what_is_known_of_a_ceiling_can_be_seen(
+    tables: Tables, ends: tuple[float, float], label: str, dashes: str | None
+) -> None:
+    scores, means, styles = tables["scores"], tables["means"], palette(tables["runs"])
+    known = scores.assign(ceiling_lower=ends[0], ceiling_upper=ends[1], ceiling_definition="told; ceiled = raw / it")
+    for draw, benchmark in ((similarity_figure, "objects"), (sessions_figure, "scenes")):
+        figure = draw(known, means, benchmark, "spearman", "convnet", styles)
+        legend = figure.figure.legends[0]
+        assert [text.get_text() for text in legend.get_texts()][-1] == label
+        handle = legend.legend_handles[-1]
+        assert (handle.get_linestyle() if dashes else None) == dashes
+        assert "Grey, noise ceiling (a line where one end alone is known): told. " in figure.caption
+        unknown = draw(scores.assign(ceiling_lower=np.nan, ceiling_upper=np.nan), means, benchmark, "spearman",
+                       "convnet", styles)  # fmt: skip
+        assert "ceiling" not in unknown.figure.legends[0].get_texts()[-1].get_text()
+        assert "Noise ceiling: unknown." in unknown.caption
+
+
+def test_recordings_are_drawn_by_each_benchmarks_first_metric(tables: Tables) -> None:
+    scores, means = tables["scores"], tables["means"]
+    own = scores["benchmark"].eq("objects") | scores["metric"].eq("rho-a")  # scenes have no Spearman
+    figures = draw_similarity(scores[own], means, palette(tables["runs"]))
+    drawn = [figure.name for figure in figures if figure.name.startswith("sessions")]
+    assert "sessions_scenes_rho-a_convnet" in drawn
+    assert "sessions_objects_spearman_convnet" in drawn
+    assert "sessions_objects_rho-a_convnet" not in drawn
 
 
 def test_simulated_is_said_where_it_is_and_only_there(tables: Tables) -> None:
