@@ -2,11 +2,11 @@
 
 The bare pass gets images that lie preprocessed in memory; ours reads and resizes them too, and writes its
 file, both in threads beside the pass: elapsed time counts, of a machine with a second core free, and once more the
-processor time of all threads, which charges that work in full. Brain-Score's wrapper gets the same network, the same
-images and our preprocessing, and gathers four layers in memory, where ours writes them to a file. Either comparison is
-made twice: ours as it is set (channels last on a CPU), and contiguous like the other side, which is the same both
-times. The options channels_last and bfloat16 are timed beside our own contiguous float32 as well; the column
-lowest_spearman holds their effect on the RDMs: Spearman with the contiguous float32 RDM, lowest of the layers.
+processor time of all threads, which charges that work in full. The bare pass has the memory layout of ours: channels
+last, which ours takes on a CPU, and contiguous. Brain-Score's wrapper gets the same network, the same images and our
+preprocessing, and gathers four layers in memory, where ours writes them to a file; it is contiguous beside both. The
+options channels_last and bfloat16 are timed beside our own contiguous float32 as well; the column lowest_spearman
+holds their effect on the RDMs: Spearman with the contiguous float32 RDM, lowest of the layers.
 
 thingsvision needs an environment of its own (its torch is 2.0): --part thingsvision --python INTERPRETER times it in
 a process of that environment (pip install thingsvision), on the same network, which gets images that lie preprocessed
@@ -119,22 +119,23 @@ class Extraction:
         return {layer: values[:, names == layer] for layer in dict.fromkeys(names)}
 
 
-def bare(model: Model, images: torch.Tensor, batch: int) -> Callable[[], None]:
-    """The forward pass alone over preprocessed images."""
+def bare(
+    model: Model, images: torch.Tensor, batch: int, layout: torch.memory_format = torch.contiguous_format
+) -> Callable[[], None]:
+    """The forward pass alone over preprocessed images, weights and images laid out beforehand."""
+    model.module.to(memory_format=layout)
+    parts = [part.contiguous(memory_format=layout) for part in images.split(batch)]
 
     def run() -> None:
         with torch.inference_mode():
-            for part in images.split(batch):
+            for part in parts:
                 model.module(part)
 
     return run
 
 
 def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
-    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal).
-
-    The bare pass is that of the network as it was loaded, contiguous; ours is by default channels last.
-    """
+    """Rows: bare / ours for at most 10,000 values an image, and for raw layers (no goal), in either layout."""
     images = noise(sizes.images)
     stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
     rows = []
@@ -147,14 +148,14 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
     for case, (layers, reduction, goal) in cases.items():
         model = network("torchvision:resnet18", layers, sizes.image_size)
         prepared = model.preprocessing(list(images))
-        for layout in ("", ", contiguous"):
+        for words, layout in {"": torch.channels_last, ", contiguous": torch.contiguous_format}.items():
             # A network of its own: extraction lays its weights out in place.
             own = network("torchvision:resnet18", layers, sizes.image_size)
-            settings = Settings(reduction=reduction, channels_last=False if layout else None)
+            settings = Settings(reduction=reduction, channels_last=False if words else None)
             ours = Extraction(own, stimuli, sizes, scratch, settings)
             rows += compare_by_both_clocks(
-                "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}{layout}",
-                ("extraction", ours), ("bare forward pass", bare(model, prepared, sizes.batch)),
+                "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}{words}",
+                ("extraction", ours), ("bare forward pass", bare(model, prepared, sizes.batch, layout)),
                 repeats=sizes.repeats, goal=goal, threads=THREADS,
             )  # fmt: skip
             check_against_the_network(model, prepared, ours)
