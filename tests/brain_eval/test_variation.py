@@ -274,6 +274,15 @@ def test_differences_over_seeds_and_stimuli_cover_the_population(coverage, monke
 
 
 def test_intervals_of_cka_cover_the_population(coverage):
-    row = coverage.cover_cka(0.5, 92, 1, 200, draws=150)
-    assert within_binomial_error(row["covered"], 200), "92 to 98 %"
+    row = coverage.cover_cka(0.5, 92, 1, 70, draws=150)
+    assert row["data_sets"] == 210, "70 of each of three populations"
+    assert within_binomial_error(row["covered"], 210), "92 to 98 %"
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
+
+
+def test_intervals_of_the_chosen_layer_cover_the_population(coverage):
+    """Layers that nearly tie: the choice is made by chance, and the interval holds what was chosen all the same."""
+    chosen, best = coverage.cover_choice(1.1, 60, 1, 100, kinds=1, draws=80)
+    assert within_binomial_error(chosen["covered"], 100), "90 to 99 %"
+    assert chosen["truth"] < best["truth"]
+    assert best["covered"] > 0.85
