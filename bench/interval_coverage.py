@@ -9,9 +9,8 @@ population's: of the one recording, of all 60, or of all seeds. Beside it stands
 bootstrap over stimuli, which counts the variance of pairs three times (docs/method.md, Evaluation).
 Part cka does the same for the unbiased linear CKA of the responses, whose draws are random halves, in three
 populations: one alone gave from 92.3 to 95.1 % for the same case.
-Part choice is about the layer of four that is chosen on one half of the stimuli and scored on the other: how often its
-interval holds the layers' true scores in the shares in which they were chosen, and the best layer's true score.
-About 8 minutes on one core, 9 for CKA, 5 for the choice; --quick runs 40 data sets of the smallest cases.
+Part choice is about the layer of four that is chosen on one half of the stimuli and scored on the other.
+About 8 minutes on one core, 4 for either other part; --quick runs 40 data sets of the smallest cases.
 """
 
 import argparse
@@ -31,10 +30,12 @@ from brain_eval.gram import centred_gram
 from brain_eval.layers import choose_layer
 from brain_eval.rdms import correlation_rdm, upper_triangle
 from brain_eval.resampling import bootstrap_counts, leaving_each_out, random_halves, split_halves, weighted_moments
+from brain_eval.score_draws import Drawn
 from brain_eval.similarity import ranks
 from brain_eval.statistics import correlation_interval, difference_interval
 from brain_eval.targets import SPLITS_OF_STIMULI
 from brain_eval.variation import Variation, joint_variance, stacked, variation_of_correlation, variation_of_draws
+from brain_eval.wide_tables.intervals import chosen_interval
 from nmnc.provenance import git_commit
 
 POPULATION, FEATURES, NEUROIDS, RECORDINGS, SEEDS = 3000, 8, 30, 60, 40
@@ -208,49 +209,56 @@ def cover_cka(
 
 
 def cover_choice(
-    signal: float, n: int, k: int, data_sets: int, kinds: int, draws: int = 300, seed: int = 0
-) -> list[dict[str, Any]]:
-    """Coverage of the interval of the layer chosen on held-out stimuli, of LAYERS.
+    signal: float, n: int, k: int, seeds: int, data_sets: int, kinds: int, draws: int = 300, seed: int = 0
+) -> dict[str, Any]:
+    """Coverage of the interval of the layer chosen on held-out stimuli, of LAYERS, averaged over seeds.
+
+    The truth is that of the layers in the shares in which they were chosen.
 
     Args:
-        signal, n, k, data_sets, draws, seed: as elsewhere.
+        signal, n, k, seeds, data_sets, draws, seed: as elsewhere.
         kinds: 1: all layers read the same features, so that their true scores nearly tie; 2: two read one half of
             the features and two the other, so that what scores best depends on the recordings.
-
-    Returns:
-        Two rows: the truth is that of the layers in the shares in which they were chosen; that of the best layer.
     """
-    known = population(signal, RECORDINGS if k > 1 else 1, LAYERS // kinds, seed, kinds)
+    networks = SEEDS // LAYERS if seeds > 1 else 1
+    known = population(signal, RECORDINGS if k > 1 else 1, networks * LAYERS // kinds, seed, kinds)
+    layers = np.arange(networks * LAYERS).reshape(kinds, networks, -1).swapaxes(0, 1).reshape(networks, LAYERS)
     true, rng, units = known.truth.mean(axis=1), np.random.default_rng([4, seed]), np.arange(n)
-    hits, means, errors, widths, truths = np.zeros(2, dtype=int), [], [], [], []
+    hits, means, errors, widths, truths = 0, [], [], [], []
     for _ in range(data_sets):
         stimuli = rng.choice(POPULATION, n, replace=False)
         own = [known.recordings[i] for i in rng.choice(len(known.recordings), k, replace=False)]
         halves = split_halves([units], n, SPLITS_OF_STIMULI, rng)
         counts = np.concatenate([bootstrap_counts([units], n, draws, rng).astype(np.float64), halves])
-        raw, variations, values = scored(known.models, own, stimuli, counts, draws)
-        choice = choose_layer(values[..., draws:].mean(axis=1))
-        if choice is None:
-            raise AssertionError("a score of a half is undefined")
-        # As wide_tables.intervals.joint_interval has it for one seed.
-        influence, remainder = (np.tensordot(choice.chosen, part, axes=1)[None] for part in arrays(variations))
-        mixed = choice.chosen @ raw
-        spread = joint_variance((mixed + choice.held_out - mixed.mean())[None], influence, remainder, n)
-        low, high = correlation_interval(choice.held_out, spread, 0.95)
-        truth = float(choice.chosen @ true)
-        hits += [low <= truth <= high, low <= true.max() <= high]
-        means.append(choice.held_out - truth)
-        errors.append(spread.variance)
-        widths.append(high - low)
+        members = layers[rng.choice(networks, seeds, replace=False)]
+        drawn = [_drawn(*scored([known.models[i] for i in which], own, stimuli, counts, draws), draws)
+                 for which in members]  # fmt: skip
+        choices = [choose_layer(one.half.mean(axis=1)) for one in drawn]
+        held_out = [choice.held_out for choice in choices if choice is not None]
+        shares = [dict(zip(drawn[0].layers, choice.chosen, strict=True)) for choice in choices if choice is not None]
+        interval = chosen_interval(drawn, shares, "", "", 0.95, held_out)
+        if interval is None:
+            raise AssertionError("a score of these data sets is undefined")
+        mixed = [list(share.values()) @ true[which] for share, which in zip(shares, members, strict=True)]
+        truth = float(np.mean(mixed))
+        hits += interval.low <= truth <= interval.high
+        means.append(np.mean(held_out) - truth)
+        errors.append(interval.variance)
+        widths.append(interval.high - interval.low)
         truths.append(truth)
-    what = "of the same features" if kinds == 1 else "of two kinds"
-    return [
-        row(f"{case}, layers {what}", (n, k, 1), value, (data_sets, draws), int(held), means, errors, widths)
-        for case, value, held in (
-            ("chosen layer", float(np.mean(truths)), hits[0]),
-            ("chosen layer, the best layer's truth", float(true.max()), hits[1]),
-        )
-    ]
+    case = f"chosen layer, layers {'of the same features' if kinds == 1 else 'of two kinds'}"
+    return row(case, (n, k, seeds), float(np.mean(truths)), (data_sets, draws), hits, means, errors, widths)
+
+
+def _drawn(raw: Array, variations: list[list[Variation]], values: Array, draws: int) -> Drawn:
+    """What a file of draws holds of one network's layers."""
+    influence, remainder = arrays(variations)
+    layers, recordings = raw.shape
+    return Drawn(
+        "", tuple(f"layer{i}" for i in range(layers)), tuple((str(i), "", "", "") for i in range(recordings)), raw,
+        influence.astype(np.float32), remainder.astype(np.float32), values[..., draws:],
+        np.ones((recordings, influence.shape[2]), dtype=bool),
+    )  # fmt: skip
 
 
 def cover_differences(n: int, k: int, seeds: int, data_sets: int, draws: int = 300, seed: int = 0) -> dict[str, Any]:
@@ -290,18 +298,18 @@ def cases_of_cka(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
     for n in (92, 20):
         for k in (1, 2, 4, 7):
             for signal in (0.0, 0.5, 1.1, 2.5):
-                yield cover_cka(signal, n, k, data_sets)
+                yield cover_cka(signal, n, k, -(-data_sets // POPULATIONS))
 
 
 def cases_of_choice(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
-    """Run case after case of part choice."""
+    """Run case after case of part choice; of several seeds a third of the data sets."""
     if quick:
-        yield from cover_choice(1.0, 30, 2, 20, 2, draws=50)
+        yield cover_choice(1.0, 30, 2, 2, 20, 2, draws=50)
         return
     for n in (92, 20):
-        for k in (1, 4):
+        for k, seeds in ((1, 1), (4, 1), (1, 6), (4, 6)):
             for kinds, signal in ((1, 0.5), (1, 1.1), (2, 1.1)):
-                yield from cover_choice(signal, n, k, data_sets, kinds)
+                yield cover_choice(signal, n, k, seeds, data_sets if seeds == 1 else data_sets // 3, kinds)
 
 
 def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:

@@ -138,6 +138,10 @@ class Spread:
         """Return the spread of a plain sample: Student's t with these degrees of freedom."""
         return cls(variance, (Part(variance, freedom),))
 
+    def and_also(self, variance: float, freedom: float) -> "Spread":
+        """Return the spread with an independent part more."""
+        return Spread(self.variance + variance, (*self.parts, Part(variance, freedom)))
+
     def quantile(self, upper: float) -> float:
         """Return how many standard errors the mean exceeds the truth by with the probability `upper`."""
         sizes, freedoms = np.array(self.parts, dtype=np.float64).T

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from brain_eval.layers import variance_of_choice
 from brain_eval.score_draws import Drawn, draws_of_region
 from brain_eval.statistics import correlation_interval, enumerated
 from brain_eval.variation import joint_variance
@@ -12,11 +13,12 @@ from brain_eval.whole_regions import ALL, MEAN
 
 
 class Interval(NamedTuple):
-    """Its ends, and how it was made."""
+    """Its ends, how it was made, and the variance of the mean."""
 
     low: float
     high: float
     method: str
+    variance: float
 
 
 def joint_interval(
@@ -27,6 +29,7 @@ def joint_interval(
     confidence: float,
     means: Sequence[float] | None = None,
     recordings: tuple[str, str] = (MEAN, ALL),
+    further: float = 0.0,
 ) -> Interval | None:
     """Interval of a mean over seeds, over seeds, stimuli and recordings jointly (see variation.joint_variance).
 
@@ -38,6 +41,7 @@ def joint_interval(
         means: per seed its score, where that is not its layers' score on all stimuli; differences between
             recordings are then still theirs.
         recordings: session and animal, as in scores.csv: of several, of one animal, or one.
+        further: variance beyond that of the layers' scores, known as well as that of the stimuli is.
 
     Returns:
         None where the draws are not known (see score_draws.draws_of_region).
@@ -49,8 +53,41 @@ def joint_interval(
     if means is not None:
         values = values + (np.asarray(means) - values.mean(axis=1))[:, None]
     spread = joint_variance(values, joint.influence, joint.remainder, joint.smallest)
+    if further:
+        spread = spread.and_also(further, max(joint.smallest - 1, 1))
     low, high = correlation_interval(float(values.mean()), spread, confidence)
-    return Interval(low, high, words(confidence, joint.factors, "(Fisher z) "))
+    return Interval(low, high, words(confidence, joint.factors, "(Fisher z) "), spread.variance)
+
+
+def chosen_interval(
+    drawn: Sequence[Drawn | None],
+    shares: Sequence[Mapping[str, float]],
+    species: str,
+    region: str,
+    confidence: float,
+    held_out: Sequence[float],
+) -> Interval | None:
+    """`joint_interval` of the layer that was chosen on held-out stimuli, with what the choice varies.
+
+    Args:
+        drawn, shares, species, region, confidence: see `joint_interval`.
+        held_out: per seed the score of what was chosen.
+    """
+    # Of several seeds the choices differ as their scores do: the spread over the seeds holds that.
+    further = _choice(drawn[0], shares[0], species, region) if len(drawn) == 1 and drawn[0] is not None else 0.0
+    return joint_interval(drawn, shares, species, region, confidence, held_out, further=further)
+
+
+def _choice(drawn: Drawn, share: Mapping[str, float], species: str, region: str) -> float:
+    """See layers.variance_of_choice; 0 where the layers' draws are not known."""
+    own = [i for i, label in enumerate(drawn.labels) if label[2:] == (species, region)]
+    chosen = np.array([share.get(layer, 0.0) for layer in drawn.layers])
+    scores, influence, remainder = (
+        part[chosen > 0][:, own].mean(axis=1) for part in (drawn.raw, drawn.influence, drawn.remainder)
+    )
+    known = np.isfinite(scores).all() and np.isfinite(influence).all()
+    splits = drawn.half.shape[2] // 2
+    return variance_of_choice(scores, influence, remainder, chosen[chosen > 0], splits) if known else 0.0
 
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:

@@ -44,7 +44,7 @@ def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: fl
     where = row["species"], row["region"]
     joint = joint_interval(drawn, shares, *where, confidence, recordings=(row["session"], row["animal"]))
     if joint is not None:
-        return len(values), float(np.mean(values)), *joint
+        return len(values), float(np.mean(values)), joint.low, joint.high, joint.method
     if len(values) > 1:
         mean, low, high, _, n = t_interval(values, confidence)
         return n, mean, low, high, words(confidence, ["seeds"])

@@ -12,7 +12,7 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
 from brain_eval.statistics import t_interval
 from brain_eval.whole_regions import whole_regions
-from brain_eval.wide_tables.intervals import joint_interval, methods, words
+from brain_eval.wide_tables.intervals import chosen_interval, methods, words
 from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
 
 PREFIXES = ("layers_", "chosen_")
@@ -114,7 +114,7 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
             "half, over many random halves; beside it the layer chosen most often. "
-            + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is not in it. "
+            + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is in it. "
             * bool(made)
             + f"Ceilings are those of all stimuli. {_about(scored, regions)}"
         )
@@ -160,7 +160,7 @@ def _chosen(
     values = list(held_out.values())
     drawn = {run.seed: run.draws.get((region.benchmark, metric)) for run in runs}
     found = [drawn.get(seed) for seed in held_out]
-    joint = joint_interval(found, list(shares.values()), region.species, region.region, confidence, values)
+    joint = chosen_interval(found, list(shares.values()), region.species, region.region, confidence, values)
     if joint is None:
         return _over_seeds(values, confidence, note)
     return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method, note)

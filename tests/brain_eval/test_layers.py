@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.layers import CHOSEN, COLUMNS, choose_layer, choose_layers
+from brain_eval.layers import CHOSEN, COLUMNS, choose_layer, choose_layers, variance_of_choice
 from brain_eval.rdms import correlation_rdm, upper_triangle
+from brain_eval.resampling import random_halves
 from brain_eval.score_draws import Drawn
 from brain_eval.similarity import METRICS
 from brain_eval.targets import SPLITS_OF_STIMULI, Target
@@ -89,3 +90,28 @@ def test_a_region_that_cannot_choose_has_no_rows():
     nothing = np.full((2, 1, 4), np.nan)
     labels = (("s", "M", "macaque", "V4"),)
     assert choose_layers({("bench", "spearman"): drawn(nothing, np.zeros((2, 1)), labels)}) == []
+
+
+def test_the_variance_of_a_choice_is_that_of_repeated_data_sets():
+    """Scores of five layers that tie but for 40 stimuli's noise, as means over stimuli: no pairs, all known."""
+    rng, n, truth = np.random.default_rng(0), 40, np.array([0.3, 0.3, 0.28, 0.25, 0.1])
+    errors, extra = [], []
+    for _ in range(400):
+        values = truth + 0.2 * rng.standard_normal((n, 1)) + 0.3 * rng.standard_normal((n, 5))
+        first = random_halves([np.arange(n)], n, 10, rng)
+        half = np.stack([first, 1 - first], axis=1).reshape(20, n) @ values / (n / 2)
+        choice = choose_layer(half.T)
+        shares = choice.chosen[choice.chosen > 0]
+        own = values[:, choice.chosen > 0]
+        influence = (own - own.mean(axis=0)).T / np.sqrt(n * (n - 1))
+        extra.append(variance_of_choice(own.mean(axis=0), influence, np.zeros((len(shares), 3)), shares, 10))
+        errors.append((choice.held_out - choice.chosen @ truth, own.mean(axis=0) @ shares - choice.chosen @ truth))
+    held_out, mixture = np.array(errors).T
+    assert abs(held_out.mean()) < 3 * held_out.std() / 20
+    assert mixture.mean() > 5 * mixture.std() / 20, "the whole sample's scores of what was chosen are too high"
+    assert np.mean(extra) == pytest.approx(held_out.var() - mixture.var(), rel=0.5)
+
+
+def test_a_layer_that_is_always_chosen_adds_no_variance():
+    one = np.ones((1, 6))
+    assert variance_of_choice(np.array([0.3]), one, one, np.array([1.0]), 10) == 0.0

@@ -280,9 +280,12 @@ def test_intervals_of_cka_cover_the_population(coverage):
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
 
 
-def test_intervals_of_the_chosen_layer_cover_the_population(coverage):
-    """Layers that nearly tie: the choice is made by chance, and the interval holds what was chosen all the same."""
-    chosen, best = coverage.cover_choice(1.1, 60, 1, 100, kinds=1, draws=80)
-    assert within_binomial_error(chosen["covered"], 100), "90 to 99 %"
-    assert chosen["truth"] < best["truth"]
-    assert best["covered"] > 0.85
+def test_intervals_of_the_chosen_layer_cover_the_population(coverage, monkeypatch):
+    """Layers that tie, or nearly: they are chosen by chance, and the interval holds what was chosen all the same."""
+    row = coverage.cover_choice(1.1, 60, 1, 1, 120, kinds=2, draws=80)
+    assert within_binomial_error(row["covered"], 120), "90.8 to 98.3 %"
+    assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.2)
+    monkeypatch.setattr("brain_eval.wide_tables.intervals.variance_of_choice", lambda *_: 0.0)
+    without = coverage.cover_choice(1.1, 60, 1, 1, 120, kinds=2, draws=80)
+    assert without["covered"] < row["covered"]
+    assert without["standard_error"] < row["standard_error"]
