@@ -70,7 +70,7 @@ records: .venv/.installed ## Bring back the published runs of the claims; make c
 claims-gpu: .venv/.installed ## The same at full size; needs a GPU
 	@$(call CLAIMS,claims_gpu,GPU)
 
-brain: .venv/.installed ## Six rules, untrained and reference models on every benchmark whose data are here; 1 hour
+brain: .venv/.installed ## Six rules, untrained and reference models on four benchmarks; 80 minutes on two cores
 	@$(call STUDY,config/brain.yaml)
 	@echo "report: results/brain/report.html"
 

@@ -25,11 +25,16 @@ Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", env
 
 
 @app.command()
-def benchmarks(data: Data = Path("data")) -> None:
+def benchmarks(
+    data: Data = Path("data"),
+    files: Annotated[
+        bool, typer.Option("--files", help="List the files behind them: place, size, hash, address, here or not.")
+    ] = False,
+) -> None:
     """List every benchmark: species, region, stimuli, neurons, licence, citation, data here or not."""
-    from brain_eval.benchmarks import listing
+    from brain_eval.benchmarks import listing, listing_of_files
 
-    typer.echo(listing(data))
+    typer.echo(listing_of_files(data) if files else listing(data))
 
 
 @app.command()

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -53,13 +54,34 @@ def listing(data: Path) -> str:
     head = (
         "name", "version", "species", "regions", "stimuli", "neuroids", "licence", "citation", "here"
     )  # fmt: skip
-    rows = [head, *(_row(module_of(name).DESCRIPTION, Path(data)) for name in MODULES)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    lines = _aligned([head, *(_row(module_of(name).DESCRIPTION, Path(data)) for name in MODULES)])
     notes = (module_of(name).DESCRIPTION for name in MODULES)
     own = "NAME=FOLDER: a folder of your own (docs/adding-a-benchmark.md)"
     noted = [f"{one.name}: {one.note}" for one in notes if one.note]
-    return "\n".join([*(line.rstrip() for line in lines), own, *noted])
+    return "\n".join([*lines, own, *noted])
+
+
+def listing_of_files(data: Path) -> str:
+    """Return a text table of the files behind the benchmarks: where each belongs, its hash, its address, here or not.
+
+    What a machine without network needs: the files can be brought by hand. Reads and hashes, downloads nothing.
+    """
+    from brain_eval.benchmarks.sources import place, state
+
+    rows = [("benchmark", "place", "bytes", "hash", "address", "here")]
+    for name in MODULES:
+        for file in module_of(name).DESCRIPTION.files:
+            size = "unknown" if file.size is None else str(file.size)
+            digest = f"sha256 {file.sha256}" if file.sha256 else f"sha1 {file.sha1}"
+            rows.append((name, str(place(file, Path(data))), size, digest, file.url, state([file], Path(data))))
+    return "\n".join(_aligned(rows))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text whose columns stand below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def fetch_all(specs: list[str], data: Path, out: Path) -> None:

@@ -102,7 +102,8 @@ def _download(path: Path, file: DataFile, data_folder: Path, others: int) -> Non
 
     hashes = f"sha256 {file.sha256}" if file.sha256 else f"sha1 {file.sha1}"
     by_hand = f"put it at {path} by hand ({hashes})"
-    more = f"; {others} more files of this source are absent too" if others else ""
+    listed = "brain_eval benchmarks --files lists all"
+    more = f"; {others} more file{'s' * (others > 1)} of this source absent too ({listed})" if others else ""
     # A misspelt data folder would otherwise look like a missing download.
     nowhere = "" if data_folder.exists() else f" (the data folder {data_folder} does not exist)"
     # Where the size is unknown any total will do, pooch takes the answer's; it cannot handle a bar without one.

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from brain_eval import benchmarks
-from brain_eval.benchmarks import MODULES, fetch_all, listing, load_benchmark
+from brain_eval.__main__ import app
+from brain_eval.benchmarks import MODULES, fetch_all, listing, listing_of_files, load_benchmark, module_of
 from brain_eval.benchmarks.base import stimuli_in_memory, stimulus_digest
 from brain_eval.errors import UserError
 
@@ -63,6 +65,24 @@ def test_listing_names_all_and_downloads_nothing(tmp_path: Path) -> None:
     starts = {line.rindex(word) for line, word in zip(lines, ["here", "yes", *["no"] * 5], strict=True)}
     assert len(starts) == 1, "columns are aligned"
     assert not (tmp_path / "absent").exists()
+
+
+def test_the_files_to_bring_by_hand_are_listed_with_place_hash_and_address(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("BRAINIO_HOME", str(tmp_path / "brainio"))
+    head, *lines = listing_of_files(tmp_path / "absent").splitlines()
+    assert head.split() == ["benchmark", "place", "bytes", "hash", "address", "here"]
+    expected = [(name, file) for name in MODULES for file in module_of(name).DESCRIPTION.files]
+    for line, (name, file) in zip(lines, expected, strict=True):
+        kind, digest = ("sha256", file.sha256) if file.sha256 else ("sha1", file.sha1)
+        found = line.split()
+        assert found[0] == name
+        assert found[1].endswith(file.path.removeprefix("brainio/"))
+        assert found[3:] == [kind, digest, file.url, "no"]
+    majaj = [line for line in lines if line.startswith("majajhong2015public")]
+    assert len(majaj) == 3
+    assert all(str(tmp_path / "brainio") in line for line in majaj)
+    done = CliRunner().invoke(app, ["benchmarks", "--files", "--data", str(tmp_path / "absent")])
+    assert done.output.splitlines() == [head, *lines]
 
 
 def test_importing_and_listing_stay_cheap() -> None:

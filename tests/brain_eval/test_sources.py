@@ -110,7 +110,7 @@ def test_no_network_tells_file_url_hash_and_place(tmp_path: Path, server: tuple[
     text = str(caught.value)
     place = tmp_path / "misspelt/source/part/a.bin"
     assert "\n" not in text
-    for part in (f"{place} is absent", f"{closed}/right", SHA256, f"put it at {place}", "1 more files"):
+    for part in (f"{place} is absent", f"{closed}/right", SHA256, f"put it at {place}", "1 more file"):
         assert part in text
     assert f"the data folder {tmp_path / 'misspelt'} does not exist" in text
 
