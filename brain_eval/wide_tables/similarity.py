@@ -66,7 +66,7 @@ def _layer_page(
         rows = [((rule,), tuple(cells.get((rule, layer, region)) for region in regions)) for rule in rules]
         rows += [(("pixels",), tuple(beside.get(region) for region in regions))] if pixels else []
         sections.append(Section(layer, tuple(rows), ceilings))
-    made = methods(cell.method for section in sections for _, cells in section.rows for cell in cells if cell)
+    made = _made(regions, [cells for section in sections for _, cells in section.rows])
     note = (
         f"Raw {metric} of {network}'s layers with each region, mean over seeds. "
         + f"Interval: {made}. " * bool(made)
@@ -76,6 +76,17 @@ def _layer_page(
     columns = tuple(region.title for region in regions)
     name = file_stem("layers", metric, network)
     return Page(name, title, note, "layer", ("rule",), columns, tuple(sections))
+
+
+def _made(regions: Sequence[Region], rows: Sequence[Sequence[Cell | None]]) -> str:
+    """How the intervals were made, region by region where they differ; rows have a cell per region."""
+    texts: dict[str, list[str]] = {}
+    for region, column in zip(regions, zip(*rows, strict=True), strict=True):
+        if made := methods(cell.method for cell in column if cell):
+            texts.setdefault(made, []).append(region.title)
+    if len(texts) < 2:
+        return next(iter(texts), "")
+    return "; ".join(f"{made} ({', '.join(titles)})" for made, titles in texts.items())
 
 
 def _mean(row: Mapping[str, Any]) -> Cell | None:
@@ -110,7 +121,7 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
             cells = tuple(_chosen(group, members, region, metric, confidence) for region in regions)
             rows.append(((network, rule), cells))
         scored = [row for row in whole if row["metric"] == metric]
-        made = methods(cell.method for _, cells in rows for cell in cells if cell)
+        made = _made(regions, [cells for _, cells in rows])
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
             "half, over many random halves; beside it the layer chosen most often. "

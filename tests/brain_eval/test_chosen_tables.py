@@ -156,3 +156,22 @@ def test_what_a_reader_of_a_benchmark_must_know_is_said_below_the_table() -> Non
 def test_without_a_choice_there_is_no_such_table() -> None:
     assert not list(chosen_pages([], made([drawn(0)])[1]))
     assert wide_files([], [], [], []) == {}
+
+
+def test_notes_tell_regions_apart_whose_intervals_are_over_other_things() -> None:
+    means = [
+        {"network": "net", "rule": "a", "kind": "a", "layer": "fc", "benchmark": "b", "session": session,
+         "animal": "all", "species": "macaque", "region": region, "metric": "rho-a", "n_seeds": "3", "mean": "0.2",
+         "ci_low": "0.1", "ci_high": "0.3", "interval_method": f"Student's t 95 % interval over {over}"}
+        for region, session, over in (("V4", "mean", "seeds and recordings"), ("IT", "mean", "seeds and recordings"),
+                                      ("V1", "one", "seeds"))
+    ]  # fmt: skip
+    [page] = layer_pages(means, [])
+    interval = "Student's t 95 % interval over"
+    both, alone = (
+        f"{interval} seeds and recordings (macaque V4 (b), macaque IT (b))",
+        f"{interval} seeds (macaque V1 (b))",
+    )
+    assert f"Interval: {both}; {alone}. " in page.note
+    [page] = layer_pages(means[:2], [])
+    assert f"Interval: {interval} seeds and recordings. " in page.note
