@@ -64,40 +64,47 @@ def choose_layer(half: NDArray[np.float64]) -> Choice | None:
 
 
 def variance_of_choice(
-    scores: NDArray[np.float64], influence: NDArray[np.floating], remainder: NDArray[np.floating],
+    scores: NDArray[np.float64], influence: NDArray[np.float64], remainder: NDArray[np.float64],
     shares: NDArray[np.float64], splits: int,
 ) -> float:  # fmt: skip
-    """Return what the choice adds to the variance of one network's held-out score, beyond that of its layers.
+    """Return what the choice of layers adds to the variance of the mean held-out score, beyond that of the layers.
 
     A layer that is ahead on the whole sample by chance is chosen more often, and its held-out score is ahead too: in
     simulated data sets the interval without this part held the truth in 87 to 93 % (docs/method.md, Evaluation). It is
     found by drawing normal errors of the scores: on one half of the stimuli the errors are those of the whole sample
-    plus a deviation, on the other half minus that deviation, which varies as the whole sample does.
+    plus a deviation, on the other half minus that deviation, which varies as the whole sample does. Of several seeds
+    only what their choices share through the stimuli is returned: the rest is in the spread over the seeds.
 
     Args:
-        scores: (layers,) on all stimuli, the truth of the drawn data sets.
-        influence, remainder: (layers, units), (layers, draws), see brain_eval.variation.
-        shares: (layers,) in how many halves each layer was chosen, above 0.
+        scores: (seeds, layers) on all stimuli, the truth of the drawn data sets; any number where a share is 0.
+        influence, remainder: (seeds, layers, units), (seeds, layers, draws), see brain_eval.variation.
+        shares: (seeds, layers) in how many halves each layer was chosen.
         splits: random splits in two halves.
 
     Returns:
-        0 where one layer was always chosen.
+        0 where every seed always chose one layer.
     """
-    if len(shares) < 2:
+    if (shares.max(axis=1) == 1).all():
         return 0.0
-    pairs = remainder[:, np.isfinite(remainder).all(axis=0)]
-    jackknife = influence @ influence.T
+    able, (seeds, layers) = shares.ravel() > 0, shares.shape
+    linear, pairs = (part.reshape(seeds * layers, -1)[able] for part in (influence, remainder))
+    jackknife, pairs = linear @ linear.T, pairs[:, np.isfinite(pairs).all(axis=0)]
     covariance = jackknife - pairs @ pairs.T / max(pairs.shape[1], 1)
     # As for one score: never below half the jackknife's variance.
-    covariance[np.diag_indices(len(scores))] = np.maximum(np.diag(covariance), np.diag(jackknife) / 2)
+    covariance[np.diag_indices(len(covariance))] = np.maximum(np.diag(covariance), np.diag(jackknife) / 2)
     rng, (values, axes) = generator(0, "choice of a layer"), np.linalg.eigh(covariance)
-    factor = axes * np.sqrt(np.clip(values, 0, None))
-    errors = rng.standard_normal((DATA_SETS, 1, len(scores))) @ factor.T
-    apart = rng.standard_normal((DATA_SETS, splits, len(scores))) @ factor.T
+    factor = np.zeros((seeds * layers, len(values)))
+    factor[able] = axes * np.sqrt(np.clip(values, 0, None))
+    errors, apart = (
+        (rng.standard_normal((DATA_SETS, number, len(values))) @ factor.T).reshape(DATA_SETS, number, seeds, layers)
+        for number in (1, splits)
+    )
     apart = np.concatenate([apart, -apart], axis=1)
-    best = (scores + errors + apart).argmax(axis=2)
-    held_out = np.take_along_axis(errors - apart, best[..., None], axis=2)
-    return max(0.0, float(held_out.mean(axis=(1, 2)).var() - (errors[:, 0] @ shares).var()))
+    best = (np.where(shares > 0, scores, -np.inf) + errors + apart).argmax(axis=3)
+    held_out = np.take_along_axis(errors - apart, best[..., None], axis=3)[..., 0].mean(axis=1)
+    beyond = np.atleast_2d(np.cov(held_out.T) - np.cov((errors[:, 0] * shares).sum(axis=2).T))
+    shared = beyond if seeds == 1 else beyond[~np.eye(seeds, dtype=bool)]
+    return max(0.0, float(shared.mean()))
 
 
 def choose_layers(draws: Mapping[tuple[str, str], Drawn]) -> list[dict[str, Any]]:

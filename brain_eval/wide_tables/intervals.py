@@ -73,21 +73,24 @@ def chosen_interval(
         drawn, shares, species, region, confidence: see `joint_interval`.
         held_out: per seed the score of what was chosen.
     """
-    # Of several seeds the choices differ as their scores do: the spread over the seeds holds that.
-    further = _choice(drawn[0], shares[0], species, region) if len(drawn) == 1 and drawn[0] is not None else 0.0
+    further = _choice(drawn, shares, species, region)
     return joint_interval(drawn, shares, species, region, confidence, held_out, further=further)
 
 
-def _choice(drawn: Drawn, share: Mapping[str, float], species: str, region: str) -> float:
-    """See layers.variance_of_choice; 0 where the layers' draws are not known."""
-    own = [i for i, label in enumerate(drawn.labels) if label[2:] == (species, region)]
-    chosen = np.array([share.get(layer, 0.0) for layer in drawn.layers])
+def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], species: str, region: str) -> float:
+    """See layers.variance_of_choice, of the scores averaged over recordings; 0 where their draws are not known."""
+    known = [one for one in drawn if one is not None]
+    if len(known) < len(drawn) or len({(one.sampling, one.labels, one.layers) for one in known}) != 1:
+        return 0.0
+    own = [i for i, label in enumerate(known[0].labels) if label[2:] == (species, region)]
+    chosen = np.array([[share.get(layer, 0.0) for layer in known[0].layers] for share in shares])
     scores, influence, remainder = (
-        part[chosen > 0][:, own].mean(axis=1) for part in (drawn.raw, drawn.influence, drawn.remainder)
+        np.stack([getattr(one, name)[:, own].mean(axis=1, dtype=np.float64) for one in known])
+        for name in ("raw", "influence", "remainder")
     )
-    known = np.isfinite(scores).all() and np.isfinite(influence).all()
-    splits = drawn.half.shape[2] // 2
-    return variance_of_choice(scores, influence, remainder, chosen[chosen > 0], splits) if known else 0.0
+    if not np.isfinite(scores[chosen > 0]).all() or not np.isfinite(influence[chosen > 0]).all():
+        return 0.0
+    return variance_of_choice(scores, influence, remainder, chosen, known[0].half.shape[2] // 2)
 
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 
 from brain_eval.comparisons import ScoredRun
-from brain_eval.layers import CHOSEN, choose_layers
+from brain_eval.layers import CHOSEN, choose_layers, variance_of_choice
 from brain_eval.score_draws import Drawn
 from brain_eval.score_rows import COLUMNS
-from brain_eval.variation import joint_variance
+from brain_eval.variation import Part, Spread, joint_variance
 from brain_eval.wide_tables import Cell, Page, chosen_pages, layer_pages, mean_rows, wide_files
 
 LAYERS = ("conv1", "fc")
@@ -98,6 +98,13 @@ def test_its_interval_is_over_seeds_stimuli_and_recordings_in_the_shares_of_the_
     values = mixed("raw")
     values += (held_out - values.mean(axis=1))[:, None]
     spread = joint_variance(values, mixed("influence"), mixed("remainder"), 40)
+    parts = [
+        np.stack([getattr(one, name).astype(float).mean(axis=1) for one in draws])
+        for name in ("raw", "influence", "remainder")
+    ]
+    choice = variance_of_choice(*parts, shares, draws[0].half.shape[2] // 2)
+    assert choice > 0
+    spread = Spread(spread.variance + choice, (*spread.parts, Part(choice, 39)))
     middle = held_out.mean()
     reach = spread.quantile(0.025) * np.sqrt(spread.variance) / (1 - middle**2)
     assert cell.mean == pytest.approx(middle)

@@ -92,26 +92,41 @@ def test_a_region_that_cannot_choose_has_no_rows():
     assert choose_layers({("bench", "spearman"): drawn(nothing, np.zeros((2, 1)), labels)}) == []
 
 
-def test_the_variance_of_a_choice_is_that_of_repeated_data_sets():
-    """Scores of five layers that tie but for 40 stimuli's noise, as means over stimuli: no pairs, all known."""
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_variance_of_a_choice_is_that_of_repeated_data_sets(seeds):
+    """Scores of five layers, some of which tie, as means over stimuli: no pairs, all known.
+
+    What the stimuli do to a layer is half its own, half that of the same layer of the other seeds.
+    """
     rng, n, truth = np.random.default_rng(0), 40, np.array([0.3, 0.3, 0.28, 0.25, 0.1])
     errors, extra = [], []
     for _ in range(400):
-        values = truth + 0.2 * rng.standard_normal((n, 1)) + 0.3 * rng.standard_normal((n, 5))
+        of_stimuli = 0.2 * rng.standard_normal((n, 1)) + 0.3 * rng.standard_normal((n, 5))
+        values = truth + of_stimuli + 0.05 * rng.standard_normal((seeds, n, 5))
         first = random_halves([np.arange(n)], n, 10, rng)
         half = np.stack([first, 1 - first], axis=1).reshape(20, n) @ values / (n / 2)
-        choice = choose_layer(half.T)
-        shares = choice.chosen[choice.chosen > 0]
-        own = values[:, choice.chosen > 0]
-        influence = (own - own.mean(axis=0)).T / np.sqrt(n * (n - 1))
-        extra.append(variance_of_choice(own.mean(axis=0), influence, np.zeros((len(shares), 3)), shares, 10))
-        errors.append((choice.held_out - choice.chosen @ truth, own.mean(axis=0) @ shares - choice.chosen @ truth))
+        choices = [choose_layer(one.T) for one in half]
+        shares = np.stack([choice.chosen for choice in choices])
+        means = values.mean(axis=1)
+        influence = (values - means[:, None]).swapaxes(1, 2) / np.sqrt(n * (n - 1))
+        extra.append(variance_of_choice(means, influence, np.zeros((seeds, 5, 3)), shares, 10))
+        held_out = np.array([choice.held_out for choice in choices])
+        errors.append(((held_out - shares @ truth).mean(), ((means - truth) * shares).sum(axis=1).mean()))
     held_out, mixture = np.array(errors).T
     assert abs(held_out.mean()) < 3 * held_out.std() / 20
     assert mixture.mean() > 5 * mixture.std() / 20, "the whole sample's scores of what was chosen are too high"
     assert np.mean(extra) == pytest.approx(held_out.var() - mixture.var(), rel=0.5)
 
 
-def test_a_layer_that_is_always_chosen_adds_no_variance():
-    one = np.ones((1, 6))
-    assert variance_of_choice(np.array([0.3]), one, one, np.array([1.0]), 10) == 0.0
+def test_layers_that_are_always_chosen_add_no_variance():
+    one, shares = np.ones((2, 3, 6)), np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert variance_of_choice(np.full((2, 3), 0.3), one, one, shares, 10) == 0.0
+
+
+def test_a_layer_that_no_half_chose_may_be_undefined():
+    rng = np.random.default_rng(0)
+    scores, influence, remainder = rng.random((1, 3)), rng.standard_normal((1, 3, 20)), np.zeros((1, 3, 4))
+    shares = np.array([[0.5, 0.5, 0.0]])
+    expected = variance_of_choice(scores[:, :2], influence[:, :2], remainder[:, :2], shares[:, :2], 10)
+    scores[0, 2], influence[0, 2], remainder[0, 2] = np.nan, np.nan, np.nan
+    assert variance_of_choice(scores, influence, remainder, shares, 10) == pytest.approx(expected) != 0.0
