@@ -28,6 +28,8 @@ from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
 
 #: Memory of an image while it is resized, in bytes per value: float32, and the resizer's own copies.
 RESIZING = 16
+#: The first pass of a file is over this part of a batch.
+FIRST_PART = 8
 #: Files whose code decides the values.
 SOURCES = (
     "activations.py", "activation_files.py", "layer_outputs.py", "reductions.py", "pca.py", "gram.py",
@@ -223,14 +225,14 @@ def _blocks(
     shapes = {layer: one.shape for layer, one in kept.items()}
     columns = activation_files.columns(shapes)
     blocks = [torch.empty(min(rows, n), activation_files.neuroids(shapes)) for _ in range(1 + (n > rows))]
-    batches = _read_ahead(model, stimuli, rows, plan)
+    batches = _read_ahead(model, stimuli, [part for _, parts in _batches(n, rows, plan.batch_size) for part in parts],
+                          plan.images)  # fmt: skip
     with tqdm(total=n, unit="image", desc=f"{model.name} {stimuli.name}", disable=None) as progress:
-        for first in range(0, n, rows):
-            last = min(first + rows, n)
+        for first, parts in _batches(n, rows, plan.batch_size):
             block = blocks[first // rows % 2]
-            for start in range(first, last, plan.batch_size):
+            for part in parts:
                 images = next(batches)
-                target = block[start - first : start - first + len(images)]
+                target = block[part.start - first : part.stop - first]
 
                 def record(layer: str, output: Tensor, target: Tensor = target) -> None:
                     taken = kept[layer].take(output)
@@ -243,21 +245,29 @@ def _blocks(
                         f"{model.name}: no memory for {len(images)} images; use a smaller --batch-size"
                     ) from None
                 progress.update(len(images))
-            yield first, block[: last - first].numpy()
+            yield first, block[: parts[-1].stop - first].numpy()
 
 
-def _read_ahead(model: Model, stimuli: StimulusSet, rows: int, plan: MemoryPlan) -> Iterator[Tensor]:
-    """The preprocessed batches of all blocks in order, each read while the one before it is used."""
-    n = len(stimuli.stimulus_ids)
-    starts = [
-        np.arange(start, min(start + plan.batch_size, first + rows, n))
-        for first in range(0, n, rows)
-        for start in range(first, min(first + rows, n), plan.batch_size)
-    ]
-    read = _Reader(model, stimuli, plan.images)
+def _batches(n: int, rows: int, batch_size: int) -> Iterator[tuple[int, list[range]]]:
+    """The first stimulus of every block of `rows`, and its batches; the very first batch is cut in two.
+
+    The network waits for the first batch to be read, for the others it does not: so that one is small.
+    """
+    for first in range(0, n, rows):
+        last = min(first + rows, n)
+        parts = [range(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
+        if first == 0 and len(parts[0]) >= FIRST_PART:
+            few = len(parts[0]) // FIRST_PART
+            parts[:1] = [parts[0][:few], parts[0][few:]]
+        yield first, parts
+
+
+def _read_ahead(model: Model, stimuli: StimulusSet, batches: Sequence[range], budget: int) -> Iterator[Tensor]:
+    """The preprocessed batches in order, each read while the one before it is used."""
+    read = _Reader(model, stimuli, budget)
     with ThreadPoolExecutor(1) as reader:
-        waiting = reader.submit(read, starts[0])
-        for following in starts[1:]:
+        waiting = reader.submit(read, batches[0])
+        for following in batches[1:]:
             images = waiting.result()
             waiting = reader.submit(read, following)
             yield images
@@ -271,13 +281,13 @@ class _Reader:
         self.model, self.stimuli, self.budget = model, stimuli, budget
         self.largest = 0
 
-    def __call__(self, batch: NDArray[np.intp]) -> Tensor:
+    def __call__(self, batch: range) -> Tensor:
         """float32 (images, channels, height, width)."""
         seen, done = self.model.preprocessing, 0
         images = torch.empty(len(batch), seen.channels, seen.image_size, seen.image_size)
         while done < len(batch):
             at_once = max(1, self.budget // (RESIZING * self.largest)) if self.largest else 1
-            read = self.stimuli.read(batch[done : done + at_once])
+            read = self.stimuli.read(np.array(batch[done : done + at_once]))
             self.largest = max(self.largest, *(image.size for image in read))
             images[done : done + len(read)] = seen(read)
             done += len(read)
