@@ -6,14 +6,15 @@ processor time of all threads, which charges that work in full. The bare pass ha
 last, which ours takes on a CPU, and contiguous. Brain-Score's wrapper gets the same network, the same images and our
 preprocessing, and gathers four layers in memory, where ours writes them to a file; it is contiguous beside both. The
 options channels_last and bfloat16 are timed beside our own contiguous float32 as well; the column lowest_spearman
-holds their effect on the RDMs: Spearman with the contiguous float32 RDM, lowest of the layers.
+holds their effect on the RDMs: Spearman with the contiguous float32 RDM, lowest of the layers. Part layouts times the
+forward pass alone of six networks in both layouts.
 
 thingsvision needs an environment of its own (its torch is 2.0): --part thingsvision --python INTERPRETER times it in
 a process of that environment (pip install thingsvision), on the same network, which gets images that lie preprocessed
 in memory and keeps four raw layers there. Both sides are given processor time of one thread; the releases of torch
 are their own, so that the ratio is one of programs as they install, not of code on equal ground.
 
-python bench/activations.py [--quick] [--part bare|brain-score|options] [--images N] [--repeats N] [--out FILE.csv]
+python bench/activations.py [--quick] [--part bare|brain-score|options|layouts] [--images N] [--repeats N] [--out FILE.csv]
 python bench/activations.py --part thingsvision --python INTERPRETER [--quick] [--out FILE.csv]
 """
 
@@ -268,6 +269,33 @@ def options(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def layouts(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
+    """Rows: contiguous / channels last, the forward pass alone of several networks, an eighth of the images."""
+    networks = {
+        "MobileNet-V2": ("torchvision:mobilenet_v2", "classifier", sizes.image_size),
+        "EfficientNet-B0": ("torchvision:efficientnet_b0", "classifier", sizes.image_size),
+        "ResNet-50": ("torchvision:resnet50", "fc", sizes.image_size),
+        "DenseNet-121": ("torchvision:densenet121", "classifier", sizes.image_size),
+        "ResNet-20": ("examples.cifar_resnet:resnet20", "linear", 32),
+        "bank of Gabor filters": ("examples.gabor:gabor_bank", "complex", 32),
+    }
+    rows = []
+    for name, kind in networks.items():
+        images = network(*kind).preprocessing(list(noise(max(2, sizes.images // 8), kind[2])))
+        last, contiguous = (
+            bare(network(*kind), images, sizes.batch, layout)
+            for layout in (torch.channels_last, torch.contiguous_format)
+        )
+        rows.append(
+            compare(
+                "activations", f"{name} at {kind[2]}, {len(images)} images, forward pass",
+                ("channels last", last), ("contiguous", contiguous),
+                repeats=sizes.repeats, goal="none", threads=THREADS,
+            )
+        )  # fmt: skip
+    return rows
+
+
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     return float(spearmanr(*(upper_triangle(correlation_rdm(values)) for values in (one, other))).statistic)
 
@@ -305,7 +333,7 @@ def against_thingsvision(sizes: Sizes, scratch: Path, interpreter: str) -> list[
     return [row]
 
 
-PARTS = {"bare": against_the_bare_pass, "brain-score": against_brain_score, "options": options}
+PARTS = {"bare": against_the_bare_pass, "brain-score": against_brain_score, "options": options, "layouts": layouts}
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
