@@ -14,7 +14,7 @@ a process of that environment (pip install thingsvision), on the same network, w
 in memory and keeps four raw layers there. Both sides are given processor time of one thread; the releases of torch
 are their own, so that the ratio is one of programs as they install, not of code on equal ground.
 
-python bench/activations.py [--quick] [--part bare|brain-score|options|layouts] [--images N] [--repeats N] [--out FILE.csv]
+python bench/activations.py [--quick] [--part bare|brain-score|options|layouts] [--images N] [--repeats N] [--out CSV]
 python bench/activations.py --part thingsvision --python INTERPRETER [--quick] [--out FILE.csv]
 """
 
