@@ -249,12 +249,12 @@ def test_the_committed_coverage_is_nominal():
 
 
 def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli():
-    """One seed: 93 to 98 % of 1,000 data sets; six seeds: of 333 data sets, whose binomial error is 2.3 points more."""
+    """One seed: 93 to 98 % of 1,000 data sets; six seeds: of 333, whose binomial error is a point more."""
     table = pd.read_csv(REFERENCE / "interval_coverage_choice.csv")
     enough = table[table["n_stimuli"].eq(92)]
     assert enough.groupby(["n_seeds", "n_recordings"]).size().tolist() == [3, 3, 3, 3]
     assert enough.loc[enough["n_seeds"].eq(1), "covered"].between(0.93, 0.98).all()
-    assert enough.loc[enough["n_seeds"].eq(6), "covered"].between(0.907, 0.98).all()
+    assert enough.loc[enough["n_seeds"].eq(6), "covered"].between(0.92, 0.99).all()
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.97])
