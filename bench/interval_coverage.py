@@ -345,7 +345,7 @@ def main() -> None:
         rows.append(found | {"git": commit})
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         print(", ".join(texts), flush=True)
-    write(given.out, rows, COLUMNS)
+        write(given.out, rows, COLUMNS)  # after every case: a run may be cut
 
 
 if __name__ == "__main__":
