@@ -248,6 +248,15 @@ def test_the_committed_coverage_is_nominal():
     assert table["covered"].between(0.93, 0.98).all()
 
 
+def test_the_committed_coverage_of_cka_is_nominal():
+    table = pd.read_csv(REFERENCE / "interval_coverage_cka.csv")
+    enough = table[table["n_stimuli"].eq(92)]
+    assert enough.groupby("n_recordings").size().tolist() == [4, 4, 4, 4]
+    assert (enough["data_sets"] == 1002).all()
+    assert enough["covered"].between(0.93, 0.97).all()
+    assert table["covered"].between(0.92, 0.98).all()
+
+
 def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli():
     """One seed: 93 to 98 % of 1,000 data sets; six seeds: of 333, whose binomial error is a point more."""
     table = pd.read_csv(REFERENCE / "interval_coverage_choice.csv")
