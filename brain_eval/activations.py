@@ -225,10 +225,10 @@ def _blocks(
     shapes = {layer: one.shape for layer, one in kept.items()}
     columns = activation_files.columns(shapes)
     blocks = [torch.empty(min(rows, n), activation_files.neuroids(shapes)) for _ in range(1 + (n > rows))]
-    batches = _read_ahead(model, stimuli, [part for _, parts in _batches(n, rows, plan.batch_size) for part in parts],
-                          plan.images)  # fmt: skip
+    planned = list(_batches(n, rows, plan.batch_size))
+    batches = _read_ahead(model, stimuli, [part for _, parts in planned for part in parts], plan.images)
     with tqdm(total=n, unit="image", desc=f"{model.name} {stimuli.name}", disable=None) as progress:
-        for first, parts in _batches(n, rows, plan.batch_size):
+        for first, parts in planned:
             block = blocks[first // rows % 2]
             for part in parts:
                 images = next(batches)

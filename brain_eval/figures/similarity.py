@@ -21,7 +21,7 @@ from brain_eval.figures.style import (
 )
 from brain_eval.figures.summary import count_text, distinct, groups, recordings_text, unit_text
 from brain_eval.whole_regions import rows_of_whole_regions
-from brain_eval.wide_tables.intervals import methods
+from brain_eval.wide_tables.intervals import methods, told_by_region
 
 METRIC_NAMES = {
     "spearman": "Spearman correlation of RDMs",
@@ -159,12 +159,8 @@ def _bars_text(means: pd.DataFrame) -> str:
 
 
 def _by_region(means: pd.DataFrame) -> str:
-    texts: dict[str, list[str]] = {}
-    for key, rows in groups(means, ["species", "region"]):
-        texts.setdefault(means_text(rows), []).append(region_title(*key))
-    if len(texts) < 2:
-        return next(iter(texts), means_text(means))
-    return "; ".join(f"{text} ({', '.join(regions)})" for text, regions in texts.items())
+    told = ((region_title(*key), means_text(rows)) for key, rows in groups(means, ["species", "region"]))
+    return told_by_region(told) or means_text(means)
 
 
 def simulated_note(rows: pd.DataFrame) -> str:

@@ -98,6 +98,16 @@ def words(confidence: float, over: Sequence[str], scale: str = "") -> str:
     return f"Student's t {100 * confidence:g} % interval {scale}over {enumerated(over)}"
 
 
+def told_by_region(told: Iterable[tuple[str, str]]) -> str:
+    """One text from (region, how its intervals were made): once where all agree, else each with its regions."""
+    regions: dict[str, list[str]] = {}
+    for region, how in told:
+        regions.setdefault(how, []).append(region)
+    if len(regions) < 2:
+        return next(iter(regions), "")
+    return "; ".join(f"{how} ({', '.join(titles)})" for how, titles in regions.items())
+
+
 def methods(every: Iterable[str]) -> str:
     """The different ways in which intervals were made; what they are over stands together."""
     over: dict[str, list[str]] = {}

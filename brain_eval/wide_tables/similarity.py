@@ -12,7 +12,7 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
 from brain_eval.statistics import t_interval
 from brain_eval.whole_regions import whole_regions
-from brain_eval.wide_tables.intervals import chosen_interval, methods, words
+from brain_eval.wide_tables.intervals import chosen_interval, methods, told_by_region, words
 from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
 
 PREFIXES = ("layers_", "chosen_")
@@ -80,13 +80,9 @@ def _layer_page(
 
 def _made(regions: Sequence[Region], rows: Sequence[Sequence[Cell | None]]) -> str:
     """How the intervals were made, region by region where they differ; rows have a cell per region."""
-    texts: dict[str, list[str]] = {}
-    for region, column in zip(regions, zip(*rows, strict=True), strict=True):
-        if made := methods(cell.method for cell in column if cell):
-            texts.setdefault(made, []).append(region.title)
-    if len(texts) < 2:
-        return next(iter(texts), "")
-    return "; ".join(f"{made} ({', '.join(titles)})" for made, titles in texts.items())
+    columns = zip(regions, zip(*rows, strict=True), strict=True)
+    told = ((region.title, methods(cell.method for cell in column if cell)) for region, column in columns)
+    return told_by_region((title, made) for title, made in told if made)
 
 
 def _mean(row: Mapping[str, Any]) -> Cell | None:
