@@ -33,7 +33,7 @@ FIRST_PART = 8
 #: Files whose code decides the values.
 SOURCES = (
     "activations.py", "activation_files.py", "layer_outputs.py", "reductions.py", "pca.py", "gram.py",
-    "principal_layers.py", "stimuli.py",
+    "principal_layers.py", "random_projection.py", "stimuli.py",
 )  # fmt: skip
 
 

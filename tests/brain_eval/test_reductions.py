@@ -12,7 +12,8 @@ from sklearn.random_projection import SparseRandomProjection, johnson_lindenstra
 
 from brain_eval.errors import UserError
 from brain_eval.pca import SMALLEST, bytes_needed, principal_components
-from brain_eval.reductions import Reduction, bound_in_words, components_note, error_bound, kept_of, projection_seed
+from brain_eval.random_projection import WIDTH, bound_in_words, error_bound, projection_seed
+from brain_eval.reductions import Reduction, components_note, kept_of
 
 CPU = torch.device("cpu")
 
@@ -139,20 +140,36 @@ def test_no_distance_changes_by_more_than_the_bound(seed):
     assert float((after / before - 1).abs().max()) <= error_bound(n, k)
 
 
-def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed():
-    reduction = Reduction("random_projection", 50, seed=3)
-    maps = torch.randn(4, 6, 10, 10, generator=torch.Generator().manual_seed(0))
-    kept = kept_of("of this test", (6, 10, 10), reduction, 4, CPU)
-    oracle = SparseRandomProjection(50, random_state=projection_seed("of this test", 3)).fit(csr_matrix((1, 600)))
-    expected = oracle.transform(maps.flatten(1).double().numpy())
-    np.testing.assert_allclose(kept.take(maps).numpy(), expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "part of a larger one", "bfloat16", "tokens"])
+def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout):
+    # More values than are multiplied at once, and not a multiple of them.
+    shape = (6, 30, 40) if layout != "tokens" else (60, 120)
+    assert WIDTH < 7200
+    outputs = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    if layout == "channels last":
+        outputs = outputs.contiguous(memory_format=torch.channels_last)
+    elif layout == "part of a larger one":
+        outputs = torch.cat([outputs, outputs], 3)[..., :40]
+    elif layout == "bfloat16":
+        outputs = outputs.bfloat16()
+    kept = kept_of("of this test", shape, Reduction("random_projection", 50, seed=3), 4, CPU)
+    oracle = SparseRandomProjection(50, random_state=projection_seed("of this test", 3)).fit(csr_matrix((1, 7200)))
+    expected = oracle.transform(outputs.flatten(1).double().numpy())
+    np.testing.assert_allclose(kept.take(outputs).numpy(), expected, rtol=1e-5, atol=1e-5)
+    assert kept.take(outputs).dtype == torch.float32
     assert (kept.shape, kept.placed) == ((50, 1, 1), False)
     assert f"density {oracle.density_:.6g}" in kept.note
-    again = [kept_of(layer, (6, 10, 10), Reduction("random_projection", 50, seed), 4, CPU).take(maps)
-             for layer, seed in (("of this test", 3), ("of this test", 4), ("another", 3))]  # fmt: skip
-    assert torch.equal(again[0], kept.take(maps))
-    assert not torch.equal(again[1], again[0])
-    assert not torch.equal(again[2], again[0])
+
+
+def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone():
+    maps = torch.randn(4, 6, 10, 10, generator=torch.Generator().manual_seed(0))
+    one, again, seed, layer = (
+        kept_of(layer, (6, 10, 10), Reduction("random_projection", 50, seed), 4, CPU).take(maps)
+        for layer, seed in (("conv", 3), ("conv", 3), ("conv", 4), ("another", 3))
+    )
+    assert torch.equal(again, one)
+    assert not torch.equal(seed, one)
+    assert not torch.equal(layer, one)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
