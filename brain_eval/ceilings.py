@@ -10,6 +10,7 @@ from brain_eval.cka import linear_cka
 from brain_eval.errors import UserError
 from brain_eval.rdms import Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
+from brain_eval.repetitions import which_available
 from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
 
@@ -51,17 +52,6 @@ def leave_one_out(
     averaged = "ranks" if chosen.transform is ranks else "RDMs of equal size"
     words = f"leave-one-{what}-out over {len(set(labels))} {what}s ({len(rdms)} RDMs; mean of {averaged}"
     return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
-
-
-def _available(repetitions: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return (repetitions, n): which repetitions of which image were recorded."""
-    if repetitions.ndim != 3:
-        raise UserError(f"repetitions must be (repetitions, stimuli, neuroids), got {repetitions.shape}")
-    missing = np.isnan(repetitions)
-    available = ~missing.any(axis=2)
-    if (missing.any(axis=2) != missing.all(axis=2)).any():
-        raise UserError("a repetition is NaN for some neuroids only; mark the whole repetition as missing or drop them")
-    return available
 
 
 def _halves(available: NDArray[np.bool_], rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -112,7 +102,7 @@ def split_half_correlations(
     """
     chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
     rdm_kind = find_kind(kind)
-    available = _available(repetitions)
+    available = which_available(repetitions)
     needed = 4 if rdm_kind.repeated else 2
     used = available.sum(axis=0) >= needed
     if used.sum() < 3:
@@ -172,7 +162,7 @@ def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: i
     Raises:
         UserError: NaN for some neuroids only.
     """
-    available = _available(repetitions)
+    available = which_available(repetitions)
     used = available.sum(axis=0) >= 2
     available, values = available[:, used], np.nan_to_num(repetitions[:, used], nan=0.0)
     rng = generator(seed, "split-half")
@@ -213,7 +203,7 @@ def split_half_all(
     Raises:
         UserError: NaN for some neuroids only.
     """
-    _available(repetitions)
+    which_available(repetitions)
     try:
         correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
     except UserError as error:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram, checked_features
 from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
+from brain_eval.repetitions import which_available
 
 #: Components of PLS, number of splits, share of training stimuli and seed of the splits: Brain-Score's.
 COMPONENTS, SPLITS, TRAIN_SIZE, SEED = 25, 10, 0.9, 1
@@ -183,27 +184,26 @@ def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) 
         (neuroids,) float64, at most 1, may be negative; NaN where a neuroid is constant.
 
     Raises:
-        UserError: not three-dimensional.
+        UserError: not three-dimensional; infinity, or NaN for some neuroids only (names repetition and row).
         TooFew: fewer than 2 repetitions, or fewer than 3 stimuli in both halves.
     """
     from sklearn.model_selection import ShuffleSplit
 
     values = np.asarray(repetitions, dtype=np.float64)
-    if values.ndim != 3:
-        raise UserError(f"repetitions must be repetitions x stimuli x neuroids, got shape {values.shape}")
+    available = which_available(values)
     if values.shape[0] < 2:
         raise TooFew(f"reliability needs at least 2 repetitions x stimuli x neuroids, got shape {values.shape}")
     reliabilities = np.empty((splits, values.shape[2]))
     halves = ShuffleSplit(splits, train_size=0.5, random_state=seed).split(np.zeros(len(values)))
     for index, parts in enumerate(halves):
-        known = [~np.isnan(values[part]).any(axis=2) for part in parts]
+        known = [available[part] for part in parts]
         both = known[0].any(axis=0) & known[1].any(axis=0)
         if both.sum() < FEWEST:
             raise TooFew(f"only {int(both.sum())} stimuli were repeated in both halves; reliability needs {FEWEST}")
         means = []
-        for part, available in zip(parts, known, strict=True):
-            present = np.where(available[:, both, None], values[part][:, both], 0.0)
-            means.append(present.sum(axis=0) / available[:, both].sum(axis=0)[:, None])
+        for part, there in zip(parts, known, strict=True):
+            present = np.where(there[:, both, None], values[part][:, both], 0.0)
+            means.append(present.sum(axis=0) / there[:, both].sum(axis=0)[:, None])
         r = pearson_by_column(*means)
         with np.errstate(divide="ignore"):
             reliabilities[index] = 2 * r / (1 + r)

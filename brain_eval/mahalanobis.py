@@ -15,9 +15,12 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from brain_eval.errors import UserError
 from brain_eval.rdms import euclidean_rdm, squared_distances
+from brain_eval.repetitions import which_available
 
 #: Estimators of the noise covariance, by rsatoolbox's names.
 SHRINKAGES = ("shrinkage_diag", "shrinkage_eye", "diag", "full")
+#: What is left of a neuroid's variance beside the others', as part of it, below which it is rounding.
+SINGULAR = 1e-12
 
 
 class _Repetitions(NamedTuple):
@@ -39,20 +42,12 @@ def _checked(repetitions: ArrayLike, fewest: int = 1) -> _Repetitions:
             "noise needs responses of at least 2 repetitions x 3 stimuli x 1 neuroid, "
             f"got shape {values.shape}; use another recording or a distance without noise"
         )
-    missing = np.isnan(values)
-    broken = np.isinf(values).any(axis=2) | (missing.any(axis=2) & ~missing.all(axis=2))
-    if broken.any():
-        repetition, row = np.argwhere(broken)[0]
-        raise UserError(
-            f"repetition {repetition} holds infinity, or NaN of some neuroids only, in row {row}; "
-            "make it NaN for all neuroids, as one that is missing"
-        )
-    available = ~missing.any(axis=2)
-    counts = available.sum(axis=0)
+    there = which_available(values)
+    counts = there.sum(axis=0)
     if counts.min() < fewest or counts.max() < 2:
         row = int(np.argmin(counts))
         raise UserError(f"row {row} has {counts[row]} repetitions where {max(fewest, 2)} are needed; leave it out")
-    return _Repetitions(values, available, counts)
+    return _Repetitions(values, there, counts)
 
 
 def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
@@ -70,18 +65,29 @@ def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") 
 
     Raises:
         UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, a repetition
-            that is NaN for some neuroids only (names repetition and row), squares that overflow or underflow.
+            that is NaN for some neuroids only (names repetition and row), a neuroid without noise (names it),
+            squares that overflow or underflow.
     """
     if shrinkage not in SHRINKAGES:
         raise UserError(f"unknown shrinkage '{shrinkage}'; choose from {', '.join(SHRINKAGES)}")
     known = _checked(repetitions)
     residuals = (known.values - known.means)[known.available]
+    _refuse_without_noise(known, residuals, shrinkage)
     freedom = len(residuals) - len(known.counts)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # told below
         covariance = _covariance(residuals, freedom, shrinkage)
     if not np.isfinite(covariance).all():
         raise UserError("the squares of the responses overflow or underflow; scale all of them to values near 1")
     return covariance
+
+
+def _refuse_without_noise(known: _Repetitions, residuals: NDArray[np.float64], shrinkage: str) -> None:
+    """UserError where repetitions differ by their mean's rounding alone; shrinkage_eye lends a neuroid some noise."""
+    rounding = len(known.values) * np.finfo(np.float64).eps * np.nanmax(np.abs(known.values), axis=(0, 1))
+    silent = np.abs(residuals).max(axis=0) <= rounding
+    if silent.all() or (silent.any() and shrinkage != "shrinkage_eye"):
+        neuroid = int(np.argmax(silent))
+        raise UserError(f"neuroid {neuroid} answers every repetition alike, so its noise is unknown; leave it out")
 
 
 def _covariance(residuals: NDArray[np.float64], freedom: int, shrinkage: str) -> NDArray[np.float64]:
@@ -117,9 +123,6 @@ def _towards_variances(
     """Schäfer & Strimmer 2005, target D, with rsatoolbox's degrees of freedom."""
     covariance = sums / freedom
     variances = np.diag(covariance)
-    if not (variances > 0).all():
-        neuroid = int(np.argmin(variances > 0))
-        raise UserError(f"neuroid {neuroid} answers every repetition alike, so its noise is unknown; leave it out")
     products = np.outer(variances, variances)
     correlations = sums / np.sqrt(products) / (n - 1)
     spread = n / freedom**2 * (squared_sums / products / (n - 1) - correlations**2)
@@ -137,11 +140,14 @@ def whitened(responses: NDArray[np.float64], covariance: NDArray[np.float64]) ->
     """
     try:
         factor = cholesky(covariance, lower=True)
+        singular = bool((np.diag(factor) ** 2 <= SINGULAR * np.diag(covariance)).any())
     except LinAlgError:
+        singular = True
+    if singular:
         raise UserError(
-            "the noise covariance is singular: neuroids without noise, or more neuroids than residuals; "
-            "use shrinkage_diag and leave constant neuroids out"
-        ) from None
+            "the noise covariance is singular: neuroids that repeat others, or more neuroids than residuals; "
+            "use shrinkage_diag, or leave out what is repeated"
+        )
     flat = responses.reshape(-1, responses.shape[-1])
     return solve_triangular(factor, flat.T, lower=True).T.reshape(responses.shape)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.errors import UserError
 from brain_eval.gram import accumulate
 
 #: Singular values below this part of the largest are dropped: the products of the Gram matrix square them.
@@ -72,13 +73,19 @@ def principal_components(features: Features, k: int, block_bytes: int = BLOCK_BY
         k: most components wanted; no more than min(n, p) are given, and none below SMALLEST of the
             largest singular value. Where all images are the same, one component of zeros is given.
         block_bytes: of the block of features in memory.
+
+    Raises:
+        UserError: NaN or infinity (names the row), or squares that overflow.
     """
     n, p = features.shape
     size = min(n, p)
     step = max(1, block_bytes // (8 * size))
-    mean = None if n <= p else _mean(features, step)
-    products = _gram(features, step) if mean is None else _covariance(features, step, mean)
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        mean = None if n <= p else _mean(features, step)
+        products = _gram(features, step) if mean is None else _covariance(features, step, mean)
     variance = float(np.trace(products))
+    if not np.isfinite(variance):
+        raise UserError(_what_is_not_finite(features, step))
     values, vectors = _largest(products, min(k, size))
     singular = np.sqrt(np.clip(values, 0, None))
     kept = max(1, int((singular > SMALLEST * singular[0]).sum())) if variance > 0 else 1
@@ -125,6 +132,17 @@ def _covariance(features: Features, step: int, mean: NDArray[np.float64]) -> NDA
         block -= mean
         products = dsyrk(1.0, block.T, beta=1.0, c=products, trans=0, overwrite_c=1)
     return products
+
+
+def _what_is_not_finite(features: Features, step: int) -> str:
+    """Why the products are not finite: a NaN makes all of them so, and hides where it stood."""
+    for images in _steps(features.shape[0], step):
+        for units in _steps(features.shape[1], step):
+            finite = np.isfinite(np.asarray(features[images, units])).all(axis=1)
+            if not finite.all():
+                row = images.start + int(np.argmin(finite))
+                return f"features hold NaN or infinity in row {row}; mend or leave out that stimulus"
+    return "the squares of the features overflow; scale all of them to values near 1"
 
 
 def _largest(products: NDArray[np.float64], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import netCDF4
 import numpy as np
 import pytest
 import torch
@@ -254,4 +255,12 @@ def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     assert CliRunner().invoke(app, [*command[:7], "--contiguous"]).exit_code == 0
     assert given["settings"] == Settings(channels_last=False)
     assert CliRunner().invoke(app, command[:7]).exit_code == 0
-    assert given["settings"] == Settings()
+    assert given["settings"] == Settings(2.0, Reduction("none"), "float32", None, False)
+
+
+def test_a_file_is_not_compressed_unless_asked_for(model, toy, tmp_path):
+    for name, settings in (("default", {}), ("asked for", {"compression": True})):
+        extracted(model, toy, tmp_path / name, **settings)
+        with netCDF4.Dataset(tmp_path / name / "toy.nc") as dataset:
+            assert dataset["activations"].filters()["zlib"] == bool(settings)
+            assert dataset.getncattr("compression") == ("zlib" if settings else "none")

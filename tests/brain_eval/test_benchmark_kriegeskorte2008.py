@@ -90,7 +90,8 @@ def test_reference_models_stand_where_they_did(
     assert compare(rdms[model], brains["human"], "spearman") == pytest.approx(human, abs=5e-4)
 
 
-#: AlexNet's layers against macaque and human IT, Spearman; the order of the file's images is not documented.
+#: AlexNet's layers against macaque and human IT, Spearman, as first computed here: no source publishes them. They
+#: tell a change of the data or of their order, which is not documented for the images of this file.
 ALEXNET = {
     "conv1": (0.115, 0.125), "conv2": (0.172, 0.111), "conv3": (0.216, 0.149), "conv4": (0.186, 0.112),
     "conv5": (0.081, -0.056), "fc6": (0.158, -0.016), "fc7": (0.161, 0.015), "fc8": (0.230, 0.118),

@@ -67,6 +67,23 @@ def test_listing_names_all_and_downloads_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "absent").exists()
 
 
+def test_listing_says_what_was_recorded_from_whom_and_under_what_licence(tmp_path: Path) -> None:
+    head, *lines = listing(tmp_path).splitlines()
+    asked_for = ("species", "regions", "stimuli", "neuroids", "licence", "citation", "here")
+    assert set(asked_for) < set(head.split())
+    starts = sorted(head.index(word) for word in head.split())
+    for line in lines[: len(MODULES)]:
+        cells = [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        found = dict(zip(head.split(), cells, strict=True))
+        about = module_of(found["name"]).DESCRIPTION
+        assert found["species"] == ", ".join(about.species)
+        assert found["regions"] == ", ".join(about.regions)
+        assert found["stimuli"] == str(about.n_stimuli)
+        assert found["licence"] == about.licence
+        assert about.citation.startswith(found["citation"])
+        assert re.search(r"\d|fMRI", found["neuroids"])
+
+
 def test_the_files_to_bring_by_hand_are_listed_with_place_hash_and_address(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("BRAINIO_HOME", str(tmp_path / "brainio"))
     head, *lines = listing_of_files(tmp_path / "absent").splitlines()

@@ -51,9 +51,16 @@ def test_cka_equals_brain_scores(brainscore, case, other, unbiased):
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
-def test_cka_of_the_fewest_stimuli_equals_brain_scores(brainscore, n):
+@pytest.mark.parametrize("case", ["random", "ties", "duplicates", "constant row"])
+def test_cka_of_the_fewest_stimuli_equals_brain_scores(brainscore, n, case):
     rng = np.random.default_rng(n)
     a, b = rng.standard_normal((n, 6)), rng.standard_normal((n, 3))
+    if case == "ties":
+        a, b = np.round(a), np.round(b)
+    elif case == "duplicates":
+        a[1] = a[0]
+    elif case == "constant row":
+        a[1] = 2.5
     assert linear_cka(a, b, unbiased=False) == pytest.approx(brainscore[False](a, b), abs=1e-10)
     if n == 3:
         with pytest.raises(UserError, match="unbiased CKA needs features of at least 4 stimuli"):

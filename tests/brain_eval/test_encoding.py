@@ -89,7 +89,7 @@ def test_pls_ends_where_the_features_are_used_up(exact):
     oracle = design[25:] @ np.linalg.lstsq(design[train], responses[train], rcond=1e-10)[0]
     for components in (exact, 20):
         found = pls_predictions(*products(features, 25), responses[train], components)
-        np.testing.assert_allclose(found, oracle, atol=1e-8)
+        np.testing.assert_allclose(found, oracle, atol=1e-10)
     nothing = pls_predictions(*products(features * 0, 25), responses[train], 5)
     np.testing.assert_allclose(nothing, np.tile(responses[train].mean(axis=0), (5, 1)), atol=1e-12)
     flat = pls_predictions(*products(features, 25), np.ones((25, 3)), 5)
@@ -111,7 +111,7 @@ def test_ridge_equals_scikit_learn(case, penalty, way):
     found, chosen = ridge(way, features, responses, n, [penalty])
     oracle = Ridge(penalty, solver="svd").fit(features[:n].astype(float), responses[:n]).predict(features[n:])
     size = max(1.0, np.abs(oracle).max())
-    np.testing.assert_allclose(found, oracle.reshape(found.shape), atol=1e-10 * size)
+    np.testing.assert_allclose(found / size, oracle.reshape(found.shape) / size, atol=1e-10, rtol=0)
     assert chosen.tolist() == [penalty] * responses.shape[1]
 
 
@@ -127,7 +127,7 @@ def test_penalty_of_each_neuroid_equals_scikit_learn(case, way):
     oracle = RidgeCV(penalties, alpha_per_target=responses.shape[1] > 1).fit(features[:n].astype(float), responses[:n])
     assert np.broadcast_to(oracle.alpha_, chosen.shape).tolist() == chosen.tolist()
     predicted = oracle.predict(features[n:]).reshape(found.shape)
-    np.testing.assert_allclose(found, predicted, atol=1e-10 * np.abs(responses).max())
+    np.testing.assert_allclose(found, predicted, atol=1e-10, rtol=1e-10)
     assert len(set(chosen)) > 1 or case in ("one neuroid", "three training stimuli")
 
 
@@ -180,11 +180,31 @@ def brainscore():
         yield {"score": score, "consistency": consistency}
 
 
+def degenerate(case):
+    """Features (50, 120) and responses (50, 3) with a flaw."""
+    features, responses = simulated(50, 120, 3)
+    here = np.arange(3) == 1
+    if case == "duplicates":
+        features[35:] = features[:15]  # more distinct ones are left than PLS has components
+    elif case == "ties":
+        features, responses = np.round(features), np.round(responses)
+    elif case == "constant rows":
+        features = np.vstack([np.ones((8, 120)), features[8:]])
+    elif case == "constant neuroid":
+        responses = np.where(here, 0.1, responses)
+    elif case == "a neuroid that answers once":
+        responses = np.where(here, (np.arange(50) == 7)[:, None], responses)
+    return features, responses
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stratify", [True, False])
+@pytest.mark.parametrize(
+    "case", ["random", "duplicates", "ties", "constant rows", "constant neuroid", "a neuroid that answers once"]
+)
 @pytest.mark.parametrize("regression", ["pls", "ridge"])
-def test_cross_validation_equals_brain_scores(brainscore, regression, stratify):
-    features, responses = simulated(50, 120, 3)
+def test_cross_validation_equals_brain_scores(brainscore, regression, case, stratify):
+    features, responses = degenerate(case)
     objects = [f"object {i % 5}" for i in range(50)]
     oracle = brainscore["score"](features, responses, objects, regression, stratify)
     strata = objects if stratify else None
@@ -196,10 +216,22 @@ def test_cross_validation_equals_brain_scores(brainscore, regression, stratify):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("n_repetitions", [2, 5])
-def test_reliability_equals_brain_scores_internal_consistency(brainscore, n_repetitions):
+@pytest.mark.parametrize("case", ["random", "three stimuli", "duplicates", "ties", "constant neuroid", "constant half"])
+def test_reliability_equals_brain_scores_internal_consistency(brainscore, n_repetitions, case):
     rng = np.random.default_rng(n_repetitions)
-    repetitions = rng.standard_normal((6, 3)) + rng.standard_normal((n_repetitions, 6, 3))
+    repetitions = rng.standard_normal((9, 3)) + rng.standard_normal((n_repetitions, 9, 3))
+    if case == "three stimuli":
+        repetitions = repetitions[:, :3]
+    elif case == "duplicates":
+        repetitions = np.repeat(repetitions[:, :3], 3, axis=1)
+    elif case == "ties":
+        repetitions = np.round(repetitions)
+    elif case == "constant neuroid":
+        repetitions[:, :, 1] = 0.1
+    elif case == "constant half":
+        repetitions[: n_repetitions // 2, :, 1] = 0.1
     oracle = brainscore["consistency"](repetitions)
+    # Over all splits: where one is undefined, so is the mean.
     np.testing.assert_allclose(reliability(repetitions), oracle.raw.values.mean(axis=0), atol=1e-10)
 
 
@@ -220,6 +252,11 @@ def test_missing_repetitions_are_left_out_and_too_many_of_them_refused():
     complete = reliability(repetitions)
     repetitions[rng.random((6, 300)) < 0.2] = np.nan
     np.testing.assert_allclose(reliability(repetitions), complete, atol=0.1)
+    for bad, where in ((np.nan, 1), (np.inf, 0)):
+        broken = np.ones((6, 300, 2))
+        broken[3, 8, where] = bad
+        with pytest.raises(UserError, match="repetition 3 holds infinity, or NaN for some neuroids only, in row 8"):
+            reliability(broken)
     repetitions[1:] = np.nan
     with pytest.raises(UserError, match="only 0 stimuli were repeated in both halves"):
         reliability(repetitions)

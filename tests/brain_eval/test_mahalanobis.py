@@ -34,12 +34,15 @@ def repetitions_of(case):
         "spike counts": rng.poisson(3.0, (5, 9, 4)).astype(float),
         "one neuroid": noisy[:, :, :1],
         "more neuroids than residuals": rng.standard_normal((3, 4, 20)),
+        "constant rows": np.where((np.arange(8) < 3)[:, None], noisy[:, :, :1], noisy),
+        "a stimulus without noise": np.where((np.arange(8) == 2)[:, None], noisy[:1], noisy),
+        "ties": np.round(noisy / 2),
     }[case]
 
 
 REPEATED = [
     "correlated noise", "two repetitions", "three stimuli", "duplicates", "spike counts", "one neuroid",
-    "more neuroids than residuals",
+    "more neuroids than residuals", "constant rows", "a stimulus without noise", "ties",
 ]  # fmt: skip
 
 
@@ -68,7 +71,7 @@ def test_noise_covariance_equals_rsatoolbox(case, shrinkage):
 
 
 @pytest.mark.parametrize("shrinkage", SHRINKAGES)
-@pytest.mark.parametrize("case", [case for case in REPEATED if case != "one neuroid"])
+@pytest.mark.parametrize("case", REPEATED)
 @pytest.mark.parametrize("kind", ["mahalanobis", "crossnobis"])
 def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
     repetitions, function = repetitions_of(case), mahalanobis.KINDS[kind]
@@ -77,7 +80,8 @@ def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
             function(repetitions, shrinkage)
         return
     dataset = rsa_dataset(repetitions)
-    precision = prec_from_unbalanced(dataset, "stimulus", method=shrinkage)
+    # One neuroid has nothing to shrink: there rsatoolbox divides 0 by 0.
+    precision = prec_from_unbalanced(dataset, "stimulus", method="full" if case == "one neuroid" else shrinkage)
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
     oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds)
     rdm = function(repetitions, shrinkage)
@@ -149,6 +153,40 @@ def test_noise_in_other_units_changes_no_distance(seed):
         np.testing.assert_allclose(function(repetitions @ mixing, "full"), function(repetitions, "full"), atol=1e-6)
 
 
+@pytest.mark.parametrize("shrinkage", SHRINKAGES)
+@pytest.mark.parametrize("repetitions", [2, 3, 5, 6, 7])
+@pytest.mark.parametrize("seed", range(4))
+def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions, shrinkage, seed):
+    """The mean of three equal numbers is not always that number."""
+    values = 100 * np.random.default_rng(seed).standard_normal((repetitions, 9, 4))
+    alike = np.broadcast_to(values[:1], values.shape)
+    one, constant = values.copy(), values.copy()
+    one[:, :, 2], constant[:, :, 2] = alike[:, :, 2], 0.1
+    for function in mahalanobis.KINDS.values():
+        with pytest.raises(UserError, match="neuroid 0 answers every repetition alike"):
+            function(alike, shrinkage)
+        for silent in (one, constant):
+            if shrinkage == "shrinkage_eye":  # it lends every neuroid some noise
+                assert np.abs(function(silent, shrinkage)).max() < 1e4
+            else:
+                with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
+                    function(silent, shrinkage)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_the_rounding(seed):
+    values = np.random.default_rng(seed).standard_normal((4, 8, 5))
+    values[:, :, 3] = values[:, :, 1]
+    for function in mahalanobis.KINDS.values():
+        with pytest.raises(UserError, match="noise covariance is singular: neuroids that repeat others"):
+            function(values, "full")
+    dataset = rsa_dataset(values)
+    precision = prec_from_unbalanced(dataset, "stimulus", method="shrinkage_diag")
+    oracle = calc_rdm(dataset, method="mahalanobis", descriptor="stimulus", noise=precision)
+    found = upper_triangle(mahalanobis_rdm(values))
+    np.testing.assert_allclose(found, oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
+
+
 def test_repetitions_that_say_nothing_about_noise_are_refused():
     repetitions = repetitions_of("correlated noise")
     with pytest.raises(UserError, match="unknown shrinkage 'oas'; choose from shrinkage_diag"):
@@ -164,7 +202,7 @@ def test_repetitions_that_say_nothing_about_noise_are_refused():
     with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
         crossnobis_rdm(same)
     same[2, 5, 1] = np.nan
-    with pytest.raises(UserError, match="repetition 2 holds infinity, or NaN of some neuroids only, in row 5"):
+    with pytest.raises(UserError, match="repetition 2 holds infinity, or NaN for some neuroids only, in row 5"):
         crossnobis_rdm(same)
     repetitions[1:, 4] = np.nan
     with pytest.raises(UserError, match="row 4 has 1 repetitions where 2 are needed"):

@@ -85,6 +85,41 @@ def test_components_lost_to_rounding_are_dropped_and_said_so():
     assert "2 dropped, below 0.0001 of the largest" in note
 
 
+@pytest.mark.parametrize("case", ["duplicates", "ties", "constant rows", "three images", "constant units"])
+@pytest.mark.parametrize("wide", [True, False])
+def test_components_of_degenerate_features_are_those_of_a_full_decomposition(case, wide):
+    rng = np.random.default_rng(3)
+    n, p = (12, 60) if wide else (60, 12)
+    features = {
+        "duplicates": np.repeat(rng.standard_normal((n // 3, p)), 3, axis=0),
+        "ties": rng.integers(0, 3, (n, p)).astype(float),
+        "constant rows": np.where((np.arange(n) < 4)[:, None], rng.standard_normal((n, 1)), rng.random((n, p))),
+        "three images": rng.standard_normal((n, p))[:3],
+        "constant units": np.where(np.arange(p) % 2, rng.standard_normal((n, p)), 7.1),
+    }[case]
+    left, singular, _ = svd(features - features.mean(0), full_matrices=False)
+    rank = int((singular > 1e-10 * singular[0]).sum())
+    found = principal_components(features, min(features.shape))
+    assert len(found.singular_values) == rank
+    np.testing.assert_allclose(found.singular_values, singular[:rank], atol=1e-10 * singular[0])
+    # All components together are the features, however those of equal values turn in their plane.
+    scores = found.scores()
+    np.testing.assert_allclose(scores @ scores.T, left * singular**2 @ left.T, atol=1e-10 * singular[0] ** 2)
+    assert found.explained() == pytest.approx(1.0, abs=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_components_refuse_nan_by_name(shape, bad, dtype):
+    features = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+    features[4, 2] = bad
+    with pytest.raises(UserError, match="features hold NaN or infinity in row 4"):
+        principal_components(Blocks(features), 3, block_bytes=8 * 6 * 3)
+    with pytest.raises(UserError, match="squares of the features overflow"):
+        principal_components(np.where(np.isfinite(features), features, 0).astype(np.float64) * 1e200, 3)
+
+
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
 def test_a_layer_that_never_changes_is_one_component_of_zeros(shape):
     found = principal_components(np.full(shape, 2.5), 4)

@@ -13,7 +13,8 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 
 from brain_eval import similarity
 from brain_eval.errors import UserError
-from brain_eval.rdms import cosine_rdm, euclidean_rdm
+from brain_eval.rdms import cosine_rdm
+from brain_eval.recorded_rdms import KINDS
 from brain_eval.similarity import (
     METRICS,
     Metric,
@@ -52,6 +53,7 @@ def features_of(case):
         "duplicates": np.repeat(rng.standard_normal((6, 9)), 3, axis=0),
         "three stimuli": rng.standard_normal((3, 4)),
         "spike counts": rng.poisson(2.0, (15, 33)),
+        "constant rows": np.vstack([np.full((3, 12), 2.5), np.ones((1, 12)), rng.standard_normal((9, 12))]),
     }[case]
 
 
@@ -74,15 +76,25 @@ def test_ranks_equal_scipys_bit_for_bit_in_chunks_of_any_size(monkeypatch, level
     assert np.array_equal(ranks(values), rankdata(values))
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("other", ["random", "ties"])
-@pytest.mark.parametrize("kind", [correlation_rdm, euclidean_rdm])
-def test_compare_equals_scipy_and_rsatoolbox(case, other, kind):
-    features = features_of(case)
-    a = kind(features)
-    b = kind(np.random.default_rng(3).standard_normal((len(a), 5)) + 0.3 * features[:, :1])
+def rdms_of(kind, features):
+    """RDM of a layer, and that of a recording that shares something with it, both of this kind."""
+    rng, chosen = np.random.default_rng(3), KINDS[kind]
+    shape = (4, len(features), 5) if chosen.repeated else (len(features), 5)
+    return chosen.of_layer(features), chosen.of_recording(rng.standard_normal(shape) + 0.3 * features[:, :1])
+
+
+#: A constant row has no correlation, which is refused by name; see test_rdms.py.
+KINDS_AND_CASES = [(kind, case) for kind in KINDS for case in (*CASES, "constant rows")]
+KINDS_AND_CASES.remove(("correlation", "constant rows"))
+
+
+@pytest.mark.parametrize(("kind", "case"), KINDS_AND_CASES)
+@pytest.mark.parametrize("other", ["as it is", "ties"])
+def test_compare_equals_scipy_and_rsatoolbox(kind, case, other):
+    a, b = rdms_of(kind, features_of(case))
     if other == "ties":
         b = np.round(b, 1)
+    assert kind != "crossnobis" or case == "three stimuli" or b.min() < 0
     pairs = upper_triangle(a), upper_triangle(b)
     assert compare(a, b, "spearman") == pytest.approx(spearmanr(*pairs).statistic, abs=1e-10)
     assert compare(a, b, "pearson") == pytest.approx(pearsonr(*pairs).statistic, abs=1e-10)
