@@ -1,0 +1,122 @@
+"""How often the 95 % intervals of every comparison of RDMs hold the truth, made by the code that makes the scores.
+
+python bench/metric_coverage.py [--quick] [--data-sets N] [--out coverage.csv]
+
+The data sets are those of bench/interval_coverage.py, from a population of 3,000 stimuli; the truth is the metric's
+value on all of them: with one recording, or the mean over 24 of which four are drawn. tau-a, whose draws are computed
+one by one, is run over one recording alone. The whitened cosine has another value for every number of stimuli, since
+it whitens distances and does not take their mean away: its truth is its mean over all data sets of that number.
+About 40 minutes on one core.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from interval_coverage import COLUMNS, POPULATION, Population, arrays, population, row
+from numpy.typing import NDArray
+from side_by_side import write
+
+from brain_eval.benchmarks.base import Benchmark, Description, Recording, stimuli_in_memory
+from brain_eval.rdms import correlation_rdm, upper_triangle
+from brain_eval.similarity import METRICS, correlate
+from brain_eval.statistics import correlation_interval
+from brain_eval.targets import Target
+from brain_eval.variation import joint_variance
+from nmnc.provenance import git_commit
+
+#: Of the population of which four are drawn.
+RECORDINGS = 24
+#: Its draws are computed one by one.
+SLOW = "tau-a"
+#: Its value depends on the number of stimuli, however many data sets are averaged.
+OF_ITS_SIZE = "whitened-cosine"
+
+
+def truths(known: Population, metrics: Sequence[str]) -> dict[str, float]:
+    """The metrics' values on all stimuli, on average over the recordings."""
+    found: dict[str, list[float]] = {metric: [] for metric in metrics}
+    model = upper_triangle(correlation_rdm(known.models[0]))
+    seen = {METRICS[metric].transform: METRICS[metric].transform(model) for metric in metrics}
+    for responses in known.recordings:
+        pairs = upper_triangle(correlation_rdm(responses))
+        recorded = {transform: transform(pairs) for transform in seen}
+        for metric, values in found.items():
+            transform = METRICS[metric].transform
+            values.append(correlate(seen[transform], recorded[transform], METRICS[metric]))
+    return {metric: float(np.mean(values)) for metric, values in found.items()}
+
+
+def target(recordings: Sequence[NDArray[np.float64]], metrics: Sequence[str], draws: int, seed: int) -> Target:
+    """What a score sees of these recordings, (stimuli, neuroids) each."""
+    n = len(recordings[0])
+    stimuli = stimuli_in_memory("simulated", [f"{i:04d}" for i in range(n)], np.zeros((n, 1, 1, 3), dtype=np.uint8))
+    recorded = [
+        Recording(str(number), str(number), "simulated", "IT", np.arange(n), None, correlation_rdm(values))
+        for number, values in enumerate(recordings)
+    ]
+    benchmark = Benchmark(Description("simulated", 1, (), (), "", ""), stimuli, tuple(recorded))
+    return Target(benchmark, {metric: METRICS[metric] for metric in metrics}, draws, seed)
+
+
+def cover(
+    signal: float, n: int, k: int, data_sets: int, metrics: Sequence[str], draws: int
+) -> Iterator[dict[str, Any]]:
+    """Yield a row per metric: the coverage of the interval of the mean score over k recordings."""
+    known = population(signal, RECORDINGS if k > 1 else 1, 1, 0)
+    true, rng = truths(known, metrics), np.random.default_rng([5, n, k])
+    found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
+    for number in range(data_sets):
+        stimuli = rng.choice(POPULATION, n, replace=False)
+        own = [known.recordings[i][stimuli] for i in rng.choice(len(known.recordings), k, replace=False)]
+        model = upper_triangle(correlation_rdm(known.models[0][stimuli]))
+        scores = target(own, metrics, draws, number).compare(0, model)
+        for metric, results in found.items():
+            chosen = [scores[index, metric] for index in range(k)]
+            raw, variations = (
+                np.array([[one.raw for one in chosen]]),
+                [[one.variation for one in chosen if one.variation]],
+            )
+            spread = joint_variance(raw, *arrays(variations), n)
+            results.append((*correlation_interval(float(raw.mean()), spread, 0.95), float(raw.mean()), spread.variance))
+    for metric, results in found.items():
+        low, high, means, errors = np.array(results).T
+        truth = float(means.mean()) if metric == OF_ITS_SIZE else true[metric]
+        hits = int(((low <= truth) & (truth <= high)).sum())
+        yield row(
+            metric, (n, k, 1), truth, (data_sets, draws), hits, means.tolist(), errors.tolist(), (high - low).tolist()
+        )
+
+
+def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
+    """Run case after case."""
+    if quick:
+        yield from cover(1.1, 20, 1, 10, list(METRICS), 50)
+        return
+    fast = [metric for metric in METRICS if metric != SLOW]
+    for n in (92, 20):
+        for signal in (0.0, 0.5, 1.1):
+            for k in (1, 4):
+                yield from cover(signal, n, k, data_sets, fast, 300)
+            yield from cover(signal, n, 1, data_sets, [SLOW], 100)
+
+
+def main() -> None:
+    """Print a line per case; write them as CSV where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--data-sets", type=int, default=1000)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    rows, commit = [], git_commit()
+    for found in cases(given.quick, given.data_sets):
+        rows.append(found | {"git": commit})
+        texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
+        print(", ".join(texts), flush=True)
+        write(given.out, rows, COLUMNS)  # after every case: a run may be cut
+
+
+if __name__ == "__main__":
+    main()
