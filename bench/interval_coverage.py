@@ -30,7 +30,7 @@ from brain_eval.gram import centred_gram
 from brain_eval.layers import choose_layer
 from brain_eval.rdms import correlation_rdm, upper_triangle
 from brain_eval.resampling import bootstrap_counts, leaving_each_out, random_halves, split_halves, weighted_moments
-from brain_eval.score_draws import Drawn
+from brain_eval.score_draws import Drawn, Recordings
 from brain_eval.similarity import ranks
 from brain_eval.statistics import correlation_interval, difference_interval
 from brain_eval.targets import SPLITS_OF_STIMULI
@@ -236,7 +236,7 @@ def cover_choice(
         choices = [choose_layer(one.half.mean(axis=1)) for one in drawn]
         held_out = [choice.held_out for choice in choices if choice is not None]
         shares = [dict(zip(drawn[0].layers, choice.chosen, strict=True)) for choice in choices if choice is not None]
-        interval = chosen_interval(drawn, shares, "", "", 0.95, held_out)
+        interval = chosen_interval(drawn, shares, Recordings("", ""), 0.95, held_out)
         if interval is None:
             raise AssertionError("a score of these data sets is undefined")
         mixed = [list(share.values()) @ true[which] for share, which in zip(shares, members, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.resampling import generator
-from brain_eval.score_draws import Drawn, RegionDraws, draws_of_region
+from brain_eval.score_draws import Drawn, Recordings, RegionDraws, draws_of_region
 from brain_eval.statistics import RESAMPLED_SEEDS, difference_interval, enumerated, expanded_percentiles, holm
 from brain_eval.variation import Spread, joint_variance
 from brain_eval.whole_regions import whole_regions
@@ -160,7 +160,8 @@ def _draws_of_both(
     for runs in (a, b):
         by_seed = {run.seed: run.draws.get(key) for run in runs}
         drawn += [by_seed[seed] for seed in seeds]
-    joint = draws_of_region(drawn, [{quantity.layer: 1.0}] * len(drawn), quantity.species, quantity.region)
+    which = Recordings(quantity.species, quantity.region)
+    joint = draws_of_region(drawn, [{quantity.layer: 1.0}] * len(drawn), which)
     return None if joint is None else joint.paired_differences()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.resampling import generator
-from brain_eval.score_draws import Drawn
+from brain_eval.score_draws import Drawn, Recordings
 
 COLUMNS = (
     "network", "rule", "kind", "seed", "benchmark", "species", "region", "metric", "layer", "raw", "half",
@@ -121,7 +121,7 @@ def choose_layers(draws: Mapping[tuple[str, str], Drawn]) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     for (benchmark, metric), drawn in draws.items():
         for species, region in dict.fromkeys(label[2:] for label in drawn.labels):
-            own = [i for i, label in enumerate(drawn.labels) if label[2:] == (species, region)]
+            own = Recordings(species, region).among(drawn.labels)
             half = drawn.half[:, own].mean(axis=1)
             choice = choose_layer(half)
             if choice is None:

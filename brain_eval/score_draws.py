@@ -17,6 +17,7 @@ alone, which `sampling` names: files with equal `sampling` hold the same draws.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import netCDF4
 import numpy as np
@@ -29,6 +30,23 @@ from brain_eval.variation import Variation
 from brain_eval.whole_regions import ALL, MEAN
 
 LABELS = ("session", "animal", "species", "region")
+
+
+class Recordings(NamedTuple):
+    """Which recordings of a benchmark: a region's, all of them (MEAN of ALL), those of one animal, or one session."""
+
+    species: str
+    region: str
+    session: str = MEAN
+    animal: str = ALL
+
+    def among(self, labels: Sequence[tuple[str, ...]]) -> list[int]:
+        """Their positions among recordings of these LABELS."""
+        return [
+            position for position, (session, animal, *where) in enumerate(labels)
+            if where == [self.species, self.region]
+            and self.session in (MEAN, session) and self.animal in (ALL, animal)
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,20 +201,14 @@ class RegionDraws:
 
 
 def draws_of_region(
-    drawn: Sequence[Drawn | None],
-    shares: Sequence[Mapping[str, float]],
-    species: str,
-    region: str,
-    session: str = MEAN,
-    animal: str = ALL,
+    drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], which: Recordings
 ) -> RegionDraws | None:
     """Select the draws of a region's recordings.
 
     Args:
         drawn: the draws of each run, None where there are none.
         shares: per run how much of its score is each layer's; they add to 1.
-        species, region: whose recordings count.
-        session, animal: which of them, as in scores.csv: MEAN of ALL, MEAN of one animal, or one session.
+        which: the recordings that count.
 
     Returns:
         None where a run has no draws of these layers, or others than the first, or an undefined score, or where a
@@ -205,10 +217,7 @@ def draws_of_region(
     known = [one for one in drawn if one is not None]
     if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
         return None
-    own = [
-        i for i, (its_session, its_animal, *where) in enumerate(known[0].labels)
-        if where == [species, region] and session in (MEAN, its_session) and animal in (ALL, its_animal)
-    ]  # fmt: skip
+    own = which.among(known[0].labels)
     pairs = list(zip(known, shares, strict=True))
     if not own or any(layer not in one.layers for one, part in pairs for layer in part):
         return None

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from brain_eval.layers import variance_of_choice
-from brain_eval.score_draws import Drawn, draws_of_region
-from brain_eval.statistics import correlation_interval, enumerated
+from brain_eval.score_draws import Drawn, Recordings, draws_of_region
+from brain_eval.statistics import correlation_interval, enumerated, t_interval
 from brain_eval.variation import joint_variance
-from brain_eval.whole_regions import ALL, MEAN
 
 
 class Interval(NamedTuple):
@@ -24,11 +23,9 @@ class Interval(NamedTuple):
 def joint_interval(
     drawn: Sequence[Drawn | None],
     shares: Sequence[Mapping[str, float]],
-    species: str,
-    region: str,
+    which: Recordings,
     confidence: float,
     means: Sequence[float] | None = None,
-    recordings: tuple[str, str] = (MEAN, ALL),
     further: float = 0.0,
 ) -> Interval | None:
     """Interval of a mean over seeds, over seeds, stimuli and recordings jointly (see variation.joint_variance).
@@ -36,17 +33,16 @@ def joint_interval(
     Args:
         drawn: the draws of each seed, None where there are none.
         shares: per seed how much of its score is each layer's; they add to 1.
-        species, region: whose recordings count.
+        which: the recordings that count.
         confidence: coverage.
         means: per seed its score, where that is not its layers' score on all stimuli; differences between
             recordings are then still theirs.
-        recordings: session and animal, as in scores.csv: of several, of one animal, or one.
         further: variance beyond that of the layers' scores, known as well as that of the stimuli is.
 
     Returns:
         None where the draws are not known (see score_draws.draws_of_region).
     """
-    joint = draws_of_region(drawn, shares, species, region, *recordings)
+    joint = draws_of_region(drawn, shares, which)
     if joint is None:
         return None
     values = joint.values
@@ -62,27 +58,25 @@ def joint_interval(
 def chosen_interval(
     drawn: Sequence[Drawn | None],
     shares: Sequence[Mapping[str, float]],
-    species: str,
-    region: str,
+    which: Recordings,
     confidence: float,
     held_out: Sequence[float],
 ) -> Interval | None:
     """`joint_interval` of the layer that was chosen on held-out stimuli, with what the choice varies.
 
     Args:
-        drawn, shares, species, region, confidence: see `joint_interval`.
+        drawn, shares, which, confidence: see `joint_interval`.
         held_out: per seed the score of what was chosen.
     """
-    further = _choice(drawn, shares, species, region)
-    return joint_interval(drawn, shares, species, region, confidence, held_out, further=further)
+    return joint_interval(drawn, shares, which, confidence, held_out, _choice(drawn, shares, which))
 
 
-def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], species: str, region: str) -> float:
+def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], which: Recordings) -> float:
     """See layers.variance_of_choice, of the scores averaged over recordings; 0 where their draws are not known."""
     known = [one for one in drawn if one is not None]
     if len(known) < len(drawn) or len({(one.sampling, one.labels, one.layers) for one in known}) != 1:
         return 0.0
-    own = [i for i, label in enumerate(known[0].labels) if label[2:] == (species, region)]
+    own = which.among(known[0].labels)
     chosen = np.array([[share.get(layer, 0.0) for layer in known[0].layers] for share in shares])
     scores, influence, remainder = (
         np.stack([getattr(one, name)[:, own].mean(axis=1, dtype=np.float64) for one in known])
@@ -91,6 +85,12 @@ def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]]
     if not np.isfinite(scores[chosen > 0]).all() or not np.isfinite(influence[chosen > 0]).all():
         return 0.0
     return variance_of_choice(scores, influence, remainder, chosen, known[0].half.shape[2] // 2)
+
+
+def over_seeds(values: Sequence[float], confidence: float) -> tuple[float, float | None, float | None, str]:
+    """Mean of several seeds, the ends of an interval that holds them alone and how it was made; none of one seed."""
+    mean, low, high, _, n = t_interval(values, confidence)
+    return mean, low, high, words(confidence, ["seeds"]) if n > 1 else ""
 
 
 def words(confidence: float, over: Sequence[str], scale: str = "") -> str:

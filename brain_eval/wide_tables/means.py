@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from brain_eval.comparisons import ScoredRun
-from brain_eval.statistics import t_interval
-from brain_eval.wide_tables.intervals import joint_interval, words
+from brain_eval.score_draws import Recordings
+from brain_eval.wide_tables.intervals import joint_interval, over_seeds
 
 WHERE = ("benchmark", "session", "animal", "species", "region", "metric")
 COLUMNS = ("network", "rule", "kind", "layer", *WHERE, "n_seeds", "mean", "ci_low", "ci_high", "interval_method")
@@ -41,12 +41,10 @@ def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: fl
     values, (_, row) = [float(row["raw"]) for _, row in members], members[0]
     drawn = [run.draws.get((row["benchmark"], row["metric"])) for run, _ in members]
     shares = [{row["layer"]: 1.0}] * len(members)
-    where = row["species"], row["region"]
-    joint = joint_interval(drawn, shares, *where, confidence, recordings=(row["session"], row["animal"]))
+    joint = joint_interval(drawn, shares, Recordings(*(row[column] for column in Recordings._fields)), confidence)
     if joint is not None:
         return len(values), float(np.mean(values)), joint.low, joint.high, joint.method
     if len(values) > 1:
-        mean, low, high, _, n = t_interval(values, confidence)
-        return n, mean, low, high, words(confidence, ["seeds"])
+        return len(values), *over_seeds(values, confidence)
     low, high = (float(row[end]) if row[end] != "" else None for end in ("ci_low", "ci_high"))
     return 1, values[0], low, high, row["interval_method"] if low is not None else ""

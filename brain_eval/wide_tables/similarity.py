@@ -10,9 +10,9 @@ from brain_eval.benchmarks import MODULES, module_of
 from brain_eval.benchmarks.base import CEILED
 from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
-from brain_eval.statistics import t_interval
+from brain_eval.score_draws import Recordings
 from brain_eval.whole_regions import whole_regions
-from brain_eval.wide_tables.intervals import chosen_interval, methods, told_by_region, words
+from brain_eval.wide_tables.intervals import chosen_interval, methods, over_seeds, told_by_region
 from brain_eval.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
 
 PREFIXES = ("layers_", "chosen_")
@@ -136,12 +136,6 @@ def _region(row: Mapping[str, Any]) -> Region:
     return Region(row["benchmark"], row["species"], row["region"])
 
 
-def _over_seeds(values: Sequence[float], confidence: float, note: str = "") -> Cell:
-    """Mean of several seeds with an interval that holds them alone, or of one without an interval."""
-    mean, low, high, _, n = t_interval(values, confidence)
-    return Cell(mean, low, high, n, words(confidence, ["seeds"]) if n > 1 else "", note)
-
-
 def _chosen(
     rows: Sequence[Row], runs: Sequence[ScoredRun], region: Region, metric: str, confidence: float
 ) -> Cell | None:
@@ -167,10 +161,12 @@ def _chosen(
     values = list(held_out.values())
     drawn = {run.seed: run.draws.get((region.benchmark, metric)) for run in runs}
     found = [drawn.get(seed) for seed in held_out]
-    joint = chosen_interval(found, list(shares.values()), region.species, region.region, confidence, values)
-    if joint is None:
-        return _over_seeds(values, confidence, note)
-    return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method, note)
+    which = Recordings(region.species, region.region)
+    joint = chosen_interval(found, list(shares.values()), which, confidence, values)
+    if joint is not None:
+        return Cell(float(np.mean(values)), joint.low, joint.high, len(values), joint.method, note)
+    mean, low, high, method = over_seeds(values, confidence)
+    return Cell(mean, low, high, len(values), method, note)
 
 
 def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
