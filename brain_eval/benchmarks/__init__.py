@@ -72,8 +72,7 @@ def listing_of_files(data: Path) -> str:
     for name in MODULES:
         for file in module_of(name).DESCRIPTION.files:
             size = "unknown" if file.size is None else str(file.size)
-            digest = f"sha256 {file.sha256}" if file.sha256 else f"sha1 {file.sha1}"
-            rows.append((name, str(place(file, Path(data))), size, digest, file.url, state([file], Path(data))))
+            rows.append((name, str(place(file, Path(data))), size, file.digest, file.url, state([file], Path(data))))
     return "\n".join(_aligned(rows))
 
 

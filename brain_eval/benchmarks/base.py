@@ -132,6 +132,11 @@ class DataFile:
     sha256: str = ""
     sha1: str = ""
 
+    @property
+    def digest(self) -> str:
+        """The hash that tells the file, with its kind."""
+        return f"sha256 {self.sha256}" if self.sha256 else f"sha1 {self.sha1}"
+
 
 @dataclass(frozen=True)
 class Description:

@@ -100,8 +100,7 @@ def _download(path: Path, file: DataFile, data_folder: Path, others: int) -> Non
     import requests
     from tqdm import tqdm
 
-    hashes = f"sha256 {file.sha256}" if file.sha256 else f"sha1 {file.sha1}"
-    by_hand = f"put it at {path} by hand ({hashes})"
+    by_hand = f"put it at {path} by hand ({file.digest})"
     listed = "brain_eval benchmarks --files lists all"
     more = f"; {others} more file{'s' * (others > 1)} of this source absent too ({listed})" if others else ""
     # A misspelt data folder would otherwise look like a missing download.

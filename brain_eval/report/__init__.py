@@ -36,6 +36,8 @@ from brain_eval.report.study import NOT_TRAINED_HERE, Study, read_study
 
 #: On the page; the same for all figures, so that their letters are of one size.
 PIXELS_PER_INCH = 108
+#: Groups of figures that are made from the first test images alone (diagnostics.images).
+DIAGNOSED = ("alignment", "alpha", "margin")
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -60,7 +62,7 @@ def write_report(results: Path, config_path: Path, data: Path) -> None:
     for benchmark, models in study.rdms:
         layers = chosen_layers(study.tables["layers"], benchmark.description.name)
         figures += draw_rdms(benchmark, models, styles, layers)
-    figures = [_with_note(figure, study.benchmarks) for figure in figures]
+    figures = [_with_images(_with_note(figure, study.benchmarks), study.provenance) for figure in figures]
     paths = save_all(figures, results / "figures")
     html = render(study, styles, list(zip(figures, paths, strict=True)))
     with replacing(results / "report.html") as temporary:
@@ -112,6 +114,23 @@ def _with_note(figure: CaptionedFigure, benchmarks: list[dict[str, Any]]) -> Cap
     """The figure with what a reader of its benchmark's scores must know at the end of its caption."""
     note = next((about.get("note") for about in benchmarks if about["name"] == figure.benchmark), "")
     return replace(figure, caption=f"{figure.caption} {figure.benchmark}: {note}.") if note else figure
+
+
+def _with_images(figure: CaptionedFigure, provenance: list[dict[str, Any]]) -> CaptionedFigure:
+    """A figure of training with the numbers of images behind it at the end of its caption."""
+    if figure.benchmark or not provenance:
+        return figure
+    tested = {run["dataset"]["n_test"] for run in provenance}
+    seen = {min(run["dataset"]["n_test"], run["config"]["diagnostics"]["images"]) for run in provenance}
+    numbers = f"Test images: {_range(tested)}"
+    if figure.name.partition("_")[0] in DIAGNOSED:
+        numbers += f", of which the first {_range(seen)} are behind this figure"
+    return replace(figure, caption=f"{figure.caption} {numbers}.")
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict[str, Any]:

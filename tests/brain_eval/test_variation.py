@@ -221,6 +221,21 @@ def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
     assert low[0] <= rejected <= high[1]
 
 
+def test_intervals_of_other_comparisons_of_rdms_cover_the_population(coverage, monkeypatch):
+    """Made by the code that makes the scores; tau-a takes too long here."""
+    monkeypatch.delitem(sys.modules, "metric_coverage", raising=False)
+    import metric_coverage
+
+    monkeypatch.setattr(metric_coverage, "POPULATION", 1000)
+    monkeypatch.setattr(coverage, "POPULATION", 1000)
+    metrics = ["pearson", "cosine", "whitened-cosine", "whitened-correlation"]
+    rows = list(metric_coverage.cover(0.8, 60, 1, 120, metrics, 80))
+    assert [row["case"] for row in rows] == metrics
+    for row in rows:
+        assert within_binomial_error(row["covered"], 120), "91 to 98 %"
+        assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.2)
+
+
 @pytest.fixture
 def coverage(monkeypatch):
     """bench/interval_coverage.py with a truth from fewer pairs."""

@@ -257,7 +257,7 @@ def write_provenance(folder: Path, run: dict[str, Any], rng: np.random.Generator
     folder.mkdir(parents=True, exist_ok=True)
     content = run | {
         "study": "fake",
-        "config": {"rule": run["kind"]},
+        "config": {"rule": run["kind"], "diagnostics": {"images": 128}},
         "versions": {"python": "3.11.9", "torch": "2.14.1"},
         "hardware": {"cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "gpu": None, "platform": "Linux"},
         "threads": 1,

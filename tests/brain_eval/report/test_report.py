@@ -1,6 +1,7 @@
 """The report: one file, nothing loaded, every number the table's own, every mistake one line."""
 
 import base64
+import re
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,18 @@ def test_files_have_whichever_hash_is_known_and_no_size_is_unknown(page: Page) -
             ["x/z.nc", "unknown", f"sha1 {'ba' * 20}"],
         ]
     assert len(page.with_columns("file", "bytes", "hash", "source")) == 3
+
+
+def test_captions_of_training_say_how_many_images_are_behind_them(page: Page, html: str) -> None:
+    captions = [part.partition("</figcaption>")[0] for part in html.split("<figcaption>")[1:]]
+    accuracy = [caption for caption in captions if "figures/accuracy" in caption]
+    diagnosed = [caption for caption in captions if re.search("figures/(alignment|alpha|margin)_", caption)]
+    assert accuracy
+    assert len(diagnosed) >= 3
+    assert all("Test images: 360." in caption for caption in accuracy)
+    assert all("Test images: 360, of which the first 128 are behind this figure." in caption for caption in diagnosed)
+    others = [caption for caption in captions if caption not in accuracy + diagnosed]
+    assert not any("Test images" in caption for caption in others)
 
 
 def test_same_study_same_page(fake_study: Any) -> None:
