@@ -99,6 +99,7 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
     if (results / "tables/sweeps.csv").exists():
         texts["sweeps"] = _read_table(results, "sweeps")
     tables = {name: _numbers(table, results / f"tables/{name}.csv") for name, table in texts.items()}
+    _refuse_unlike(tables["scores"], tables["means"], results)
     names = list(tables["scores"]["benchmark"].unique())
     remedy = f"python -m brain_eval fetch --benchmark NAME --out {results / 'benchmarks'}"
     benchmarks = [_read_json(results / f"benchmarks/{name}.json", remedy.replace("NAME", name)) for name in names]
@@ -174,6 +175,18 @@ def _numbers(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     except ValueError as error:
         raise UserError(f"{path} has text where a number belongs ({error}); delete it and rerun") from None
     return table
+
+
+def _refuse_unlike(scores: pd.DataFrame, means: pd.DataFrame, results: Path) -> None:
+    """UserError where means.csv has what scores.csv lacks: one of the two is of an earlier run, or edited."""
+    columns = ["network", "rule", "layer", "benchmark", "session", "animal", "species", "region", "metric"]
+    found, scored = (set(table[columns].itertuples(index=False, name=None)) for table in (means, scores))
+    if found - scored:
+        row = ", ".join(cell for cell in min(found - scored) if cell)
+        raise UserError(
+            f"{results / 'tables/means.csv'} has what scores.csv lacks ({row}); make both anew with: "
+            f"python -m brain_eval tables --results {results}"
+        )
 
 
 def _yaml_content(config: str, path: Path) -> dict[str, Any]:

@@ -324,6 +324,14 @@ def test_damaged_files_are_named(fake_study: Any, path: str, content: str, messa
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
 
+def test_means_of_other_scores_are_refused(fake_study: Any) -> None:
+    path = fake_study.results / "tables/means.csv"
+    fake_study.table("means").replace({"region": {"IT": "V4"}}).to_csv(path, index=False)
+    message = r"means\.csv has what scores\.csv lacks \(.*V4.*\); make both anew with: python -m brain_eval tables"
+    with pytest.raises(UserError, match=message):
+        read_study(fake_study.results, fake_study.config, fake_study.data)
+
+
 def test_text_for_a_number_is_named(fake_study: Any) -> None:
     path = fake_study.results / "tables/epochs.csv"
     fake_study.table("epochs").astype({"epoch": object}).replace({"epoch": {1: "one"}}).to_csv(path, index=False)

@@ -151,7 +151,7 @@ def test_rules_that_are_not_scored_need_no_rdms(fake_study: Any) -> None:
     runs, unscored = fake_study.table("runs"), ["vnc", "untrained"]
     runs.loc[runs["rule"].isin(unscored), "scored"] = "no"
     write(fake_study, "runs", runs)
-    for name in ("scores", "layers"):
+    for name in ("scores", "means", "layers"):
         write(fake_study, name, fake_study.table(name).query("rule not in @unscored"))
     for rule in unscored:
         shutil.rmtree(fake_study.results / "scores/convnet" / rule)
