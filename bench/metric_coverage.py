@@ -1,12 +1,14 @@
-"""How often the 95 % intervals of every comparison of RDMs hold the truth, made by the code that makes the scores.
+"""How often the 95 % intervals of every metric hold the truth, made by the code that makes the scores.
 
-python bench/metric_coverage.py [--quick] [--data-sets N] [--out coverage.csv]
+python bench/metric_coverage.py [--quick] [--part rdm|responses] [--data-sets N] [--out coverage.csv]
 
 The data sets are those of bench/interval_coverage.py, from a population of 3,000 stimuli; the truth is the metric's
 value on all of them: with one recording, or the mean over 24 of which four are drawn. tau-a, whose draws are computed
 one by one, is run over one recording alone. The whitened cosine has another value for every number of stimuli, since
 it whitens distances and does not take their mean away: its truth is its mean over all data sets of that number.
-About 40 minutes on one core.
+Part responses does the same for biased CKA, ridge and PLS over one recording; the truth is again the mean over all data
+sets of that number. Intervals of ridge and PLS have the test stimuli alone in them and keep the fits, which differ from
+data set to data set: the coverage tells what is missing. About 25 minutes on one core, 15 for part responses.
 """
 
 import argparse
@@ -21,10 +23,11 @@ from side_by_side import write
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, stimuli_in_memory
 from brain_eval.rdms import correlation_rdm, upper_triangle
+from brain_eval.response_scores import ResponseTarget
 from brain_eval.similarity import METRICS, correlate
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import Target
-from brain_eval.variation import joint_variance
+from brain_eval.variation import joint_variance, stimulus_variance
 from nmnc.provenance import git_commit
 
 #: Of the population of which four are drawn.
@@ -54,7 +57,9 @@ def target(recordings: Sequence[NDArray[np.float64]], metrics: Sequence[str], dr
     n = len(recordings[0])
     stimuli = stimuli_in_memory("simulated", [f"{i:04d}" for i in range(n)], np.zeros((n, 1, 1, 3), dtype=np.uint8))
     recorded = [
-        Recording(str(number), str(number), "simulated", "IT", np.arange(n), None, correlation_rdm(values))
+        Recording(
+            str(number), str(number), "simulated", "IT", np.arange(n), None, correlation_rdm(values), None, values
+        )
         for number, values in enumerate(recordings)
     ]
     benchmark = Benchmark(Description("simulated", 1, (), (), "", ""), stimuli, tuple(recorded))
@@ -82,16 +87,49 @@ def cover(
             spread = joint_variance(raw, *arrays(variations), n)
             results.append((*correlation_interval(float(raw.mean()), spread, 0.95), float(raw.mean()), spread.variance))
     for metric, results in found.items():
-        low, high, means, errors = np.array(results).T
-        truth = float(means.mean()) if metric == OF_ITS_SIZE else true[metric]
-        hits = int(((low <= truth) & (truth <= high)).sum())
-        yield row(
-            metric, (n, k, 1), truth, (data_sets, draws), hits, means.tolist(), errors.tolist(), (high - low).tolist()
-        )
+        yield _row(metric, (n, k, 1), results, draws, None if metric == OF_ITS_SIZE else true[metric])
+
+
+def cover_responses(signal: float, n: int, data_sets: int, metrics: Sequence[str], draws: int) -> list[dict[str, Any]]:
+    """A row per metric of responses: the coverage of the interval of one recording's score."""
+    known, rng = population(signal, 1, 1, 0), np.random.default_rng([6, n])
+    found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
+    for number in range(data_sets):
+        stimuli = rng.choice(POPULATION, n, replace=False)
+        responses, features = known.recordings[0][stimuli], known.models[0][stimuli].astype(np.float32)
+        scorer = ResponseTarget(target([responses], [], draws, number), metrics, draws)
+        for (_, metric), one in scorer.score([0], features).items():
+            if one.raw is None or one.variation is None:
+                raise AssertionError(f"a score of these data sets is undefined: {one.words}")
+            spread = stimulus_variance(one.variation)
+            found[metric].append((*correlation_interval(one.raw, spread, 0.95), one.raw, spread.variance))
+    return [_row(name, (n, 1, 1), results, draws) for name, results in found.items()]
+
+
+def _row(
+    case: str, sizes: tuple[int, int, int], results: list[tuple[float, float, float, float]], draws: int,
+    truth: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The row of a case from each data set's low, high, score and variance; the truth else is the mean score."""
+    low, high, means, errors = np.array(results).T
+    truth = float(means.mean()) if truth is None else truth
+    hits = int(((low <= truth) & (truth <= high)).sum())
+    widths = (high - low).tolist()
+    return row(case, sizes, truth, (len(results), draws), hits, means.tolist(), errors.tolist(), widths)
+
+
+def cases_of_responses(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
+    """Run case after case of part responses."""
+    if quick:
+        yield from cover_responses(1.1, 40, 10, ["cka-biased", "ridge", "pls"], 50)
+        return
+    for n in (92, 300):
+        for signal in (0.0, 0.5, 1.1):
+            yield from cover_responses(signal, n, data_sets, ["cka-biased", "ridge", "pls"], 300)
 
 
 def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
-    """Run case after case."""
+    """Run case after case of part rdm."""
     if quick:
         yield from cover(1.1, 20, 1, 10, list(METRICS), 50)
         return
@@ -103,15 +141,19 @@ def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
             yield from cover(signal, n, 1, data_sets, [SLOW], 100)
 
 
+PARTS = {"rdm": cases, "responses": cases_of_responses}
+
+
 def main() -> None:
     """Print a line per case; write them as CSV where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--part", choices=list(PARTS), default="rdm")
     parser.add_argument("--data-sets", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows, commit = [], git_commit()
-    for found in cases(given.quick, given.data_sets):
+    for found in PARTS[given.part](given.quick, given.data_sets):
         rows.append(found | {"git": commit})
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         print(", ".join(texts), flush=True)
