@@ -3,11 +3,11 @@
 python bench/metric_coverage.py [--quick] [--part rdm|responses] [--data-sets N] [--out coverage.csv]
 
 The data sets are those of bench/interval_coverage.py, from a population of 3,000 stimuli; the truth is the metric's
-value on all of them: with one recording, or the mean over 24 of which four are drawn. tau-a, whose draws are computed
-one by one, is run over one recording alone. The whitened cosine has another value for every number of stimuli, since
-it whitens distances and does not take their mean away: its truth is its mean over all data sets of that number.
-Part responses does the same for biased CKA, ridge and PLS over one recording; the truth is again the mean over all data
-sets of that number. Intervals of ridge and PLS have the test stimuli alone in them and keep the fits, which differ from
+value on all of them: with one recording, or the mean over 24, of which four are drawn with replacement. tau-a, whose
+draws are computed one by one, is run over one recording alone. The whitened cosine has another value for every number
+of stimuli, since it whitens distances and does not take their mean away: its truth is its mean over all data sets of
+that number. Part responses does the same for biased CKA, ridge and PLS over one recording; the truth is again the mean
+over all data sets. Intervals of ridge and PLS have the test stimuli alone in them and keep the fits, which differ from
 data set to data set: the coverage tells what is missing. About 25 minutes on one core, 15 for part responses.
 """
 
@@ -75,7 +75,7 @@ def cover(
     found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
     for number in range(data_sets):
         stimuli = rng.choice(POPULATION, n, replace=False)
-        own = [known.recordings[i][stimuli] for i in rng.choice(len(known.recordings), k, replace=False)]
+        own = [known.recordings[i][stimuli] for i in rng.integers(len(known.recordings), size=k)]
         model = upper_triangle(correlation_rdm(known.models[0][stimuli]))
         scores = target(own, metrics, draws, number).compare(0, model)
         for metric, results in found.items():
