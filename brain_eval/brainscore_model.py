@@ -113,8 +113,10 @@ def regions_by_order(layers: Sequence[str]) -> dict[str, str]:
 
 
 def checked_regions(model: Model, regions: Mapping[str, str]) -> dict[str, str]:
-    """Return the map as a dict; UserError for a layer that the model does not record."""
+    """Return the map as a dict; UserError for a region without recordings, or a layer that is not recorded."""
     for region, layer in regions.items():
+        if region not in REGIONS:
+            raise UserError(f"{model.name}: unknown region {region!r}; Brain-Score records {', '.join(REGIONS)}")
         if layer not in model.layers:
             known = ", ".join(model.layers)
             raise UserError(f"{model.name}: region {region} is given layer {layer!r}; choose from {known}")

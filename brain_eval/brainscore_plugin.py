@@ -92,7 +92,7 @@ def write_plugin(
         UserError: as `brain_eval.brainscore_model.brainscore_model`; `checkpoint` is no network.pt.
     """
     if not checkpoint.is_file():
-        raise UserError(f"{checkpoint}: no such network.pt; a plug-in is written for a trained network")
+        raise UserError(f"{checkpoint}: no such network.pt; give a trained one, results/STUDY/networks/.../network.pt")
     model = brainscore_model(
         checkpoint, layers=layers, region_layer_map=region_layer_map, visual_degrees=visual_degrees
     )

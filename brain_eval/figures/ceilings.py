@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from brain_eval.benchmarks.base import CEILED
 from brain_eval.figures.summary import distinct
+from brain_eval.whole_regions import MEAN
 
 BAND_COLOR, LINE_COLOR = "#dcdcdc", "#a0a0a0"
 #: What is known of a ceiling -> its legend, and the line's dashes where it is a line.
@@ -35,14 +36,33 @@ def kind_of(low: float, high: float) -> str | None:
     return "upper" if np.isnan(low) else "lower" if np.isnan(high) else "both"
 
 
-def draw_across(axis: Axes, rows: pd.DataFrame) -> str | None:
-    """Draw the ceiling of some rows across a panel whose scores go upwards; returns its kind (see KINDS)."""
+def known_of(recorded: pd.DataFrame) -> str:
+    """Of how many of a region's recordings a ceiling is known, in words; empty where of all or of none.
+
+    Args:
+        recorded: rows of scores of the region's recordings.
+    """
+    single = recorded[recorded["session"].ne(MEAN)]
+    ends = single[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)
+    known = ends.groupby([single["session"], single["animal"]]).any()
+    return f"ceiling of {known.sum()} of {len(known)} recordings" if 0 < known.sum() < len(known) else ""
+
+
+def draw_across(axis: Axes, rows: pd.DataFrame, known: str = "") -> str | None:
+    """Draw the ceiling of some rows across a panel whose scores go upwards; returns its kind (see KINDS).
+
+    Args:
+        axis: the panel.
+        rows: of scores.
+        known: from `known_of`.
+    """
     low, high = ceiling_of(rows)
     kind = kind_of(low, high)
+    if words := "ceiling unknown" if kind is None else known:
+        axis.text(0.99, 0.99, words, transform=axis.transAxes, ha="right", va="top", color="#777777", fontsize=7.5)
     if kind is None:
-        axis.text(0.99, 0.99, "ceiling unknown", transform=axis.transAxes, ha="right", va="top",
-                  color="#777777", fontsize=7.5)  # fmt: skip
-    elif kind == "both":
+        return None
+    if kind == "both":
         axis.axhspan(low, high, color=BAND_COLOR, zorder=0)
     else:
         axis.axhline(np.nanmax([low, high]), color=LINE_COLOR, linewidth=2.5, linestyle=KINDS[kind][1], zorder=0)

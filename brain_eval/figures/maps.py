@@ -181,7 +181,7 @@ def maps_figure(
         "metric multidimensional scaling (SMACOF, from the classical solution) of the RDMs of the figures above "
         "(percentiles), every map rotated and mirrored to the first one. stress: Kruskal's stress-1, 0 where the map "
         f"shows the RDM exactly. Networks of seed {seeds_of(models)}; layer: the one chosen most often on held-out "
-        "images where layers.csv has a choice, else the last. Maps have no intervals."
+        "images over all regions where layers.csv has a choice, else the last. Maps have no intervals."
         + (" Frames: categories." if colors else "")
     )
     alt = f"Maps of the stimuli of {name} for {', '.join(one.title for one in maps)}."

@@ -91,8 +91,8 @@ def _picture(matrix: NDArray[np.float64], rdms: Sequence[NamedRdm]) -> Figure:
             for column in range(k):
                 value = matrix[row, column]
                 dark = value < lowest + 0.55 * (1 - lowest)
-                axis.text(column, row, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center", fontsize=6,
-                          color="white" if dark else "black")  # fmt: skip
+                number = f"{value.round(2) + 0.0:.2f}".replace("0.", ".", 1)  # no -.00
+                axis.text(column, row, number, ha="center", va="center", fontsize=6, color="white" if dark else "black")
     figure.colorbar(image, ax=axis, shrink=0.5, aspect=25, label="Spearman correlation of RDMs")
     return figure
 
@@ -119,13 +119,15 @@ def models_figure(
     note = " (simulated, not recorded)" if benchmark.description.simulated else ""
     title = f"Models beside each other: RDMs on {name}{note}"
     figure.suptitle(plain(title), fontsize=10)
-    chosen = "every layer" if every else "the layer chosen most often on held-out images (layers.csv), else the last,"
+    choice = "the layer chosen most often on held-out images over all regions (layers.csv), else the last,"
+    chosen = "every layer" if every else choice
     caption = (
         f"Spearman correlation between the RDMs of {chosen} of every model on the n = {n} stimuli of {name}{note} "
         f"({n * (n - 1) // 2} pairs), beside each region recorded with all stimuli (bold: the mean over its recordings "
         "of their RDMs, each in percentiles). Order: "
         "average linkage of 1 - correlation, leaves ordered so that neighbours are most alike. Networks of seed "
-        f"{seeds_of(models)}; point estimates, intervals of the scores stand in scores.csv."
+        f"{seeds_of(models)}. Point estimates of these RDMs: a score in scores.csv is another number, the mean over a "
+        "region's recordings, with its interval."
     )
     alt = f"Matrix of correlations between {len(rdms)} RDMs on {name}."
     return CaptionedFigure(file_name("models", name), title, caption, alt, figure, name, pictures=True)

@@ -9,8 +9,6 @@ from matplotlib.ticker import MaxNLocator
 from brain_eval.figures.ceilings import ceiling_handles, ceiling_text, draw_on_line
 from brain_eval.figures.similarity import (
     means_text,
-    metric_name,
-    metric_note,
     reach,
     region_title,
     simulated_note,
@@ -26,6 +24,7 @@ from brain_eval.figures.style import (
     styled,
 )
 from brain_eval.figures.summary import count_text, groups, recordings_text, unit_text
+from brain_eval.metric_words import metric_name, metric_note
 from brain_eval.whole_regions import ALL, MEAN
 
 COLUMNS = 5

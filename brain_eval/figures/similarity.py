@@ -8,7 +8,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from brain_eval.figures.ceilings import ceiling_handles, ceiling_text, draw_across
+from brain_eval.figures.ceilings import ceiling_handles, ceiling_text, draw_across, known_of
 from brain_eval.figures.style import (
     CaptionedFigure,
     RuleStyle,
@@ -19,42 +19,10 @@ from brain_eval.figures.style import (
     rule_handles,
     styled,
 )
-from brain_eval.figures.summary import count_text, distinct, groups, recordings_text, unit_text
+from brain_eval.figures.summary import count_text, distinct, groups, recorded_text, recordings_text
+from brain_eval.metric_words import metric_name, metric_note
 from brain_eval.whole_regions import rows_of_whole_regions
 from brain_eval.wide_tables.intervals import methods, told_by_region
-
-METRIC_NAMES = {
-    "spearman": "Spearman correlation of RDMs",
-    "rho-a": "rho-a of RDMs",
-    "pearson": "Pearson correlation of RDMs",
-    "cosine": "cosine of RDMs",
-    "tau-a": "Kendall's tau-a of RDMs",
-    "whitened-cosine": "whitened cosine of RDMs",
-    "whitened-correlation": "whitened correlation of RDMs",
-    "cka-biased": "linear CKA (biased)",
-    "cka-unbiased": "linear CKA (unbiased)",
-    "ridge": "ridge regression, median r over neuroids",
-    "pls": "PLS regression, median r over neuroids",
-}
-
-
-def metric_name(metric: str) -> str:
-    """A metric's name for an axis; crossnobis-spearman is Spearman's with the recording's crossnobis RDM."""
-    kind, _, plain_metric = metric.partition("-")
-    if metric not in METRIC_NAMES and plain_metric in METRIC_NAMES:
-        return f"{METRIC_NAMES[plain_metric]} (recording: {kind})"
-    return METRIC_NAMES.get(metric, metric)
-
-
-def metric_note(metric: str) -> str:
-    """A sentence on what the plotted score of an encoding model is, with a space behind it; else nothing."""
-    if metric not in ("ridge", "pls"):
-        return ""
-    return (
-        "The score is the median correlation over neuroids (neurons, sites or voxels), not corrected for their "
-        "reliability; the corrected one "
-        "stands in the column ceiled of scores.csv. "
-    )
 
 
 def region_title(species: str, region: str) -> str:
@@ -117,11 +85,11 @@ def similarity_figure(
     for axis, (species, region) in zip(axes, regions, strict=True):
         here, beside = (rows[rows["species"].eq(species) & rows["region"].eq(region)] for rows in (own, means))
         _draw_region(axis, here, beside, layers, styles)
-        ceilings.append(draw_across(axis, here))
         title, label = region_title(species, region), fill(metric_name(metric), 30)
-        axis.set(title=plain(title), ylabel=label, xlabel="layer")
         recorded = every[every["species"].eq(species) & every["region"].eq(region)]
-        sizes.append(f"{title}: {recordings_text(recorded)}, {unit_text(here)}")
+        ceilings.append(draw_across(axis, here, known_of(recorded)))
+        axis.set(title=plain(f"{title} ({recordings_text(recorded)})"), ylabel=label, xlabel="layer")
+        sizes.append(f"{title}: {recorded_text(recorded, here)}")
     handles: list[Artist] = [*rule_handles(styles, list(own["rule"].unique()))]
     handles += [Line2D([], [], color=styles[str(rule)].color, linestyle=":", label=plain(str(rule)))
                 for rule in pixels["rule"].unique()]  # fmt: skip

@@ -56,6 +56,22 @@ def unit_text(frame: pd.DataFrame) -> str:
     return ", ".join(parts)
 
 
+def recorded_text(scores: pd.DataFrame, whole: pd.DataFrame) -> str:
+    """What is behind a region's scores: of several recordings how many stimuli and neuroids each, and in all.
+
+    Args:
+        scores: rows of the region's recordings.
+        whole: rows of the whole region.
+    """
+    single = scores[scores["session"].ne(MEAN)]
+    names = single[["session", "animal"]].drop_duplicates()
+    if len(names) == 1:
+        session, animal = names.iloc[0]
+        return f"1 recording ({session}, {animal}), {unit_text(whole)}"
+    few = "; over two recordings the width of an interval is left to chance" if len(names) == 2 else ""
+    return f"{recordings_text(scores)} of {unit_text(single)}, in all {unit_text(whole)}{few}"
+
+
 def recordings_text(scores: pd.DataFrame) -> str:
     """From how many recordings some rows of scores come, e.g. "7 recordings"."""
     single = scores[scores["session"].ne(MEAN)]

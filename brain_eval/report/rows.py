@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from brain_eval.figures.ceilings import ceiling_of
-from brain_eval.figures.similarity import means_text, metric_name
+from brain_eval.figures.similarity import means_text
 from brain_eval.figures.summary import distinct, groups, unit_text
+from brain_eval.metric_words import metric_name
 from brain_eval.report.claims import Claims
 from brain_eval.report.study import Study
 from brain_eval.whole_regions import rows_of_whole_regions

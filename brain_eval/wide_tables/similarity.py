@@ -10,6 +10,7 @@ from brain_eval.benchmarks import MODULES, module_of
 from brain_eval.benchmarks.base import CEILED
 from brain_eval.comparisons import ScoredRun
 from brain_eval.layers import CHOSEN
+from brain_eval.metric_words import metric_note
 from brain_eval.score_draws import Recordings
 from brain_eval.whole_regions import whole_regions
 from brain_eval.wide_tables.intervals import chosen_interval, methods, over_seeds, told_by_region
@@ -68,7 +69,7 @@ def _layer_page(
         sections.append(Section(layer, tuple(rows), ceilings))
     made = _made(regions, [cells for section in sections for _, cells in section.rows])
     note = (
-        f"Raw {metric} of {network}'s layers with each region, mean over seeds. "
+        f"Raw {metric} of {network}'s layers with each region, mean over seeds. {metric_note(metric)}"
         + f"Interval: {made}. " * bool(made)
         + _about(scored, regions)
     )
@@ -120,7 +121,7 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
         made = _made(regions, [cells for _, cells in rows])
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
-            "half, over many random halves; beside it the layer chosen most often. "
+            f"half, over many random halves; beside it the layer chosen most often. {metric_note(metric)}"
             + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is in it. "
             * bool(made)
             + f"Ceilings are those of all stimuli. {_about(scored, regions)}"

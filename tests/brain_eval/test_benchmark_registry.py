@@ -58,7 +58,7 @@ def test_an_unknown_name_is_refused_in_one_line(spec: str, message: str, tmp_pat
 def test_listing_names_all_and_downloads_nothing(tmp_path: Path) -> None:
     *lines, own, note = listing(tmp_path / "absent").splitlines()
     assert own == "NAME=FOLDER: a folder of your own (docs/adding-a-benchmark.md)"
-    assert note.startswith("algonauts2019: very noisy: leave-one-subject-out ceiling .016 (EVC) and .012 (IT)")
+    assert note.startswith("algonauts2019: very noisy: leave-one-subject-out ceilings below .02 (EVC and IT, Spearman)")
     assert [line.split()[0] for line in lines] == ["name", *MODULES]
     here = {line.split()[0]: line.split()[-1] for line in lines[1:]}
     assert here == {name: "yes" if name == "simulated" else "no" for name in MODULES}

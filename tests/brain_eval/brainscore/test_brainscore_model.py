@@ -237,6 +237,7 @@ def test_an_in_place_layer_does_not_change_the_one_before(tmp_path: Path) -> Non
             {"region_layer_map": {"V4": "conv7"}},
             "region V4 is given layer 'conv7'; choose from conv1, conv2, fc1, logits",
         ),
+        ({"region_layer_map": {"V9": "conv1"}}, "unknown region 'V9'; Brain-Score records V1, V2, V4, IT"),
         ({"visual_degrees": 0}, "0 is no width in degrees"),
         ({"layers": "conv9"}, "no layer 'conv9'"),
     ],

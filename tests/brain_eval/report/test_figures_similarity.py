@@ -64,7 +64,7 @@ def test_encoding_models_show_the_uncorrected_correlation_and_say_so(tables: Tab
 def test_scores_are_means_over_seeds_of_the_regions_row(tables: Tables, mean_lines: MeanLines) -> None:
     styles = palette(tables["runs"])
     figure = similarity_figure(tables["scores"], tables["means"], "objects", "spearman", "convnet", styles).figure
-    axis = next(axis for axis in figure.axes if axis.get_title() == "human IT")
+    axis = next(axis for axis in figure.axes if axis.get_title() == "human IT (2 recordings)")
     rows = tables["scores"].query(
         "benchmark == 'objects' and metric == 'spearman' and rule == 'nmnc' and species == 'human' "
         "and session == 'mean' and animal == 'all'"
@@ -97,7 +97,12 @@ def test_unknown_ceiling_is_said_and_never_drawn(tables: Tables) -> None:
 def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     scores, means = tables["scores"], tables["means"]
     caption = similarity_figure(scores, means, "objects", "rho-a", "convnet", palette(tables["runs"])).caption
-    assert "macaque IT: 1 recording, 24 stimuli, 674 neuroids; human IT: 2 recordings, 24 stimuli" in caption
+    assert (
+        "macaque IT: 1 recording (average, 2 animals), 24 stimuli, 674 neuroids; human IT: 2 recordings of" in caption
+    )
+    assert "human IT: 2 recordings of 24 stimuli, 316 neuroids, in all 24 stimuli, 400 neuroids; over two" in caption
+    assert "width of an interval is left to chance." in caption
+    assert "It credits no ties of distances; where there are none it is Spearman's correlation. Large marks" in caption
     assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
     unknown = similarity_figure(
         scores.assign(n_neuroids=np.nan, ceiling_lower=np.nan, ceiling_upper=np.nan),
@@ -127,6 +132,17 @@ def test_a_layer_that_nothing_scores_is_named_and_takes_no_place(tables: Tables)
     ticks = [tick.get_text() for tick in figure.figure.axes[0].get_xticklabels()]
     assert ticks == ["conv1", "conv2"]
     assert "Not scored: fc (none: PLS needs at least 25 features). macaque IT: 1 recording" in figure.caption
+
+
+def test_a_ceiling_of_some_recordings_only_says_of_how_many(tables: Tables) -> None:
+    scores, styles = tables["scores"].copy(), palette(tables["runs"])
+    single = scores["species"].eq("human") & scores["session"].ne("mean")
+    first, _ = scores.loc[single, "animal"].unique()
+    scores.loc[single & scores["animal"].ne(first), ["ceiling_lower", "ceiling_upper"]] = np.nan
+    scores.loc[single & scores["animal"].eq(first), "ceiling_upper"] = 0.4
+    figure = similarity_figure(scores, tables["means"], "objects", "spearman", "convnet", styles).figure
+    _, human = figure.axes
+    assert [text.get_text() for text in human.texts] == ["ceiling of 1 of 2 recordings"]
 
 
 @pytest.mark.parametrize(
