@@ -71,7 +71,8 @@ def cover(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per metric: the coverage of the interval of the mean score over k recordings."""
     known = population(signal, RECORDINGS if k > 1 else 1, 1, 0)
-    true, rng = truths(known, metrics), np.random.default_rng([5, n, k])
+    true = truths(known, [metric for metric in metrics if metric != OF_ITS_SIZE])
+    rng = np.random.default_rng([5, n, k])
     found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
     for number in range(data_sets):
         stimuli = rng.choice(POPULATION, n, replace=False)
@@ -87,7 +88,7 @@ def cover(
             spread = joint_variance(raw, *arrays(variations), n)
             results.append((*correlation_interval(float(raw.mean()), spread, 0.95), float(raw.mean()), spread.variance))
     for metric, results in found.items():
-        yield _row(metric, (n, k, 1), results, draws, None if metric == OF_ITS_SIZE else true[metric])
+        yield _row(metric, (n, k, 1), results, draws, true.get(metric))
 
 
 def cover_responses(signal: float, n: int, data_sets: int, metrics: Sequence[str], draws: int) -> list[dict[str, Any]]:

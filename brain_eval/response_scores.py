@@ -90,11 +90,7 @@ class ResponseTarget:
             if not np.isfinite(raw):
                 scores[index, name] = Score(None, None, "none: the layer or the recording is constant")
                 continue
-            draws = values[: self.draws]
-            known = draws[np.isfinite(draws)]
-            if not unbiased and len(known):  # of half the stimuli it is larger, which is no variation
-                draws = draws + (raw - known.mean())
-            variation = variation_of_draws(raw, draws, left_out, shares, stimuli)
+            variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli, biased=not unbiased)
             estimate = f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC"
             words = f"{COUNTED_TWICE}; {estimate}; draws are random halves of the stimuli"
             scores[index, name] = Score(raw, variation, words, chosen, self._ceilings.get((index, name)))

@@ -159,6 +159,7 @@ class Metric:
         recomputed: `draws` computes every draw anew, some milliseconds to a second each, where
             all others are matrix products over all draws at once.
         defined_if_constant: whether an RDM of equal distances has a similarity.
+        biased: whether it is larger of fewer stimuli, see variation.variation_of_draws.
         spearman_brown: whether the Spearman-Brown formula holds, as for correlations; the cosines also
             reward the mean distance, and tau-a is not in units of a correlation.
     """
@@ -170,6 +171,7 @@ class Metric:
     draws: Callable[[Vector, Vector, NDArray[np.float64]], Vector] | None = None
     recomputed: bool = False
     defined_if_constant: bool = False
+    biased: bool = False
     spearman_brown: bool = True
 
 
@@ -192,7 +194,7 @@ METRICS: dict[str, Metric] = {
     ),
     "whitened-cosine": Metric(
         unit_size, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_cosine,
-        partial(whitened_draws, centred=False), defined_if_constant=True, spearman_brown=False,
+        partial(whitened_draws, centred=False), defined_if_constant=True, biased=True, spearman_brown=False,
     ),
     "whitened-correlation": Metric(
         standardised, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_correlation,

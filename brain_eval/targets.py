@@ -198,7 +198,7 @@ class Target:
         rows = (resampled.weights(stimuli), leaving_each_out(resampled.unit[stimuli]), self.halves[:, stimuli])
         values = metric.draws(model, recorded, np.concatenate(rows))
         draws, left_out, halves = np.split(values, np.cumsum([len(part) for part in rows[:2]]))
-        variation = variation_of_draws(raw, draws, left_out, resampled.counts[:, units], units)
+        variation = variation_of_draws(raw, draws, left_out, resampled.counts[:, units], units, metric.biased)
         return Score(raw, variation, "; ".join(filter(None, (resampled.words, metric.words))), halves)
 
     def ceiling_of_subjects(self, indices: Sequence[int], metric: str) -> Ceiling:

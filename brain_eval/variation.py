@@ -81,7 +81,7 @@ def variation_of_correlation(
 
 
 def variation_of_draws(
-    score: float, draws: Vector, left_out: Vector, shares: Matrix, units: NDArray[np.intp]
+    score: float, draws: Vector, left_out: Vector, shares: Matrix, units: NDArray[np.intp], biased: bool = False
 ) -> Variation:
     """Return the variation of any score from draws of its units and from leaving each unit out.
 
@@ -92,7 +92,12 @@ def variation_of_draws(
         shares: (draws, k) how often each unit is in each draw, relative to the full sample: counts of a
             bootstrap, or 2 and 0 of a random half. Then the units' pairs show as in the module's head.
         units: (k,) which units they are.
+        biased: the score is larger of fewer different units, as in the draws. What their mean exceeds it by is then
+            no variation; taken for one it left intervals of biased CKA that held the truth in 88 % instead of 95.
     """
+    known = draws[np.isfinite(draws)]
+    if biased and len(known):
+        draws = draws + (score - known.mean())
     k = len(left_out)
     left_out = np.where(np.isfinite(left_out), left_out, score)
     away = left_out.mean() - left_out

@@ -246,6 +246,16 @@ def test_intervals_of_biased_cka_cover_what_it_is_with_as_many_stimuli(coverage,
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
 
 
+def test_intervals_of_the_whitened_cosine_over_recordings_cover_what_it_is_with_as_many_stimuli(coverage, monkeypatch):
+    """As for biased CKA: over four recordings of 20 stimuli 90 % were covered."""
+    monkeypatch.delitem(sys.modules, "metric_coverage", raising=False)
+    import metric_coverage
+
+    (row,) = metric_coverage.cover(0.0, 20, 4, 300, ["whitened-cosine"], 150)
+    assert within_binomial_error(row["covered"], 300), "92.3 to 97.3 %"
+    assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
+
+
 @pytest.fixture
 def coverage(monkeypatch):
     """bench/interval_coverage.py with a truth from fewer pairs."""
