@@ -293,12 +293,25 @@ def test_the_committed_coverage_of_cka_is_nominal():
 
 
 def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli():
-    """One seed: 93 to 98 % of 1,000 data sets; six seeds: of 333, whose binomial error is a point more."""
+    """1,000 data sets a row; where layers tie intervals over recordings are somewhat wide, never too narrow."""
     table = pd.read_csv(REFERENCE / "interval_coverage_choice.csv")
+    assert (table["data_sets"] == 1000).all()
     enough = table[table["n_stimuli"].eq(92)]
     assert enough.groupby(["n_seeds", "n_recordings"]).size().tolist() == [3, 3, 3, 3]
-    assert enough.loc[enough["n_seeds"].eq(1), "covered"].between(0.93, 0.98).all()
-    assert enough.loc[enough["n_seeds"].eq(6), "covered"].between(0.92, 0.99).all()
+    assert enough["covered"].between(0.93, 0.98).all()
+    assert enough["covered"].le(0.97).sum() >= 10
+    assert table["covered"].between(0.93, 0.99).all()
+
+
+def test_the_committed_coverage_of_every_other_metric_is_nominal():
+    table = pd.read_csv(REFERENCE / "interval_coverage_metrics.csv")
+    assert (table["data_sets"] == 1000).all()
+    assert set(table["case"]) == {*METRICS, "cka-biased", "ridge", "pls"}
+    enough = table[table["n_stimuli"].eq(92)]
+    rdms = enough[enough["case"].isin(METRICS)]
+    assert rdms.groupby("n_recordings").size().tolist() == [3 * len(METRICS), 3 * (len(METRICS) - 1)]
+    assert enough["covered"].between(0.93, 0.975).all()
+    assert table["covered"].between(0.91, 0.98).all()
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.97])
