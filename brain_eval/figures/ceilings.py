@@ -59,7 +59,9 @@ def draw_across(axis: Axes, rows: pd.DataFrame, known: str = "") -> str | None:
     low, high = ceiling_of(rows)
     kind = kind_of(low, high)
     if words := "ceiling unknown" if kind is None else known:
-        axis.text(0.99, 0.99, words, transform=axis.transAxes, ha="right", va="top", color="#777777", fontsize=7.5)
+        paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # legible across a ceiling that is a line
+        axis.text(0.99, 0.98, words, transform=axis.transAxes, ha="right", va="top", color="#666666", fontsize=7.5,
+                  bbox=paper)  # fmt: skip
     if kind is None:
         return None
     if kind == "both":
