@@ -60,6 +60,7 @@ class Sizes:
         images, batch, image_size: of the comparison with the bare pass.
         wrapped: images of the comparison with Brain-Score.
         repeats: rounds of each comparison.
+        only: of the comparisons with the bare pass those whose name holds this.
     """
 
     images: int = 256
@@ -67,6 +68,7 @@ class Sizes:
     image_size: int = 224
     wrapped: int = 256
     repeats: int = 5
+    only: str = ""
 
 
 QUICK = Sizes(images=6, batch=4, image_size=64, wrapped=5, repeats=1)
@@ -146,7 +148,7 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
         "4 layers, random projection to 1,000": (RESNET_LAYERS, Reduction("random_projection"), "at least 0.95"),
         "4 layers, raw": (RESNET_LAYERS, Reduction(), "none"),
     }
-    for case, (layers, reduction, goal) in cases.items():
+    for case, (layers, reduction, goal) in ((name, one) for name, one in cases.items() if sizes.only in name):
         model = network("torchvision:resnet18", layers, sizes.image_size)
         prepared = model.preprocessing(list(images))
         for words, layout in {"": torch.channels_last, ", contiguous": torch.contiguous_format}.items():
@@ -344,11 +346,16 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     parser.add_argument("--part", choices=[*PARTS, "thingsvision"], help="one comparison only")
     parser.add_argument("--images", type=int, default=Sizes.images, help="images of every comparison")
     parser.add_argument("--repeats", type=int, default=Sizes.repeats, help="rounds of every comparison")
+    parser.add_argument("--only", default="", help="of part bare the cases whose name holds this text")
     parser.add_argument("--python", help="interpreter of an environment with thingsvision, for that part")
     given = parser.parse_args(arguments)
     if (given.part == "thingsvision") != (given.python is not None):
         parser.error("--part thingsvision and --python INTERPRETER belong together")
-    sizes = QUICK if given.quick else Sizes(images=given.images, wrapped=given.images, repeats=given.repeats)
+    sizes = (
+        QUICK
+        if given.quick
+        else Sizes(images=given.images, wrapped=given.images, repeats=given.repeats, only=given.only)
+    )
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory(prefix="bench-activations-") as folder:
         # Brain-Score reads these when it is imported.
