@@ -46,7 +46,7 @@ lint: .venv/.installed ## Check style, format, types and the workflow (ruff, myp
 	@$(IN_ENV) snakefmt --check Snakefile workflow
 	@$(IN_ENV) snakemake --lint
 
-cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 14 minutes, 7 GB, data below NMNC_DATA
+cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 12 minutes, 7 GB, data below NMNC_DATA
 	@$(call STUDY,config/cifar10.yaml)
 	@echo "report: results/cifar10/report.html"
 	@echo "tables: results/cifar10/tables/"
