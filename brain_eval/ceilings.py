@@ -97,7 +97,7 @@ def split_half_correlations(
         Per metric (n_splits,) float64, and the number of images used.
 
     Raises:
-        UserError: fewer than 3 images with two (four) repetitions, NaN for some neuroids only.
+        UserError: fewer than 3 images with two (four) repetitions, infinity, or NaN for some neuroids only.
         UndefinedSimilarity: a half is constant over the neuroids for some image.
     """
     chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
@@ -160,7 +160,7 @@ def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: i
         seed: of the splits.
 
     Raises:
-        UserError: NaN for some neuroids only.
+        UserError: infinity, or NaN for some neuroids only.
     """
     available = which_available(repetitions)
     used = available.sum(axis=0) >= 2
@@ -201,7 +201,7 @@ def split_half_all(
     Too few images with enough repetitions leave it empty as well: the scores need no repetitions.
 
     Raises:
-        UserError: NaN for some neuroids only.
+        UserError: infinity, or NaN for some neuroids only.
     """
     which_available(repetitions)
     try:

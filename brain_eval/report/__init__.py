@@ -18,7 +18,7 @@ from brain_eval.figures import (
     palette,
     save_all,
 )
-from brain_eval.figures.style import DPI
+from brain_eval.figures.style import DPI, file_name
 from brain_eval.figures.summary import chosen_layers
 from brain_eval.figures.sweeps import points_of
 from brain_eval.files import replacing
@@ -120,10 +120,15 @@ def _with_images(figure: CaptionedFigure, provenance: list[dict[str, Any]]) -> C
     """A figure of training with the numbers of images behind it at the end of its caption."""
     if figure.benchmark or not provenance:
         return figure
+    group = figure.name.partition("_")[0]
+    if group in DIAGNOSED:  # of one network
+        provenance = [
+            run for run in provenance if figure.name.startswith(file_name(group, run["network"]))
+        ] or provenance
     tested = {run["dataset"]["n_test"] for run in provenance}
     seen = {min(run["dataset"]["n_test"], run["config"]["diagnostics"]["images"]) for run in provenance}
     numbers = f"Test images: {_range(tested)}"
-    if figure.name.partition("_")[0] in DIAGNOSED:
+    if group in DIAGNOSED:
         numbers += f", of which the first {_range(seen)} are behind this figure"
     return replace(figure, caption=f"{figure.caption} {numbers}.")
 

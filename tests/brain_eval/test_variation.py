@@ -293,7 +293,7 @@ def test_the_committed_coverage_of_cka_is_nominal():
 
 
 def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli():
-    """1,000 data sets a row; where layers tie intervals over recordings are somewhat wide, never too narrow."""
+    """1,000 data sets a row; two of twelve are wider than they need be."""
     table = pd.read_csv(REFERENCE / "interval_coverage_choice.csv")
     assert (table["data_sets"] == 1000).all()
     enough = table[table["n_stimuli"].eq(92)]
