@@ -148,7 +148,9 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
         "4 layers, random projection to 1,000": (RESNET_LAYERS, Reduction("random_projection"), "at least 0.95"),
         "4 layers, raw": (RESNET_LAYERS, Reduction(), "none"),
     }
-    for case, (layers, reduction, goal) in ((name, one) for name, one in cases.items() if sizes.only in name):
+    for case, (layers, reduction, goal) in cases.items():
+        if sizes.only not in case:
+            continue
         model = network("torchvision:resnet18", layers, sizes.image_size)
         prepared = model.preprocessing(list(images))
         for words, layout in {"": torch.channels_last, ", contiguous": torch.contiguous_format}.items():

@@ -15,7 +15,7 @@ About 8 minutes on one core, 4 for part cka, 50 for part choice; --quick runs 40
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -332,17 +332,17 @@ def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
 PARTS = {"rdm": cases, "cka": cases_of_cka, "choice": cases_of_choice}
 
 
-def main() -> None:
-    """Print a line per case; write them as CSV where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(description: str, parts: Mapping[str, Callable[[bool, int], Iterator[dict[str, Any]]]]) -> None:
+    """Run the cases of one part; print a line per case, write them as CSV where asked to."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--part", choices=list(PARTS), default="rdm")
+    parser.add_argument("--part", choices=list(parts), default="rdm")
     parser.add_argument("--data-sets", type=int, default=1000)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows = []
     commit = git_commit()
-    for found in PARTS[given.part](given.quick, given.data_sets):
+    for found in parts[given.part](given.quick, given.data_sets):
         rows.append(found | {"git": commit})
         texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
         print(", ".join(texts), flush=True)
@@ -350,4 +350,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS)

@@ -11,15 +11,12 @@ over all data sets. Intervals of ridge and PLS have the test stimuli alone in th
 data set to data set: the coverage tells what is missing. About 25 minutes on one core, 15 for part responses.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from interval_coverage import COLUMNS, POPULATION, Population, arrays, population, row
+from interval_coverage import POPULATION, Population, arrays, main, population, row
 from numpy.typing import NDArray
-from side_by_side import write
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, stimuli_in_memory
 from brain_eval.rdms import correlation_rdm, upper_triangle
@@ -27,15 +24,12 @@ from brain_eval.response_scores import ResponseTarget
 from brain_eval.similarity import METRICS, correlate
 from brain_eval.statistics import correlation_interval
 from brain_eval.targets import Target
-from brain_eval.variation import joint_variance, stimulus_variance
-from nmnc.provenance import git_commit
+from brain_eval.variation import Spread, joint_variance, stimulus_variance
 
 #: Of the population of which four are drawn.
 RECORDINGS = 24
-#: Its draws are computed one by one.
-SLOW = "tau-a"
-#: Its value depends on the number of stimuli, however many data sets are averaged.
-OF_ITS_SIZE = "whitened-cosine"
+#: Low and high end of an interval, the score, its variance.
+Result = tuple[float, float, float, float]
 
 
 def truths(known: Population, metrics: Sequence[str]) -> dict[str, float]:
@@ -71,9 +65,9 @@ def cover(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row per metric: the coverage of the interval of the mean score over k recordings."""
     known = population(signal, RECORDINGS if k > 1 else 1, 1, 0)
-    true = truths(known, [metric for metric in metrics if metric != OF_ITS_SIZE])
+    true = truths(known, [metric for metric in metrics if not METRICS[metric].biased])
     rng = np.random.default_rng([5, n, k])
-    found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
+    found: dict[str, list[Result]] = {metric: [] for metric in metrics}
     for number in range(data_sets):
         stimuli = rng.choice(POPULATION, n, replace=False)
         own = [known.recordings[i][stimuli] for i in rng.integers(len(known.recordings), size=k)]
@@ -81,12 +75,9 @@ def cover(
         scores = target(own, metrics, draws, number).compare(0, model)
         for metric, results in found.items():
             chosen = [scores[index, metric] for index in range(k)]
-            raw, variations = (
-                np.array([[one.raw for one in chosen]]),
-                [[one.variation for one in chosen if one.variation]],
-            )
-            spread = joint_variance(raw, *arrays(variations), n)
-            results.append((*correlation_interval(float(raw.mean()), spread, 0.95), float(raw.mean()), spread.variance))
+            raw = np.array([[one.raw for one in chosen]])
+            variations = [[one.variation for one in chosen if one.variation]]
+            results.append(_result(float(raw.mean()), joint_variance(raw, *arrays(variations), n)))
     for metric, results in found.items():
         yield _row(metric, (n, k, 1), results, draws, true.get(metric))
 
@@ -94,7 +85,7 @@ def cover(
 def cover_responses(signal: float, n: int, data_sets: int, metrics: Sequence[str], draws: int) -> list[dict[str, Any]]:
     """A row per metric of responses: the coverage of the interval of one recording's score."""
     known, rng = population(signal, 1, 1, 0), np.random.default_rng([6, n])
-    found: dict[str, list[tuple[float, float, float, float]]] = {metric: [] for metric in metrics}
+    found: dict[str, list[Result]] = {metric: [] for metric in metrics}
     for number in range(data_sets):
         stimuli = rng.choice(POPULATION, n, replace=False)
         responses, features = known.recordings[0][stimuli], known.models[0][stimuli].astype(np.float32)
@@ -102,15 +93,17 @@ def cover_responses(signal: float, n: int, data_sets: int, metrics: Sequence[str
         for (_, metric), one in scorer.score([0], features).items():
             if one.raw is None or one.variation is None:
                 raise AssertionError(f"a score of these data sets is undefined: {one.words}")
-            spread = stimulus_variance(one.variation)
-            found[metric].append((*correlation_interval(one.raw, spread, 0.95), one.raw, spread.variance))
+            found[metric].append(_result(one.raw, stimulus_variance(one.variation)))
     return [_row(name, (n, 1, 1), results, draws) for name, results in found.items()]
 
 
+def _result(score: float, spread: Spread) -> Result:
+    return (*correlation_interval(score, spread, 0.95), score, spread.variance)
+
+
 def _row(
-    case: str, sizes: tuple[int, int, int], results: list[tuple[float, float, float, float]], draws: int,
-    truth: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    case: str, sizes: tuple[int, int, int], results: list[Result], draws: int, truth: float | None = None
+) -> dict[str, Any]:
     """The row of a case from each data set's low, high, score and variance; the truth else is the mean score."""
     low, high, means, errors = np.array(results).T
     truth = float(means.mean()) if truth is None else truth
@@ -134,32 +127,17 @@ def cases(quick: bool, data_sets: int) -> Iterator[dict[str, Any]]:
     if quick:
         yield from cover(1.1, 20, 1, 10, list(METRICS), 50)
         return
-    fast = [metric for metric in METRICS if metric != SLOW]
+    fast = [name for name, metric in METRICS.items() if not metric.recomputed]
+    slow = [name for name in METRICS if name not in fast]
     for n in (92, 20):
         for signal in (0.0, 0.5, 1.1):
             for k in (1, 4):
                 yield from cover(signal, n, k, data_sets, fast, 300)
-            yield from cover(signal, n, 1, data_sets, [SLOW], 100)
+            yield from cover(signal, n, 1, data_sets, slow, 100)
 
 
 PARTS = {"rdm": cases, "responses": cases_of_responses}
 
 
-def main() -> None:
-    """Print a line per case; write them as CSV where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--part", choices=list(PARTS), default="rdm")
-    parser.add_argument("--data-sets", type=int, default=1000)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    rows, commit = [], git_commit()
-    for found in PARTS[given.part](given.quick, given.data_sets):
-        rows.append(found | {"git": commit})
-        texts = (f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items())
-        print(", ".join(texts), flush=True)
-        write(given.out, rows, COLUMNS)  # after every case: a run may be cut
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, PARTS)

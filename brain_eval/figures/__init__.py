@@ -1,6 +1,7 @@
 """Every figure of a study, from its tables."""
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from brain_eval.figures.similarity import similarity_figure
 from brain_eval.figures.style import CaptionedFigure, RuleStyle, palette
 from brain_eval.figures.summary import groups
 from brain_eval.figures.sweeps import points_of, sweeps_figure
-from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
+from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure, with_images
 from brain_eval.files import replacing
 
 __all__ = [
@@ -33,24 +34,30 @@ __all__ = [
 ]
 
 
-def draw_training(tables: dict[str, pd.DataFrame], styles: dict[str, RuleStyle]) -> list[CaptionedFigure]:
+def draw_training(
+    tables: dict[str, pd.DataFrame], styles: dict[str, RuleStyle], provenance: Sequence[Mapping[str, Any]] = ()
+) -> list[CaptionedFigure]:
     """Accuracy, alignment, alpha and margin; a figure with nothing to show is left out.
 
     The points of sweeps (tables/sweeps.csv, where given) have a figure of their own and no curves;
-    figures of more rules than can be told apart come in parts.
+    figures of more rules than can be told apart come in parts. Captions say how many images are behind
+    them where the runs' provenance is given.
     """
     sweeps = tables.get("sweeps", pd.DataFrame(columns=["rule", "label"]))
     epochs, alignment = (own[~own["rule"].isin(points_of(sweeps))] for own in (tables["epochs"], tables["alignment"]))
     figures = list(in_parts(epochs, lambda rows: accuracy_figure(rows, styles)))
     swept = sweeps_figure(tables["accuracy"], sweeps, styles) if len(sweeps) else None
     figures += [swept] if swept is not None else []
+    figures = [with_images(figure, provenance) for figure in figures]
     for network in alignment["network"].unique():
         rows = alignment[alignment["network"].eq(network)]
         learning = rows[rows["kind"].ne("untrained")]
         alphas = rows[rows[["alpha_gradient", "alpha_jacobian"]].notna().any(axis=1)]
         margins = rows[rows["margin"].notna()]
+        runs = [run for run in provenance if run["network"] == network]
         for draw, shown in ((alignment_figure, learning), (alpha_figure, alphas), (margin_figure, margins)):
-            figures += in_parts(shown, partial(draw, network=network, styles=styles))
+            parts = in_parts(shown, partial(draw, network=network, styles=styles))
+            figures += [with_images(figure, runs, diagnosed=True) for figure in parts]
     return figures
 
 

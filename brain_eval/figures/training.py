@@ -1,5 +1,9 @@
 """Figures of training: accuracy, and the alignment of each layer's feedback, epoch by epoch."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -184,3 +188,28 @@ def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleS
     )
     alt = f"Margin in {network} against epoch, per layer, for {', '.join(drawn)}."
     return CaptionedFigure(file_name("margin", network), f"Margin: {network}", caption, alt, figure)
+
+
+def with_images(
+    figure: CaptionedFigure, provenance: Sequence[Mapping[str, Any]], diagnosed: bool = False
+) -> CaptionedFigure:
+    """The figure with the numbers of images behind it at the end of its caption.
+
+    Args:
+        figure: of training.
+        provenance: of its runs; without any nothing is said.
+        diagnosed: made from the first test images alone (diagnostics.images).
+    """
+    if not provenance:
+        return figure
+    numbers = f"Test images: {_range(run['dataset']['n_test'] for run in provenance)}"
+    if diagnosed:
+        seen = (min(run["dataset"]["n_test"], run["config"]["diagnostics"]["images"]) for run in provenance)
+        numbers += f", of which the first {_range(seen)} are behind this figure"
+    return replace(figure, caption=f"{figure.caption} {numbers}.")
+
+
+def _range(numbers: Iterable[int]) -> str:
+    different = sorted(set(numbers))
+    low, high = different[0], different[-1]
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

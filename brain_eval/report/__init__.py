@@ -18,7 +18,7 @@ from brain_eval.figures import (
     palette,
     save_all,
 )
-from brain_eval.figures.style import DPI, file_name
+from brain_eval.figures.style import DPI
 from brain_eval.figures.summary import chosen_layers
 from brain_eval.figures.sweeps import points_of
 from brain_eval.files import replacing
@@ -36,8 +36,6 @@ from brain_eval.report.study import NOT_TRAINED_HERE, Study, read_study
 
 #: On the page; the same for all figures, so that their letters are of one size.
 PIXELS_PER_INCH = 108
-#: Groups of figures that are made from the first test images alone (diagnostics.images).
-DIAGNOSED = ("alignment", "alpha", "margin")
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -57,12 +55,12 @@ def write_report(results: Path, config_path: Path, data: Path) -> None:
     """
     study = read_study(results, config_path, data)
     styles = palette(study.tables["runs"])
-    figures = draw_training(study.tables, styles)
+    figures = draw_training(study.tables, styles, study.provenance)
     figures += draw_similarity(study.tables["scores"], study.tables["means"], styles)
     for benchmark, models in study.rdms:
         layers = chosen_layers(study.tables["layers"], benchmark.description.name)
         figures += draw_rdms(benchmark, models, styles, layers)
-    figures = [_with_images(_with_note(figure, study.benchmarks), study.provenance) for figure in figures]
+    figures = [_with_note(figure, study.benchmarks) for figure in figures]
     paths = save_all(figures, results / "figures")
     html = render(study, styles, list(zip(figures, paths, strict=True)))
     with replacing(results / "report.html") as temporary:
@@ -114,28 +112,6 @@ def _with_note(figure: CaptionedFigure, benchmarks: list[dict[str, Any]]) -> Cap
     """The figure with what a reader of its benchmark's scores must know at the end of its caption."""
     note = next((about.get("note") for about in benchmarks if about["name"] == figure.benchmark), "")
     return replace(figure, caption=f"{figure.caption} {figure.benchmark}: {note}.") if note else figure
-
-
-def _with_images(figure: CaptionedFigure, provenance: list[dict[str, Any]]) -> CaptionedFigure:
-    """A figure of training with the numbers of images behind it at the end of its caption."""
-    if figure.benchmark or not provenance:
-        return figure
-    group = figure.name.partition("_")[0]
-    if group in DIAGNOSED:  # of one network
-        provenance = [
-            run for run in provenance if figure.name.startswith(file_name(group, run["network"]))
-        ] or provenance
-    tested = {run["dataset"]["n_test"] for run in provenance}
-    seen = {min(run["dataset"]["n_test"], run["config"]["diagnostics"]["images"]) for run in provenance}
-    numbers = f"Test images: {_range(tested)}"
-    if group in DIAGNOSED:
-        numbers += f", of which the first {_range(seen)} are behind this figure"
-    return replace(figure, caption=f"{figure.caption} {numbers}.")
-
-
-def _range(numbers: set[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict[str, Any]:
