@@ -175,6 +175,19 @@ def test_nothing_trained_draws_nothing(tables: Tables) -> None:
     assert draw_training(empty, palette(tables["runs"])) == []
 
 
+def test_captions_of_a_network_have_its_own_numbers_of_images(tables: Tables) -> None:
+    other = {name: tables[name].assign(network="convnet_large") for name in ("epochs", "alignment")}
+    both = tables | {name: pd.concat([tables[name], own]) for name, own in other.items()}
+    provenance = [
+        {"network": network, "dataset": {"n_test": n}, "config": {"diagnostics": {"images": 128}}}
+        for network, n in (("convnet", 360), ("convnet_large", 100))
+    ]
+    captions = {one.name: one.caption for one in draw_training(both, palette(tables["runs"]), provenance)}
+    assert captions["accuracy"].endswith("Test images: 100 to 360.")
+    assert captions["alignment_convnet"].endswith("Test images: 360, of which the first 128 are behind this figure.")
+    assert captions["alignment_convnet-large"].endswith("100, of which the first 100 are behind this figure.")
+
+
 # RDMs
 
 
