@@ -1,13 +1,11 @@
 """Command line: python -m brain_eval COMMAND. Each command is one stage of the workflow."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from brain_eval.errors import UserError
-from brain_eval.files import in_one_line
+from nmnc.command_line import run_command
 
 app = typer.Typer(
     help=__doc__,
@@ -216,15 +214,8 @@ def brainscore_model(
 
 
 def main() -> None:
-    """Run a command; a mistake of the user's is one line on stderr and exit status 2."""
-    try:
-        app()
-    except UserError as error:
-        print(f"brain_eval: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        print(f"brain_eval: {in_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+    """Run a command; how it ends stands in `nmnc.command_line`."""
+    run_command(app, "brain_eval")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.errors import UserError
-from brain_eval.files import netcdf_errors, replacing
+from brain_eval.files import netcdf_errors
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 #: Of one chunk. Large enough to write fast, small enough that one layer reads without its neighbours.
 CHUNK_BYTES = 2**20

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 @dataclass(frozen=True)

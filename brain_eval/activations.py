@@ -19,12 +19,12 @@ from brain_eval import activation_files
 from brain_eval.activation_files import Shape
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, StimulusSet
-from brain_eval.errors import UserError
 from brain_eval.layer_outputs import Computation, forward, laid_out, output_shapes
 from brain_eval.memory_budget import MemoryPlan, memory_plan, refuse_without_memory
 from brain_eval.models import Model
 from brain_eval.principal_layers import memory_of_components, write_components
 from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
+from nmnc.errors import UserError
 
 #: Memory of an image while it is resized, in bytes per value: float32, and the resizer's own copies.
 RESIZING = 16

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from brain_eval.benchmarks.brainscore_environment import prepare
 from brain_eval.benchmarks.sources import decode_image
-from brain_eval.errors import UserError
 from brain_eval.models import Model, load_model
+from nmnc.errors import UserError
 
 REGIONS = ("V1", "V2", "V4", "IT")
 #: Width of the images that a network is taken to see, in degrees of visual angle: Brain-Score's default.

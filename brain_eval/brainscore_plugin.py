@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from brain_eval.brainscore_model import VISUAL_DEGREES, brainscore_model
-from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 _INIT = '''"""{identifier}, a network of NMNC-Brain, as a Brain-Score model. Needs the package nmnc-brain."""
 

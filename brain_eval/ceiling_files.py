@@ -12,8 +12,8 @@ from tqdm import tqdm
 from brain_eval import ceilings, gram, mahalanobis, rdms, recorded_rdms, resampling, similarity, whitened
 from brain_eval.benchmarks.base import Benchmark, Ceiling, Recording
 from brain_eval.ceilings import split_half_all
-from brain_eval.files import replacing
 from brain_eval.recorded_rdms import CORRELATION
+from nmnc.files import replacing
 
 #: Random splits of the repetitions behind a split-half ceiling.
 SPLITS = 20

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling
 from brain_eval.cka import linear_cka
-from brain_eval.errors import UserError
 from brain_eval.rdms import Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
 from brain_eval.repetitions import which_available
 from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
+from nmnc.errors import UserError
 
 
 def leave_one_out(

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brain_eval.benchmarks import decode_all, load_benchmark, module_of
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 class ModelSpec(BaseModel):

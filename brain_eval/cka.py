@@ -8,9 +8,9 @@ on average there.
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram, checked_features
 from brain_eval.rdms import UndefinedSimilarity
+from nmnc.errors import UserError
 
 #: Sums of squares below this have lost digits.
 SMALLEST = 1e-290

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram, checked_features
 from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 from brain_eval.repetitions import which_available
+from nmnc.errors import UserError
 
 #: Components of PLS, number of splits, share of training stimuli and seed of the splits: Brain-Score's.
 COMPONENTS, SPLITS, TRAIN_SIZE, SEED = 25, 10, 0.9, 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.linalg import blas
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 #: Bytes of the block of neuroids that is centred and multiplied at a time.
 BLOCK_BYTES = 2**25

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from brain_eval.errors import UserError
 from brain_eval.models import Model
+from nmnc.errors import UserError
 
 #: Blank images in the pass that finds the layers' shapes; two, so that the batch axis shows.
 PROBES = 2

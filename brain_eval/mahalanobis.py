@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
-from brain_eval.errors import UserError
 from brain_eval.rdms import euclidean_rdm, squared_distances
 from brain_eval.repetitions import which_available
+from nmnc.errors import UserError
 
 #: Estimators of the noise covariance, by rsatoolbox's names.
 SHRINKAGES = ("shrinkage_diag", "shrinkage_eye", "diag", "full")

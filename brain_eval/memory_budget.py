@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 #: Parts of the budget for the batches, and for the two blocks of presentations: one filled, one written.
 #: The rest is for the images as they are read and for the file's own buffers.

@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from brain_eval.errors import UserError
 from brain_eval.stimuli import EXAMPLE, Preprocessing
-from nmnc.errors import UserError as TrainingError
-from nmnc.errors import did_you_mean
+from nmnc.errors import UserError, did_you_mean
 from nmnc.modules import code_sha256
 
 
@@ -93,10 +91,7 @@ def _from_checkpoint(path: Path) -> tuple[str, nn.Module, Preprocessing, str]:
     """Name NETWORK/RULE/seedN (its folders), network, preprocessing and kind of a network.pt."""
     from nmnc.checkpoint import load_network
 
-    try:
-        network, config = load_network(path)
-    except TrainingError as error:
-        raise UserError(str(error)) from None
+    network, config = load_network(path)
     seen = Preprocessing.from_plain(config["preprocessing"], str(path))
     return "/".join(path.resolve().parts[-4:-1]), network, seen, config["network"]["kind"]
 

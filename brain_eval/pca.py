@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.errors import UserError
 from brain_eval.gram import accumulate
+from nmnc.errors import UserError
 
 #: Singular values below this part of the largest are dropped: the products of the Gram matrix square them.
 SMALLEST = 1e-4

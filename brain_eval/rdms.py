@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from brain_eval.errors import UserError
 from brain_eval.gram import ROWS, centred_gram, checked_features, checked_rows, mirrored, row_products
+from nmnc.errors import UserError
 
 Vector = NDArray[np.float64]
 

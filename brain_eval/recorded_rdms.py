@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Recording
-from brain_eval.errors import UserError
 from brain_eval.mahalanobis import crossnobis_rdm, mahalanobis_rdm
 from brain_eval.rdms import correlation_rdm, cosine_rdm, euclidean_rdm
+from nmnc.errors import UserError
 
 Rdm = Callable[[ArrayLike], NDArray[np.floating]]
 

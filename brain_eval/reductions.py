@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from brain_eval.activation_files import Shape
-from brain_eval.errors import UserError
 from brain_eval.pca import SMALLEST, Components
 from brain_eval.random_projection import bound_in_words, random_projection
+from nmnc.errors import UserError
 
 NAMES = ("none", "spatial_mean", "pca", "random_projection")
 

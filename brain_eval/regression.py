@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh, qr, solve_triangular, svd
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 Matrix = NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 def which_available(repetitions: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -23,11 +23,11 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.errors import UserError
 from brain_eval.recorded_rdms import metric_label
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Variation
 from brain_eval.whole_regions import ALL, MEAN
+from nmnc.errors import UserError
 
 LABELS = ("session", "animal", "species", "region")
 

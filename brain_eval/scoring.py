@@ -12,8 +12,7 @@ from tqdm import tqdm
 import brain_eval.benchmarks
 from brain_eval.activation_reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.errors import UserError
-from brain_eval.files import netcdf_errors, replacing
+from brain_eval.files import netcdf_errors
 from brain_eval.rdm_files import Rdms, whole_rdm, write_rdms
 from brain_eval.rdms import UndefinedSimilarity, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as
@@ -24,6 +23,8 @@ from brain_eval.score_rows import rows_of_layer
 from brain_eval.scoring_memory import refuse_too_much
 from brain_eval.similarity import METRICS, find_metric
 from brain_eval.targets import Score, Scores, Target
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 #: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
 MOST_STIMULI_STORED = 200

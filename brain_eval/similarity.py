@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau
 
-from brain_eval.errors import UserError
 from brain_eval.rdms import UndefinedSimilarity as UndefinedSimilarity
 from brain_eval.rdms import Vector as Vector
 from brain_eval.rdms import correlation_rdm as correlation_rdm
 from brain_eval.rdms import square as square
 from brain_eval.rdms import upper_triangle as upper_triangle
 from brain_eval.whitened import whitened_correlation, whitened_cosine, whitened_draws
+from nmnc.errors import UserError
 
 #: Pairs that are ranked or summed at a time: 20,000 stimuli have 200 million, of which memory holds few copies.
 CHUNK = 2**22

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from brain_eval.errors import UserError
 from brain_eval.variation import Spread
+from nmnc.errors import UserError
 
 #: Seeds (and recordings) are resampled from so many on; a percentile bootstrap over 3 covers 75 % instead of 95 %.
 RESAMPLED_SEEDS = 8

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 #: Weights of red, green and blue in the luma of ITU-R BT.601, section 2.5.1.
 LUMA = (0.299, 0.587, 0.114)

@@ -15,8 +15,6 @@ from typing import Any
 
 from brain_eval.comparisons import COLUMNS as COMPARISONS
 from brain_eval.comparisons import ScoredRun, compare_rules
-from brain_eval.errors import UserError
-from brain_eval.files import replacing
 from brain_eval.layers import COLUMNS as LAYERS
 from brain_eval.layers import choose_layers
 from brain_eval.score_draws import Drawn, read_draws
@@ -24,6 +22,8 @@ from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
 from brain_eval.statistics import t_interval
 from brain_eval.wide_tables import mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.means import COLUMNS as MEANS
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 RUN = ("network", "rule", "kind", "seed")
 EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")

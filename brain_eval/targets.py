@@ -11,7 +11,6 @@ from brain_eval.benchmarks.base import Benchmark, Ceiling, Recording
 from brain_eval.ceiling_files import SPLITS as SPLITS
 from brain_eval.ceiling_files import UNKNOWN, ceilings_of
 from brain_eval.ceilings import leave_one_out
-from brain_eval.errors import UserError
 from brain_eval.rdms import UndefinedSimilarity, Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION
 from brain_eval.resampling import (
@@ -26,6 +25,7 @@ from brain_eval.resampling import (
 )
 from brain_eval.similarity import Metric, correlate
 from brain_eval.variation import Variation, variation_of_correlation, variation_of_draws
+from nmnc.errors import UserError
 
 #: Where every draw is computed anew: so many draws, of so many groups of stimuli (below that, of stimuli).
 RECOMPUTED_DRAWS, RECOMPUTED_UNITS = 100, 100

@@ -1,16 +1,15 @@
 """Command line: python -m nmnc COMMAND. Each command is one stage of the workflow."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from nmnc.command_line import run_command
 from nmnc.config import load_study
 from nmnc.errors import UserError
 from nmnc.files import write_csv, write_text
-from nmnc.interruption import Interrupted
 from nmnc.runs import data_folder, parameters, sweep_points
 from nmnc.settings import ACTIVITY_IMAGES
 
@@ -116,22 +115,8 @@ def diagnose(
 
 
 def main() -> None:
-    """Run a command; a mistake of the user's is one line on stderr and exit status 2.
-
-    A training that SIGTERM or Ctrl-C ended says so in one line; its status is 128 + the signal's number.
-    """
-    try:
-        app()
-    except UserError as error:
-        print(f"nmnc: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as interrupted:
-        print(f"nmnc: {interrupted}", file=sys.stderr)
-        sys.exit(interrupted.status)
-    except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"nmnc: {what}; mend that and run the same command again", file=sys.stderr)
-        sys.exit(2)
+    """Run a command; how it ends stands in `nmnc.command_line`."""
+    run_command(app, "nmnc")
 
 
 if __name__ == "__main__":

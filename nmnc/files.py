@@ -2,6 +2,7 @@
 
 import csv
 import fcntl
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,8 @@ from nmnc.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, delete it on error.
 
-    An OSError that names no file, such as that of a full disk, is raised again with the name of `path`.
+    An OSError that names no file, such as that of a full disk, or the temporary one, is raised again with the
+    name of `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -24,7 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        unnamed = error.filename is None or str(error.filename) == str(temporary)
+        if unnamed and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -35,6 +38,12 @@ def remove_remnants(folder: Path) -> None:
     """Delete the temporary files of `replacing` that killed processes left in `folder`."""
     for remnant in folder.glob(".*.part"):
         remnant.unlink(missing_ok=True)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import typer
 from tqdm import tqdm
 
-from brain_eval.errors import UserError as EvaluationError
 from nmnc import runs
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
@@ -260,7 +259,7 @@ def main(
     specs = benchmark_specs(study, config)
     try:
         jobs, files, device = measure(study, specs)
-    except (UserError, EvaluationError) as error:
+    except UserError as error:
         raise UserError(f"{config}: {error}") from None
     needed = hours(jobs, cores, study.threads, device == "cuda")
     counts = f"networks: {len(study.networks)}, rules: {len(study.labels())}, seeds: {len(study.seeds)}"

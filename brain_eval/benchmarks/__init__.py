@@ -11,8 +11,8 @@ from types import ModuleType
 import numpy as np
 
 from brain_eval.benchmarks.base import Benchmark, Description
-from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 #: One line per benchmark: a module of this package with DESCRIPTION and load(data_folder).
 MODULES = (

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from brain_eval.benchmarks.algonauts2019_files import IMAGES
 from brain_eval.benchmarks.base import Benchmark, DataFile, Description, Recording, stimuli_from_files
 from brain_eval.benchmarks.sources import ensure
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 _URL = (
     "https://raw.githubusercontent.com/cvai-roig-lab/Net2Brain/"

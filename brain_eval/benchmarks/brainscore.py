@@ -25,7 +25,7 @@ from brain_eval.benchmarks.base import Benchmark, DataFile, Description, Recordi
 from brain_eval.benchmarks.brainscore_environment import brainscore
 from brain_eval.benchmarks.brainscore_trials import averaged_order, by_repetition, complete_repetitions, one_bin
 from brain_eval.benchmarks.sources import brainio_home, ensure
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 BUCKET = "brainscore-storage/brainio-brainscore"
 _URL = "https://brainscore-storage.s3.amazonaws.com/brainio-brainscore/"

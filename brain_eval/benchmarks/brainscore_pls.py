@@ -18,8 +18,8 @@ from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.brainscore import PublicAssembly, ensure_files
 from brain_eval.benchmarks.brainscore_environment import brainscore
 from brain_eval.benchmarks.sources import brainio_home
-from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 if TYPE_CHECKING:
     from brain_eval.models import Model

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 def one_bin(assembly: Any, identifier: str, window: tuple[int, int] | None) -> Any:

@@ -28,9 +28,9 @@ from brain_eval.benchmarks.base import (
     stimuli_from_files,
 )
 from brain_eval.benchmarks.folder_data import read_rdm, read_responses, unique_ids
-from brain_eval.errors import UserError
-from brain_eval.files import sha256_of_file
 from brain_eval.whole_regions import ALL, MEAN
+from nmnc.errors import UserError
+from nmnc.files import sha256_of_file
 
 Text = Annotated[str, Field(min_length=1)]
 

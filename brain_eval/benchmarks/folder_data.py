@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Recording
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 DIMS = ("repetition", "presentation", "neuroid")
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import DataFile
-from brain_eval.errors import UserError
-from brain_eval.files import replacing
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 #: Seconds without an answer from the server before a download is given up.
 TIMEOUT = 30

@@ -14,7 +14,7 @@ from brain_eval.claims.law import points as law_points
 from brain_eval.claims.law import settings
 from brain_eval.claims.runs import Runs
 from brain_eval.claims.signals import estimation_loss, signal_loss_difference
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 def alignment_difference(

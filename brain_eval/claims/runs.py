@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from brain_eval.errors import UserError
 from brain_eval.whole_regions import rows_of_whole_regions
+from nmnc.errors import UserError
 
 #: Accuracy fluctuates by several points from epoch to epoch, so a run is judged by its last two.
 LAST_EPOCHS = 2

@@ -10,8 +10,8 @@ from brain_eval.claims import law, signals, verdicts
 from brain_eval.claims.figures import draw_claims
 from brain_eval.claims.quantities import dimension_slope, squared_cosines, widths
 from brain_eval.claims.runs import RECORDS, Runs
-from brain_eval.files import replacing
 from brain_eval.statistics import t_interval
+from nmnc.files import replacing
 
 
 def write_claims(results: Path, predictions: Path, tier: str, confidence: float = 0.95) -> None:

@@ -10,8 +10,8 @@ import yaml
 
 from brain_eval.claims.quantities import QUANTITIES
 from brain_eval.claims.runs import Runs
-from brain_eval.errors import UserError
 from brain_eval.statistics import holm, t_interval
+from nmnc.errors import UserError
 
 #: Below this many seeds a claim is undecided, whatever the interval says.
 FEWEST_SEEDS = 6

@@ -20,7 +20,7 @@ from brain_eval.figures.style import CaptionedFigure, RuleStyle, palette
 from brain_eval.figures.summary import groups
 from brain_eval.figures.sweeps import points_of, sweeps_figure
 from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure, with_images
-from brain_eval.files import replacing
+from nmnc.files import replacing
 
 __all__ = [
     "CaptionedFigure",

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from brain_eval.files import replacing
+from nmnc.files import replacing
 
 DPI = 150
 

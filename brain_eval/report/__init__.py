@@ -21,7 +21,6 @@ from brain_eval.figures import (
 from brain_eval.figures.style import DPI
 from brain_eval.figures.summary import chosen_layers
 from brain_eval.figures.sweeps import points_of
-from brain_eval.files import replacing
 from brain_eval.report.claims import ClaimFigure
 from brain_eval.report.rows import (
     accuracy_interval,
@@ -33,6 +32,7 @@ from brain_eval.report.rows import (
     similarity_tables,
 )
 from brain_eval.report.study import NOT_TRAINED_HERE, Study, read_study
+from nmnc.files import replacing
 
 #: On the page; the same for all figures, so that their letters are of one size.
 PIXELS_PER_INCH = 108

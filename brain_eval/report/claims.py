@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 COLUMNS = (
     "prediction", "claim", "says", "side", "threshold", "effect", "ci_low", "ci_high", "n", "n_missing",

@@ -12,10 +12,10 @@ import yaml
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.comparisons import ScoredRun
-from brain_eval.errors import UserError
 from brain_eval.figures import ModelRdms
 from brain_eval.report.claims import Claims, read_claims
 from brain_eval.score_draws import read_draws
+from nmnc.errors import UserError
 
 _RUN = ("network", "rule", "kind", "seed")
 #: Tables of a study and the columns its report needs.

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from brain_eval.comparisons import ScoredRun
-from brain_eval.files import replacing
 from brain_eval.wide_tables.accuracy import accuracy_page
 from brain_eval.wide_tables.formats import ENDINGS, FORMATS
 from brain_eval.wide_tables.means import mean_rows
 from brain_eval.wide_tables.page import Cell, Page
 from brain_eval.wide_tables.similarity import PREFIXES, chosen_pages, layer_pages
+from nmnc.files import replacing
 
 __all__ = ["Cell", "Page", "accuracy_page", "chosen_pages", "layer_pages", "mean_rows", "wide_files", "write_wide"]
 

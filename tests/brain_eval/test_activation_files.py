@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from brain_eval import activation_files
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 @pytest.mark.parametrize(("n", "batch_size", "side"), [(23, 4, 4), (300, 256, 12), (40, 64, 30), (1, 1, 1)])

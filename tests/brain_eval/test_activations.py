@@ -15,9 +15,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from brain_eval import activation_files, activations
 from brain_eval.activations import extract_all
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.errors import UserError
 from brain_eval.models import Model
 from brain_eval.stimuli import Preprocessing
+from nmnc.errors import UserError
 
 SIZE = 12
 LAYERS = ("conv", "pool", "fc")

@@ -16,12 +16,12 @@ from torch import nn
 from brain_eval import activation_files
 from brain_eval.activations import Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.errors import UserError
 from brain_eval.layer_outputs import WORKSPACE, Computation, output_shapes
 from brain_eval.memory_budget import memory_plan
 from brain_eval.models import Model
 from brain_eval.reductions import Reduction
 from brain_eval.stimuli import Preprocessing
+from nmnc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CPU = Computation(torch.device("cpu"))

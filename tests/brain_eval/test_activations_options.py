@@ -17,12 +17,12 @@ from brain_eval import activations
 from brain_eval.__main__ import app
 from brain_eval.activations import Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.errors import UserError
 from brain_eval.layer_outputs import Computation
 from brain_eval.models import Model
 from brain_eval.reductions import Reduction
 from brain_eval.similarity import correlation_rdm, upper_triangle
 from brain_eval.stimuli import Preprocessing
+from nmnc.errors import UserError
 
 N, SIZE = 40, 16
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial.distance import pdist, squareform
 
 from brain_eval.benchmarks import fetch_all, load_benchmark
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 IDS = ["007", "cat", "dog", "éléphant", "e"]
 ABOUT = {

@@ -14,7 +14,7 @@ from brain_eval import benchmarks
 from brain_eval.__main__ import app
 from brain_eval.benchmarks import MODULES, fetch_all, listing, listing_of_files, load_benchmark, module_of
 from brain_eval.benchmarks.base import stimuli_in_memory, stimulus_digest
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -15,8 +15,8 @@ from brain_eval.ceilings import (
     split_half_all,
     split_half_correlations,
 )
-from brain_eval.errors import UserError
 from brain_eval.similarity import METRICS, UndefinedSimilarity, compare, correlation_rdm, upper_triangle
+from nmnc.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -7,10 +7,10 @@ from scipy.spatial.distance import squareform
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import split_half_cka
 from brain_eval.cka import linear_cka
-from brain_eval.errors import UserError
 from brain_eval.resampling import generator
 from brain_eval.similarity import METRICS
 from brain_eval.targets import Target
+from nmnc.errors import UserError
 
 
 def repetitions_of(noise: float, n: int = 30, repetitions: int = 6, seed: int = 0) -> np.ndarray:

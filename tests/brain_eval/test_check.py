@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from brain_eval.check import check_all
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEN = {"image_size": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import brain_eval.gram
 from brain_eval.cka import alignment, gram, linear_cka
-from brain_eval.errors import UserError
 from brain_eval.rdms import UndefinedSimilarity
+from nmnc.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from brain_eval.encoding import (
     reliability,
     splits_of,
 )
-from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram
 from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
+from nmnc.errors import UserError
 
 
 def simulated(n, p, q, seed=0, noise=1.0, latent=8):

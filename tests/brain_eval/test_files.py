@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import brain_eval.__main__
-from brain_eval.errors import UserError
-from brain_eval.files import in_one_line, netcdf_errors, replacing
+from brain_eval.files import netcdf_errors
+from nmnc.command_line import system_error
+from nmnc.errors import UserError
+from nmnc.files import replacing
 
 Limit = Callable[[int], AbstractContextManager[None]]
 
@@ -29,7 +31,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path, file_s
     path.write_text("old")
     with file_size_limit(1000), pytest.raises(OSError, match="too large") as caught, replacing(path) as temporary:
         temporary.write_text("x" * 2000)
-    assert in_one_line(caught.value) == f"{path}: File too large; make room there and run the same command again"
+    assert system_error(caught.value) == f"{path}: File too large; make room there and run the same command again"
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -39,7 +41,7 @@ def test_an_unwritable_place_names_the_file_that_was_asked_for(tmp_path: Path) -
     with pytest.raises(PermissionError) as caught, replacing(path) as temporary:
         # As open() does, also where the tests run as root, whom no mode stops.
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(temporary))
-    assert in_one_line(caught.value) == f"{path}: Permission denied; mend that and run the same command again"
+    assert system_error(caught.value) == f"{path}: Permission denied; fix that and run the same command again"
 
 
 def test_a_folder_in_the_files_place_names_the_file(tmp_path: Path) -> None:
@@ -78,4 +80,4 @@ def test_the_command_line_says_it_in_one_line(
     assert ended.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"brain_eval: {tmp_path / 'out'}")
-    assert line.endswith("Not a directory; mend that and run the same command again")
+    assert line.endswith("Not a directory; fix that and run the same command again")

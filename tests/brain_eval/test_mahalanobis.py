@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brain_eval import mahalanobis
-from brain_eval.errors import UserError
 from brain_eval.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
 from brain_eval.rdms import upper_triangle
+from nmnc.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

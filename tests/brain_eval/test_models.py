@@ -13,9 +13,9 @@ from torch import nn
 
 from brain_eval.activations import extract_all
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.errors import UserError
 from brain_eval.models import load_model
 from nmnc.checkpoint import save_network
+from nmnc.errors import UserError
 from nmnc.networks import build_network
 
 SEEN = '{"image_size": 8, "channels": 3, "mean": [0, 0, 0], "std": [1, 1, 1]}'

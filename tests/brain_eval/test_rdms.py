@@ -10,7 +10,6 @@ from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import pdist, squareform
 
 from brain_eval import gram
-from brain_eval.errors import UserError
 from brain_eval.rdms import (
     KINDS,
     UndefinedSimilarity,
@@ -20,6 +19,7 @@ from brain_eval.rdms import (
     square,
     upper_triangle,
 )
+from nmnc.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

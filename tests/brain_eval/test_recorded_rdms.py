@@ -8,11 +8,11 @@ import pytest
 from brain_eval import mahalanobis, rdms, score_draws, targets
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import split_half, split_half_all
-from brain_eval.errors import UserError
 from brain_eval.mahalanobis import crossnobis_rdm
 from brain_eval.rdms import correlation_rdm, euclidean_rdm
 from brain_eval.recorded_rdms import KINDS
 from brain_eval.similarity import compare
+from nmnc.errors import UserError
 
 N = 20
 

@@ -10,10 +10,10 @@ from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.random_projection import SparseRandomProjection, johnson_lindenstrauss_min_dim
 
-from brain_eval.errors import UserError
 from brain_eval.pca import SMALLEST, bytes_needed, principal_components
 from brain_eval.random_projection import WIDTH, bound_in_words, error_bound, projection_seed, random_projection
 from brain_eval.reductions import Reduction, components_note, kept_of
+from nmnc.errors import UserError
 
 CPU = torch.device("cpu")
 

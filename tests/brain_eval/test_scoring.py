@@ -11,9 +11,9 @@ from scipy.stats import spearmanr
 from brain_eval import targets
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.ceilings import leave_one_out, split_half
-from brain_eval.errors import UserError
 from brain_eval.scoring import COLUMNS
 from brain_eval.similarity import METRICS, compare, correlation_rdm, upper_triangle
+from nmnc.errors import UserError
 
 N = 24
 

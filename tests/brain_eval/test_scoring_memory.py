@@ -12,12 +12,12 @@ import pytest
 import brain_eval.benchmarks
 from brain_eval import scoring
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.errors import UserError
 from brain_eval.rdms import correlation_rdm, upper_triangle
 from brain_eval.response_scores import ResponseTarget
 from brain_eval.scoring_memory import bytes_to_score, refuse_too_much
 from brain_eval.similarity import METRICS
 from brain_eval.targets import Target
+from nmnc.errors import UserError
 
 STIMULI = 600
 

@@ -14,7 +14,6 @@ from brain_eval.ceilings import split_half_cka
 from brain_eval.cka import linear_cka
 from brain_eval.cka_resampling import cka_in_subsets, gram_sums
 from brain_eval.encoding import corrected, cross_validated, median_score, reliability
-from brain_eval.errors import UserError
 from brain_eval.gram import centred_gram
 from brain_eval.rdms import UndefinedSimilarity, correlation_rdm
 from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
@@ -22,6 +21,7 @@ from brain_eval.score_rows import rows_of_layer
 from brain_eval.scoring import score_layer
 from brain_eval.similarity import METRICS, compare, find_metric
 from brain_eval.targets import RECOMPUTED_DRAWS, RECOMPUTED_UNITS, Target
+from nmnc.errors import UserError
 
 N, DRAWS = 40, 120
 

@@ -12,7 +12,6 @@ from scipy.spatial.distance import squareform
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from brain_eval import similarity
-from brain_eval.errors import UserError
 from brain_eval.rdms import cosine_rdm
 from brain_eval.recorded_rdms import KINDS
 from brain_eval.similarity import (
@@ -28,6 +27,7 @@ from brain_eval.similarity import (
     upper_triangle,
 )
 from brain_eval.whitened import row_sums, stimuli_of
+from nmnc.errors import UserError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from brain_eval.benchmarks.base import DataFile
 from brain_eval.benchmarks.sources import brainio_home, decode_image, ensure, place, state
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 # requests leaves a socket to the garbage collector where a download ends in an error.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.errors import UserError
 from brain_eval.statistics import (
     correlation_interval,
     difference_interval,
@@ -13,6 +12,7 @@ from brain_eval.statistics import (
     t_interval,
 )
 from brain_eval.variation import Spread
+from nmnc.errors import UserError
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])

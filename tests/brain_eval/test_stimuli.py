@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from brain_eval.errors import UserError
 from brain_eval.stimuli import Preprocessing
+from nmnc.errors import UserError
 
 PLAIN = Preprocessing(32, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 GREY = Preprocessing(32, 1, (0.0,), (1.0,))

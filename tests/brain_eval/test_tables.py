@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from brain_eval import statistics, tables
-from brain_eval.errors import UserError
 from brain_eval.score_draws import Drawn
 from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
 from brain_eval.tables import ALIGNMENT, write_tables
+from nmnc.errors import UserError
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
 SEEDS = (0, 1, 2)

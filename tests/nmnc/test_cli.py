@@ -106,7 +106,7 @@ def test_a_file_where_a_folder_must_be(nmnc: Any, place: str) -> None:
     (nmnc.folder / place).write_text("mine")
     line = nmnc.fails(*nmnc.train())
     assert place in line
-    assert "mend that and run the same command again" in line
+    assert "fix that and run the same command again" in line
     (nmnc.folder / place).unlink()
     nmnc.succeeds(*nmnc.train())
 
@@ -133,7 +133,7 @@ def test_a_second_process_is_refused_or_waits(nmnc: Any) -> None:
 def test_a_disk_that_is_full_when_an_epoch_is_saved(nmnc: Any) -> None:
     nmnc.write_study(training={"epochs": 5})
     train_it = nmnc.train("backprop")
-    assert "state.pt: File too large; mend that and run the same command again" in nmnc.fails(*train_it, limit=2000)
+    assert "state.pt: File too large; fix that and run the same command again" in nmnc.fails(*train_it, limit=2000)
     assert {path.name for path in (nmnc.folder / "results").rglob("*") if path.is_file()} == {"lock"}
     nmnc.succeeds(*train_it, "--out", "undisturbed")
     (state,) = nmnc.states()
@@ -165,7 +165,7 @@ def test_a_disk_that_is_full_when_results_are_written(nmnc: Any) -> None:
         if folder == str(out):
             (out / "provenance.json").write_text("{}")
         again = nmnc.train("nmnc", "--out", folder)
-        assert f"{folder}/{missing}: File too large; mend that" in nmnc.fails(*again, limit=sizes[missing] - 1)
+        assert f"{folder}/{missing}: File too large; make room there" in nmnc.fails(*again, limit=sizes[missing] - 1)
         assert {path.name for path in (nmnc.folder / folder).iterdir()} == left  # where network.pt is, all is
         nmnc.succeeds(*again)
         assert nmnc.results(nmnc.folder / folder) == finished

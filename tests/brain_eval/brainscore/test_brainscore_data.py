@@ -21,7 +21,7 @@ from brain_eval.benchmarks.brainscore import Pin, ensure_files, load
 from brain_eval.benchmarks.brainscore_environment import brainscore, prepare
 from brain_eval.benchmarks.brainscore_trials import by_repetition, complete_repetitions
 from brain_eval.benchmarks.sources import state
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

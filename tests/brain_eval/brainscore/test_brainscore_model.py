@@ -28,11 +28,11 @@ from brain_eval.brainscore_model import (
     regions_by_order,
 )
 from brain_eval.encoding import cross_validated, median_score
-from brain_eval.errors import UserError
 from brain_eval.models import Model, load_model
 from brain_eval.similarity import compare, correlation_rdm
 from brain_eval.stimuli import Preprocessing
 from nmnc.checkpoint import load_network, save_network
+from nmnc.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

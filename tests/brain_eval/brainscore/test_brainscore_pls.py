@@ -13,8 +13,8 @@ from brain_eval.benchmarks.base import Benchmark
 from brain_eval.benchmarks.brainscore import load
 from brain_eval.benchmarks.brainscore_environment import brainscore
 from brain_eval.benchmarks.brainscore_pls import COLUMNS, pls_rows, public_source, write_pls
-from brain_eval.errors import UserError
 from brain_eval.models import Model, load_model
+from nmnc.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from brain_eval.__main__ import app
 from brain_eval.brainscore_plugin import write_plugin
-from brain_eval.errors import UserError
+from nmnc.errors import UserError
 
 #: A benchmark plug-in of 30 images, on which Brain-Score and we compute the same score.
 BENCHMARK = """

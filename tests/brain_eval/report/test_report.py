@@ -15,11 +15,11 @@ import pytest
 
 import brain_eval.report.study
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.errors import UserError
 from brain_eval.figures import palette
 from brain_eval.report import render, write_report
 from brain_eval.report.rows import MOST_ROWS, count, interval, listing, number, shown
 from brain_eval.report.study import COLUMNS, read_study
+from nmnc.errors import UserError
 
 
 class Page(HTMLParser):

@@ -9,13 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from brain_eval.claims.verdicts import COLUMNS as CLAIMS
-from brain_eval.errors import UserError
 from brain_eval.figures import CaptionedFigure, draw_similarity, draw_training, palette, save_all
 from brain_eval.layers import CHOSEN
 from brain_eval.report import render, write_report
 from brain_eval.report.claims import COLUMNS, read_claims
 from brain_eval.report.rows import readable_tables
 from brain_eval.report.study import read_study
+from nmnc.errors import UserError
 
 
 def page_of(study: Any) -> str:

@@ -1,0 +1,189 @@
+"""Reading text that people and other programs wrote: YAML, JSON and CSV, each mistake as one line.
+
+Nothing that is read runs code, takes unbounded memory, or ends in an exception other than UserError.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from nmnc.errors import UserError
+
+#: Limits on one text file: bytes, nested levels, values (an alias counts each time it is used), characters of a cell.
+MOST_BYTES, MOST_LEVELS, MOST_VALUES, MOST_CELL = 512 * 1024**2, 50, 200_000, 10_000_000
+
+
+def read_text(path: Path, advice: str = "check the path") -> str:
+    """Return a UTF-8 text file, with or without a byte-order mark.
+
+    Args:
+        path: the file.
+        advice: what to do where there is no such file.
+
+    Raises:
+        UserError: missing, unreadable, not UTF-8, or over 512 MiB.
+    """
+    try:
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: {path.stat().st_size} bytes; at most {MOST_BYTES} are read, check the path")
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); {advice}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, where YAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                line = key.start_mark.line + 1
+                raise UserError(f" line {line}: the key {key.value!r} is given twice; remove one")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+class _VerbatimLoader(_Loader):
+    """The same with every scalar kept as the text that was written: 010124, NO and 1.10 stay what they are."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
+    """Return the content of a YAML document as plain data.
+
+    Args:
+        text: the document.
+        place: what errors call it, usually the file's path.
+        verbatim: keep every scalar as text, so that labels arrive as written.
+
+    Raises:
+        UserError: not YAML, a key given twice, NaN or infinity, nested over 50 levels, over 200,000 values with
+            aliases expanded, or a tag that asks for anything but plain data.
+    """
+    try:
+        content = yaml.load(text, Loader=_VerbatimLoader if verbatim else _Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" line {where.line + 1}" if where else ""
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise UserError(f"{place}{line}: not valid YAML ({problem}); fix it") from None
+    except UserError as error:
+        raise UserError(f"{place}{error}") from None
+    except RecursionError:
+        raise UserError(f"{place}: nested over {MOST_LEVELS} levels; flatten it") from None
+    except (ValueError, OverflowError, TypeError) as error:  # dates that are none, keys that are lists
+        raise UserError(f"{place}: not valid YAML ({str(error).splitlines()[0]}); fix it") from None
+    _check_plain(content, place)
+    return content
+
+
+def read_yaml(path: Path, advice: str = "check the path", *, verbatim: bool = False) -> Any:
+    """Return the content of a YAML file; see `read_text` and `parse_yaml` for what is refused."""
+    return parse_yaml(read_text(path, advice), str(path), verbatim=verbatim)
+
+
+def parse_json(text: str, place: str, advice: str = "fix it") -> Any:
+    """Return the content of a JSON text.
+
+    Raises:
+        UserError: not JSON, a key given twice, NaN or infinity, nested over 50 levels or over 200,000 values.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            twice = next(key for key in content if sum(key == other for other, _ in pairs) > 1)
+            raise UserError(f"{place}: the key {twice!r} is given twice; remove one")
+        return content
+
+    def no_number(word: str) -> Any:
+        raise UserError(f"{place}: {word} is not a number; {advice}")
+
+    try:
+        content = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
+    except RecursionError:
+        raise UserError(f"{place}: nested over {MOST_LEVELS} levels; flatten it") from None
+    except ValueError as error:
+        raise UserError(f"{place}: not JSON ({str(error).splitlines()[0]}); {advice}") from None
+    _check_plain(content, place)
+    return content
+
+
+def read_json(path: Path, advice: str = "check the path") -> Any:
+    """Return the content of a JSON file; see `read_text` and `parse_json` for what is refused."""
+    return parse_json(read_text(path, advice), str(path), advice)
+
+
+def _check_plain(content: Any, place: str) -> None:
+    """Refuse depth, size and numbers that no setting can have; level by level, so that depth exhausts no stack."""
+    level, count = [content], 0
+    for _ in range(MOST_LEVELS):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{place}: {value} is not a number that can be used; give a finite one")
+            if isinstance(value, dict):
+                inner += [*value.keys(), *value.values()]
+            elif isinstance(value, list | tuple | set):
+                inner += value
+            if count + len(inner) > MOST_VALUES:
+                raise UserError(f"{place}: over {MOST_VALUES} values, aliases expanded; shorten it")
+        if not inner:
+            return
+        level, count = inner, count + len(inner)
+    raise UserError(f"{place}: nested over {MOST_LEVELS} levels; flatten it")
+
+
+def read_rows(
+    path: Path, columns: Collection[str] = (), advice: str = "check the path"
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the header and the rows of a CSV file, every cell as the text that was written.
+
+    Args:
+        path: a UTF-8 file with a header and commas; wholly empty lines are skipped.
+        columns: columns that must be there.
+        advice: what to do where the file or a column is missing.
+
+    Raises:
+        UserError: unreadable, no header, a column missing or given twice, or a row with more or fewer cells than
+            the header (its line number is named).
+    """
+    reader = csv.reader(io.StringIO(read_text(path, advice), newline=""), strict=True)
+    limit = csv.field_size_limit(MOST_CELL)
+    try:
+        lines = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num}: not CSV ({error}); fix that line") from None
+    finally:
+        csv.field_size_limit(limit)
+    if not lines:
+        raise UserError(f"{path}: empty; it needs a header line")
+    header = lines[0][1]
+    _check_header(header, columns, path, advice)
+    for number, row in lines[1:]:
+        if len(row) != len(header):
+            raise UserError(f"{path} line {number}: {len(row)} cells, but the header has {len(header)}; fix that line")
+    return header, [dict(zip(header, row, strict=True)) for _, row in lines[1:]]
+
+
+def _check_header(header: Sequence[str], columns: Collection[str], path: Path, advice: str) -> None:
+    for name in header:
+        if header.count(name) > 1:
+            raise UserError(f"{path}: the column {name!r} is given twice; remove one")
+    for name in columns:
+        if name not in header:
+            separator = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
+            why = f"; its cells are separated by {separator!r}, save it with commas" if separator else f"; {advice}"
+            raise UserError(f"{path}: no column {name!r}, only {', '.join(header)}{why}")
