@@ -57,7 +57,7 @@ class _Loader(yaml.SafeLoader):
 class _VerbatimLoader(_Loader):
     """The same with every scalar kept as the text that was written: 010124, NO and 1.10 stay what they are."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
 def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:

@@ -133,7 +133,7 @@ def test_a_second_process_is_refused_or_waits(nmnc: Any) -> None:
 def test_a_disk_that_is_full_when_an_epoch_is_saved(nmnc: Any) -> None:
     nmnc.write_study(training={"epochs": 5})
     train_it = nmnc.train("backprop")
-    assert "state.pt: File too large; fix that and run the same command again" in nmnc.fails(*train_it, limit=2000)
+    assert "state.pt: File too large; make room there" in nmnc.fails(*train_it, limit=2000)
     assert {path.name for path in (nmnc.folder / "results").rglob("*") if path.is_file()} == {"lock"}
     nmnc.succeeds(*train_it, "--out", "undisturbed")
     (state,) = nmnc.states()
