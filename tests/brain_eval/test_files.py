@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import netCDF4
+import numpy as np
 import pytest
 
 import brain_eval.__main__
-from brain_eval.files import netcdf_errors
+from brain_eval.files import netcdf_errors, open_netcdf
 from nmnc.command_line import system_error
 from nmnc.errors import UserError
 from nmnc.files import replacing
@@ -81,3 +83,56 @@ def test_the_command_line_says_it_in_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"brain_eval: {tmp_path / 'out'}")
     assert line.endswith("Not a directory; fix that and run the same command again")
+
+
+def netcdf(path: Path, n: int = 4, write: bool = True) -> Path:
+    with netCDF4.Dataset(path, "w") as file:
+        file.createDimension("x", n)
+        values = file.createVariable("values", "f8", ("x",), fill_value=False, chunksizes=(min(n, 2**20),))
+        if write:
+            values[:] = np.arange(n)
+    return path
+
+
+def truncated(path: Path) -> None:
+    netcdf(path).write_bytes(path.read_bytes()[:-200])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(netcdf(path).read_bytes())
+    content[4:400] = bytes(396)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: None, "no such file; delete it"),
+        (Path.mkdir, "not a file; delete it"),
+        (os.mkfifo, "not a file; delete it"),
+        (Path.touch, r"damaged, or not the NetCDF file it should be \("),
+        (lambda path: path.write_text("text"), "damaged, or not the NetCDF file"),
+        (truncated, "damaged, or not the NetCDF file"),
+        (flipped, "damaged, or not the NetCDF file"),
+        (lambda path: netcdf(path, 3), "damaged, or not the NetCDF file .*(4|match|short)"),
+        (lambda path: netcdf(path, 10**11, write=False), "values would take 800 GB, more than the file can contain"),
+    ],
+)
+def test_files_that_are_not_the_netcdf_wanted_are_one_line(
+    make: Callable[[Path], None], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.nc"
+    make(path)
+    with (
+        pytest.raises(UserError, match=rf"a\.nc: {words}") as caught,
+        open_netcdf(path, "delete it and rerun") as file,
+    ):
+        np.zeros(4)[:] = file["values"][:]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_netcdf_file_is_read(tmp_path: Path) -> None:
+    with open_netcdf(netcdf(tmp_path / "a.nc"), "delete it") as file:
+        assert file["values"][:].tolist() == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"^of the block$"), open_netcdf(tmp_path / "a.nc", "delete it"):
+        raise UserError("of the block")
