@@ -52,19 +52,8 @@ def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
     for kind in KINDS:
         train = ["nmnc", "train", "--config", "kills.yaml", "--network", "net", "--rule", kind]
         found[kind] = (train, ["results"])
-    found["extract"] = (
-        [
-            "brain_eval",
-            "extract",
-            "--model",
-            model,
-            "--benchmark",
-            "simulated",
-            "--out",
-            "activations",
-        ],
-        ["activations"],
-    )
+    extract = ["brain_eval", "extract", "--model", model, "--benchmark", "simulated", "--out", "activations"]
+    found["extract"] = (extract, ["activations"])
     score = ["--activations", f"{folder}/extracted", "--out", "scores/scores.csv", "--rdms", "scores/rdms.nc"]
     found["score"] = (
         ["brain_eval", "score", "--benchmark", "simulated", *score, "--draws-file", "scores/draws.nc"], ["scores"],
