@@ -57,6 +57,15 @@ def _ascending(stimuli: NDArray[np.intp]) -> bool:
     return bool((np.diff(stimuli) > 0).all())
 
 
+def _texts(variable: netCDF4.Variable) -> list[str]:
+    """Strings, or rows of UTF-8 characters: netCDF4's own decoding shifts all those behind one of several bytes."""
+    if variable.dtype is str:
+        return [str(text) for text in variable[:]]
+    variable.set_auto_chartostring(False)
+    characters = np.ascontiguousarray(variable[:])
+    return [text.decode("utf-8") for text in characters.view(f"S{characters.shape[1]}")[:, 0].tolist()]
+
+
 @contextmanager
 def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
     """Open BENCHMARK.nc and check that it holds this benchmark's stimuli, in its order.
@@ -74,11 +83,10 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
     with file:
         file.set_auto_mask(False)
         try:
-            ids = tuple(str(name) for name in file["stimulus_id"][:])
-            names = np.array([str(name) for name in file["layer"][:]])
+            ids, names = tuple(_texts(file["stimulus_id"])), np.array(_texts(file["layer"]))
             digest, values = file.getncattr("stimulus_set_sha256"), file["activations"]
             preprocessing = str(file.getncattr("preprocessing"))
-        except (IndexError, KeyError, AttributeError) as error:
+        except (IndexError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{path} lacks a part that extract writes ({error}); {again}") from None
         if ids != benchmark.stimulus_set.stimulus_ids or digest != benchmark.stimulus_set.sha256:
             raise UserError(f"{path} was made from other stimuli than the benchmark has now; {again}")
