@@ -1,4 +1,4 @@
-"""The tables of docs/claims.md from predictions and published verdicts: python -m workflow.claims_page."""
+"""The tables of docs/predictions.md from predictions and published verdicts: python -m workflow.claims_page."""
 
 import csv
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, PREDICTIONS = ROOT / "docs" / "claims.md", ROOT / "docs" / "predictions.yaml"
+PAGE, PREDICTIONS = ROOT / "docs" / "predictions.md", ROOT / "docs" / "predictions.yaml"
 #: Studies whose verdicts are published, below results/reference, by tier.
 TIERS = {"CPU": "claims", "GPU": "claims_gpu"}
 BEGIN = "<!-- Written by python -m workflow.claims_page; change docs/predictions.yaml or run the study instead. -->"
@@ -14,7 +14,7 @@ END = "<!-- end of the written part -->"
 
 
 def page() -> str:
-    """The whole page: its hand-written text with the part between BEGIN and END made anew."""
+    """Return the whole page: the hand-written text, with the part between BEGIN and END generated from the tables."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
@@ -28,7 +28,7 @@ def _tables() -> str:
     for key, claim in claims.items():
         parts += [f"## {key}: {claim['title']}", ""]
         parts += [
-            "| | prediction | decides | tier | effect [95 % interval] | n | p (Holm) | verdict |",
+            "| code | prediction | supported if | tier | effect [95 % interval] | n | p (Holm) | verdict |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for name, prediction in claim["predictions"].items():
@@ -62,7 +62,7 @@ def _effect(row: dict[str, str] | None) -> str:
 
 
 def _p(row: dict[str, str] | None) -> str:
-    """p of the effect against its threshold, corrected for the number of predictions."""
+    """Return p of the effect against its threshold, corrected for the number of predictions, as text."""
     if row is None or not row["p_holm"]:
         return ""
     p = float(row["p_holm"])

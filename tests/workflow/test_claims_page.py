@@ -1,4 +1,4 @@
-"""docs/claims.md says what the predictions and the published verdicts say."""
+"""docs/predictions.md and docs/claims.md say what the predictions and the published verdicts say."""
 
 import csv
 import re
@@ -11,6 +11,8 @@ import yaml
 from brain_eval.claims.runs import Runs
 from brain_eval.claims.verdicts import load_predictions, verdicts
 from workflow import claims_page
+
+CLAIMS = claims_page.ROOT / "docs" / "claims.md"
 
 
 def test_the_page_is_what_its_command_writes() -> None:
@@ -41,7 +43,19 @@ def test_published_verdicts_and_their_intervals_are_shown(tmp_path: Path, monkey
     text = claims_page.page()
     assert "| CPU | 0.250 [0.200, 0.300] | 6 | 0.012 | **supported** |" in text
     assert text.count("not run") >= 20
-    assert text.startswith("# The claims, put to the test\n")
+    assert text.startswith("# Predictions and verdicts\n")
+
+
+def test_claims_quote_the_published_verdicts() -> None:
+    """A row of docs/claims.md that ends in a code repeats that row of docs/predictions.md."""
+    rows = [line.strip("|").split("|") for line in CLAIMS.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    quoted = {row[-1].strip(): [cell.strip() for cell in row] for row in rows if re.match(r" C\d+\.\d+ $", row[-1])}
+    assert len(quoted) > 10
+    page = claims_page.PAGE.read_text(encoding="utf-8")
+    for code, (_, verdict, effect, n, _, _) in quoted.items():
+        (row,) = re.findall(rf"^\| {re.escape(code)} \|.*$", page, re.MULTILINE)
+        assert f"| {effect} | {n} |" in row, code
+        assert f"| **{verdict}** |" in row, code
 
 
 def test_published_verdicts_follow_from_the_published_runs() -> None:
