@@ -5,6 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Property tests try the same examples on every machine, however slow it is; --hypothesis-profile=default tries others.
+settings.register_profile(
+    "everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("everywhere")
 
 #: Set where all data sets are known to be there (CI): a test that would be skipped for want of them fails.
 REQUIRED = os.environ.get("NMNC_REQUIRE_DATA") == "1"

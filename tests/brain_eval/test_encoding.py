@@ -131,7 +131,7 @@ def test_penalty_of_each_neuroid_equals_scikit_learn(case, way):
     assert len(set(chosen)) > 1 or case in ("one neuroid", "three training stimuli")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4))
 def test_predictions_do_not_depend_on_units_rotation_or_offset_of_the_features(seed, scale):
     features, responses = simulated(40, 12, 3, seed)

@@ -143,7 +143,7 @@ def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_
     assert np.mean([upper_triangle(mahalanobis_rdm(values)).mean() for values in noise]) == pytest.approx(0.4, abs=0.02)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
 def test_noise_in_other_units_changes_no_distance(seed):
     """Without shrinkage any invertible mixture of the neuroids leaves Mahalanobis distances as they are."""

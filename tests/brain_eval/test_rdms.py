@@ -201,7 +201,7 @@ def test_squares_that_overflow_are_refused_by_row():
 FEATURES = arrays(np.float64, st.tuples(st.integers(3, 9), st.integers(2, 7)), elements=st.integers(-50, 50))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FEATURES, st.randoms(use_true_random=False))
 def test_permuting_stimuli_permutes_the_rdm_and_permuting_neuroids_changes_nothing(features, random):
     stimuli, neuroids = list(range(len(features))), list(range(features.shape[1]))
@@ -214,7 +214,7 @@ def test_permuting_stimuli_permutes_the_rdm_and_permuting_neuroids_changes_nothi
         np.testing.assert_allclose(function(features[stimuli][:, neuroids]), rdm[np.ix_(stimuli, stimuli)], atol=1e-10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(FEATURES, st.floats(0.01, 100), st.floats(-100, 100))
 def test_what_each_kind_does_not_see(features, scale, shift):
     """Correlation: scale and offset of a stimulus; cosine: its scale; Euclidean: a pattern added to all stimuli."""

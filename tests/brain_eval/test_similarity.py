@@ -129,7 +129,7 @@ def test_ranks_are_blind_to_monotone_change(metric):
     assert compare(a**3, np.sqrt(b), metric) == pytest.approx(compare(a, b, metric), abs=1e-14)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.floats(1e-3, 1e3), st.floats(0, 10))
 def test_metrics_are_blind_to_scale_and_order_of_stimuli_and_the_centred_ones_to_an_offset(seed, n, scale, offset):
     a, b = two_rdms(n, seed, size=4)

@@ -49,7 +49,7 @@ def test_grey_is_the_luma_that_pillow_uses():
     size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
     side=st.integers(1, 48),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_one_colour_stays_one_colour(colour, size, side):
     mean, std = (0.5, 0.4, 0.3), (0.3, 0.2, 0.1)
     image = np.full((*size, 3), colour, dtype=np.uint8)

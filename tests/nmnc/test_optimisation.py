@@ -117,7 +117,7 @@ def test_rules_learn_by_adam_too(toy: Any, tmp_path: Path, kind: str) -> None:
     assert run.epochs[-1]["test_accuracy"] > 0.8  # chance: 0.25
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3) | st.none(), st.integers(0, 1000))
 def test_clipping_is_torchs_and_tells_the_norms_before(scale: float, largest: float | None, seed: int) -> None:
     gradients = [scale * value.detach() for value in weights(seed)]
