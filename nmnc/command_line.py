@@ -2,13 +2,15 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nmnc.errors import UserError
 from nmnc.interruption import Interrupted
 
 #: No space left, quota exceeded, and the limit of a file's size.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+#: Of one line of error.
+MOST_CHARACTERS = 4000
 
 
 def run_command(app: Callable[[], None], program: str) -> None:
@@ -22,6 +24,7 @@ def run_command(app: Callable[[], None], program: str) -> None:
         program: stands in front of every message.
     """
     try:
+        _refuse_bytes(sys.argv[1:])
         app()
     except UserError as error:
         _end(program, str(error), 2)
@@ -29,10 +32,27 @@ def run_command(app: Callable[[], None], program: str) -> None:
         _end(program, str(interrupted), interrupted.status)
     except OSError as error:
         _end(program, system_error(error), 2)
+    except UnicodeEncodeError as error:
+        _end(program, f"{error.object[:80]!a} cannot be written as {error.encoding}; set PYTHONUTF8=1", 2)
+    except RecursionError:
+        _end(program, "something is nested too deep to be worked on; flatten the file or the network", 2)
+    except MemoryError as error:
+        _end(program, f"the memory of the machine is exhausted ({error}); take fewer or smaller images or networks", 2)
+
+
+def _refuse_bytes(arguments: Sequence[str]) -> None:
+    """UserError for an argument that is not text: no file that we write could name it."""
+    for argument in arguments:
+        if any(0xD800 <= ord(mark) < 0xE000 for mark in argument):
+            raise UserError(f"the argument {argument!a} is not UTF-8 text; rename the file, or fix the argument")
 
 
 def _end(program: str, message: str, status: int) -> None:
-    print(f"{program}: {' '.join(message.split())}", file=sys.stderr)
+    """One line on stderr, in which no character can move the cursor or hide others; and the end."""
+    line = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in " ".join(message.split()))
+    if len(line) > MOST_CHARACTERS:
+        line = f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"
+    print(f"{program}: {line}", file=sys.stderr)
     sys.exit(status)
 
 

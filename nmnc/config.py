@@ -2,23 +2,30 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from nmnc.errors import UserError, did_you_mean
+from nmnc.reading import read_yaml
 from nmnc.settings import (
+    MOST_BYTES_OF_A_NAME,
+    MOST_POINTS,
+    PERTURBING,
     Dataset,
     Diagnostics,
     Name,
     NetworkEntry,
     Noise,
+    PathText,
     Point,
     RuleEntry,
     Run,
     Section,
+    Seed,
     Sweep,
     Training,
+    UserPath,
     points_of,
 )
 from nmnc.validation import one_line, overlay
@@ -31,19 +38,23 @@ Metric = Literal[
 ]  # fmt: skip
 #: The same names as brain_eval's recorded_rdms.KINDS (a test compares them).
 RecordedRdm = Literal["correlation", "cosine", "euclidean", "mahalanobis", "crossnobis"]
+#: Most runs of a study: networks x rules x seeds.
+MOST_RUNS = 20_000
+#: Bytes that names of files need beside network, rule and seed: a hash, an ending, a temporary name.
+BESIDE_NAMES = 50
 
 
 class Paths(Section):
     """Where data are found and results are written, relative to the working directory."""
 
-    data: Path = Field(Path("data"), description="data folder; the environment variable NMNC_DATA overrides it")
-    results: Path = Field(Path("results"), description="results go to RESULTS/STUDY")
+    data: UserPath = Field(Path("data"), description="data folder; the environment variable NMNC_DATA overrides it")
+    results: UserPath = Field(Path("results"), description="results go to RESULTS/STUDY")
 
 
 class ImagePreprocessing(Section):
     """How a reference model was trained to see images."""
 
-    image_size: int = Field(ge=4, description="pixels a side; images are resized, bilinear with antialiasing")
+    image_size: int = Field(ge=4, le=4096, description="pixels a side; images are resized, bilinear with antialiasing")
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: red, green, blue")
     mean: list[float] = Field(description="per channel, subtracted after scaling to 0..1")
     std: list[float] = Field(description="per channel, divided by")
@@ -60,9 +71,9 @@ class ImagePreprocessing(Section):
 class ReferenceModel(Section):
     """A network that is scored but not trained here."""
 
-    network: str = Field(description="MODULE:FUNCTION, torchvision:NAME, or a network.pt")
+    network: PathText = Field(description="MODULE:FUNCTION, torchvision:NAME, or a network.pt")
     arguments: dict[str, Any] = Field({}, description="arguments of FUNCTION")
-    weights: Path | None = Field(None, description="state dict, absolute or below the data folder")
+    weights: UserPath | None = Field(None, description="state dict, absolute or below the data folder")
     layers: list[str] = Field([], description="names of its modules; empty: all direct children")
     preprocessing: ImagePreprocessing | None = Field(None, description="required unless network is a network.pt")
 
@@ -76,12 +87,14 @@ class ReferenceModel(Section):
 class Activations(Section):
     """What is kept of a network's activity, and how it is computed."""
 
-    memory_gb: float = Field(2.0, ge=0.01, description="for batches and buffers, which shrink to fit")
+    memory_gb: float = Field(2.0, ge=0.01, le=10**5, description="for batches and buffers, which shrink to fit")
     reduction: Literal["none", "spatial_mean", "pca", "random_projection"] = Field(
         "none", description="of each layer: all of it, the mean over each channel's map, or fewer dimensions"
     )
-    reduction_dimensions: int = Field(1000, ge=1, description="most values a layer after pca or random_projection")
-    reduction_seed: int = Field(0, ge=0, description="seed of random_projection")
+    reduction_dimensions: int = Field(
+        1000, ge=1, le=10**7, description="most values a layer after pca or random_projection"
+    )
+    reduction_seed: Seed = Field(0, description="seed of random_projection")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="bfloat16: faster and rounded, by autocast; Spearman of its RDMs with those of float32 at least "
@@ -102,7 +115,7 @@ class Evaluation(Section):
         ["simulated"], description="names of the registry or of benchmark_folders; none: nothing is scored"
     )
     rules: list[Name] | None = Field(None, description="labels of the rules to score; empty: all")
-    benchmark_folders: dict[Name, Path] = Field({}, description="your own benchmarks: name -> folder")
+    benchmark_folders: dict[Name, UserPath] = Field({}, description="your own benchmarks: name -> folder")
     models: dict[Name, ReferenceModel] = Field({}, description="reference models to score beside the rules")
     metrics: list[Metric] = Field(
         ["spearman", "rho-a"],
@@ -117,18 +130,18 @@ class Evaluation(Section):
         "responses, mahalanobis and crossnobis repetitions; in scores.csv the metric is then crossnobis-spearman",
     )
     activations: Activations = Activations()
-    bootstrap_draws: int = Field(1000, ge=100, description="draws behind each interval")
+    bootstrap_draws: int = Field(1000, ge=100, le=10**6, description="draws behind each interval")
     confidence: float = Field(0.95, ge=0.5, le=0.999, description="coverage of each interval")
-    seed: int = Field(0, ge=0, description="seed of the bootstrap")
+    seed: Seed = Field(0, description="seed of the bootstrap")
 
 
 class Study(Section):
     """One study: networks x rules x seeds, scored on benchmarks."""
 
     study: Name = Field(description="name of the study and of its results folder")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="one run per seed")
+    seeds: list[Seed] = Field([0], min_length=1, description="one run per seed")
     device: Device = Field("auto", description="auto takes a GPU when there is one")
-    threads: int = Field(1, ge=1, description="torch's threads per job; part of what makes a run repeatable")
+    threads: int = Field(1, ge=1, le=1024, description="torch's threads per job; part of what makes a run repeatable")
     paths: Paths = Paths()
     dataset: Dataset | None = Field(None, description="may be left out when nothing is trained")
     networks: dict[Name, NetworkEntry] = Field({}, description="name -> network")
@@ -144,21 +157,16 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        for name, given in (("seeds", self.seeds), ("evaluation.benchmarks", self.evaluation.benchmarks)):
-            if len(set(given)) != len(given):
-                raise ValueError(f"{name} are repeated; give each once")
         if self.study == "reference":
             raise ValueError("study: results/reference is kept for published results; take another name")
         if self.networks and self.dataset is None:
             raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
         if not self.networks and not self.evaluation.models:
             raise ValueError("nothing to do; add a network to networks or a model to evaluation.models")
-        for name in self.diagnosed or []:
-            if name not in self.labels():
-                raise ValueError(f"diagnosed: unknown rule {name!r}{did_you_mean(name, self.labels())}")
-        for name in self.evaluation.rules or []:
-            if name not in self.labels():
-                raise ValueError(f"evaluation.rules: unknown rule {name!r}{did_you_mean(name, self.labels())}")
+        for place, names in (("diagnosed", self.diagnosed), ("evaluation.rules", self.evaluation.rules)):
+            for name in names or []:
+                if name not in self.labels():
+                    raise ValueError(f"{place}: unknown rule {name!r}{did_you_mean(name, self.labels())}")
         taken = {"pixels"} & (set(self.networks) | set(self.evaluation.models))
         taken |= set(self.networks) & set(self.evaluation.models)
         if taken:
@@ -172,27 +180,33 @@ class Study(Section):
             run = self.run(label)
             if label == "untrained" and run.kind != "untrained":
                 raise ValueError("rules.untrained: the label is kept for the kind untrained; rename that rule")
-            if run.noise.images > run.training.batch_size:
-                raise ValueError(
-                    f"rules.{label}: noise.images {run.noise.images} exceeds batch_size {run.training.batch_size}"
-                )
-            components = run.noise.dimensions * (2 if run.noise.adaptive else 1)
-            if run.kind in ("nmnc", "spectral") and run.noise.basis_images <= components:
-                raise ValueError(
-                    f"rules.{label}: {components} principal components need the activity of more images than "
-                    f"noise.basis_images {run.noise.basis_images}; set it higher"
-                )
-            if run.noise.basis == "incremental" and run.training.batch_size == 1:
-                raise ValueError(
-                    f"rules.{label}: noise.basis incremental compares the images of a batch; "
-                    "set batch_size to 2 or more, or give window"
-                )
-            if run.noise.per_image and run.noise.images != run.training.batch_size:
-                raise ValueError(
-                    f"rules.{label}: with noise.per_image all images of a batch need noise; "
-                    f"set noise.images to the batch_size {run.training.batch_size}"
-                )
+            _refuse_noise(label, run)
+        self._refuse_too_many()
+        self._refuse_long_names()
         return self
+
+    def _refuse_too_many(self) -> None:
+        """ValueError for more runs than Snakemake can plan."""
+        number = sum(len(self.networks_of(label)) * len(self.seeds_of(label)) for label in self.labels())
+        if number > MOST_RUNS:
+            raise ValueError(f"{number} runs (networks x rules x seeds), at most {MOST_RUNS}; split the study")
+
+    def _refuse_long_names(self) -> None:
+        """ValueError where the name of a file would be longer than file systems take."""
+        places = [
+            ("networks.{} and rules.{}", name, label) for label in self.labels() for name in self.networks_of(label)
+        ]
+        shown = [*self.networks, *self.evaluation.models]
+        places += [
+            ("evaluation.benchmarks {} and {}", name, other) for name in self.evaluation.benchmarks for other in shown
+        ]
+        for place, *names in places:
+            size = sum(map(len, names)) + BESIDE_NAMES
+            if size > MOST_BYTES_OF_A_NAME:
+                raise ValueError(
+                    f"{place.format(*names)}: together too long for the name of a file by "
+                    f"{size - MOST_BYTES_OF_A_NAME} characters; shorten them"
+                )
 
     @cached_property
     def entries(self) -> dict[str, RuleEntry]:
@@ -200,8 +214,13 @@ class Study(Section):
         found = dict(self.rules)
         for name in self.sweeps:
             for point in self.points(name):
-                if point.label not in found:
-                    found[point.label] = point.entry
+                if found.setdefault(point.label, point.entry) != point.entry:
+                    raise ValueError(
+                        f"sweeps.{name}: the label {point.label!r} is taken by a rule with other settings; "
+                        "rename that rule, or put the values into one sweep"
+                    )
+            if len(found) > len(self.rules) + MOST_POINTS:
+                raise ValueError(f"sweeps: over {MOST_POINTS} points together; split the study")
         return found
 
     def points(self, sweep: str) -> list["Point"]:
@@ -238,6 +257,29 @@ class Study(Section):
         )
 
 
+def _refuse_noise(label: str, run: Run) -> None:
+    """ValueError for settings of the noise that the rule uses and that do not fit one another."""
+    noise, batch = run.noise, run.training.batch_size
+    if run.kind in PERTURBING and noise.images > batch:
+        raise ValueError(f"rules.{label}: noise.images {noise.images} exceeds batch_size {batch}; lower noise.images")
+    components = noise.dimensions * (2 if noise.adaptive else 1)
+    if run.kind in ("nmnc", "spectral") and noise.basis_images <= components:
+        raise ValueError(
+            f"rules.{label}: {components} principal components need the activity of more images than "
+            f"noise.basis_images {noise.basis_images}; set it higher"
+        )
+    if run.kind == "nmnc" and noise.basis == "incremental" and batch == 1:
+        raise ValueError(
+            f"rules.{label}: noise.basis incremental compares the images of a batch; "
+            "set batch_size to 2 or more, or give window"
+        )
+    if run.kind in PERTURBING and noise.per_image and noise.images != batch:
+        raise ValueError(
+            f"rules.{label}: with noise.per_image all images of a batch need noise; "
+            f"set noise.images to the batch_size {batch}"
+        )
+
+
 def load_study(path: Path) -> Study:
     """Read and check a study's YAML file.
 
@@ -245,22 +287,7 @@ def load_study(path: Path) -> Study:
         UserError: one line with the file, the place, what is wrong and, for a misspelt key, the
             nearest known one.
     """
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give a YAML file of config/") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; give a YAML file of config/") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
-        problem = str(getattr(error, "problem", error)).splitlines()[0]
-        raise UserError(f"{path}{line}: not valid YAML ({problem}); mend it") from None
-    return study_from(content, str(path))
+    return study_from(read_yaml(path, "give a YAML file of config/"), str(path))
 
 
 def study_from(content: Any, source: str) -> Study:
@@ -268,9 +295,6 @@ def study_from(content: Any, source: str) -> Study:
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected keys and values; start from config/default.yaml")
     try:
-        study = Study(**content)
+        return Study.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{source}: {one_line(error, Study)}") from None
-    except TypeError:
-        raise UserError(f"{source}: keys must be words; start from config/default.yaml") from None
-    return study

@@ -4,46 +4,69 @@ Nothing that is read runs code, takes unbounded memory, or ends in an exception 
 """
 
 import csv
+import gzip
 import io
 import json
 import math
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
-from nmnc.errors import UserError
+from nmnc.errors import UserError, in_one_line
 
-#: Limits on one text file: bytes, nested levels, values (an alias counts each time it is used), characters of a cell.
-MOST_BYTES, MOST_LEVELS, MOST_VALUES, MOST_CELL = 512 * 1024**2, 50, 200_000, 10_000_000
+#: Limits on one text file: bytes (of YAML: characters, and nodes as written), nested levels, values (an alias counts
+#: each time it is used), characters of a cell.
+MOST_BYTES, MOST_YAML, MOST_NODES = 128 * 1024**2, 1024**2, 20_000
+MOST_LEVELS, MOST_VALUES, MOST_CELL = 50, 200_000, 10_000_000
+#: No setting is as large; and Python refuses to print numbers of many thousand digits.
+LARGEST_NUMBER = 2**64
 
 
 def read_text(path: Path, advice: str = "check the path") -> str:
-    """Return a UTF-8 text file, with or without a byte-order mark.
+    """Return a UTF-8 text file, with or without a byte-order mark; a name that ends in .gz: decompressed.
 
     Args:
         path: the file.
         advice: what to do where there is no such file.
 
     Raises:
-        UserError: missing, unreadable, not UTF-8, or over 512 MiB.
+        UserError: missing, unreadable, not a regular file, not UTF-8, or over 128 MiB.
     """
     try:
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise UserError(f"{path}: {path.stat().st_size} bytes; at most {MOST_BYTES} are read, check the path")
-        return path.read_text(encoding="utf-8-sig")
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading could wait for ever, or never end
+            raise UserError(f"{path}: cannot be read (a pipe or device, not a file); {advice}")
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path}: over {MOST_BYTES} bytes; at most so many are read, check the path")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+    except (OSError, ValueError, EOFError, zlib.error) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, where YAML itself lets the last one win."""
+    """SafeLoader that refuses a key given twice (in YAML itself the last one wins), depth, and sheer number."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    depth = nodes = merged = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth, self.nodes = self.depth + 1, self.nodes + 1
+        if self.depth > MOST_LEVELS + 1:
+            raise UserError(f": nested over {MOST_LEVELS} levels; flatten it")
+        if self.nodes > MOST_NODES:
+            raise UserError(f": over {MOST_NODES} values; shorten it")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
@@ -51,7 +74,13 @@ class _Loader(yaml.SafeLoader):
                 line = key.start_mark.line + 1
                 raise UserError(f" line {line}: the key {key.value!r} is given twice; remove one")
             seen.add(name)
-        return super().construct_mapping(node, deep)
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MOST_VALUES:
+            raise UserError(f": over {MOST_VALUES} values, aliases expanded; shorten it")
 
 
 class _VerbatimLoader(_Loader):
@@ -69,9 +98,11 @@ def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
         verbatim: keep every scalar as text, so that labels arrive as written.
 
     Raises:
-        UserError: not YAML, a key given twice, NaN or infinity, nested over 50 levels, over 200,000 values with
-            aliases expanded, or a tag that asks for anything but plain data.
+        UserError: not YAML, a key given twice, NaN or infinity, nested over 50 levels, over 1 MiB, over 200,000
+            values with aliases expanded, or a tag that asks for anything but plain data.
     """
+    if len(text) > MOST_YAML:
+        raise UserError(f"{place}: {len(text)} characters; at most {MOST_YAML} are read, check the path")
     try:
         content = yaml.load(text, Loader=_VerbatimLoader if verbatim else _Loader)  # a SafeLoader
     except yaml.YAMLError as error:
@@ -83,8 +114,14 @@ def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
         raise UserError(f"{place}{error}") from None
     except RecursionError:
         raise UserError(f"{place}: nested over {MOST_LEVELS} levels; flatten it") from None
-    except (ValueError, OverflowError, TypeError) as error:  # dates that are none, keys that are lists
-        raise UserError(f"{place}: not valid YAML ({str(error).splitlines()[0]}); fix it") from None
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        LookupError,
+        AttributeError,
+    ) as error:  # e.g. `!!bool x`, a 13th month
+        raise UserError(f"{place}: not valid YAML ({in_one_line(error)}); fix it") from None
     _check_plain(content, place)
     return content
 
@@ -134,6 +171,8 @@ def _check_plain(content: Any, place: str) -> None:
         for value in level:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{place}: {value} is not a number that can be used; give a finite one")
+            if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+                raise UserError(f"{place}: it has a number beyond 2**64; give a smaller one")
             if isinstance(value, dict):
                 inner += [*value.keys(), *value.values()]
             elif isinstance(value, list | tuple | set):

@@ -1,12 +1,27 @@
 """Pydantic's errors as one line: what, where, what to do."""
 
-from typing import Any, TypeVar
+import reprlib
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from nmnc.errors import did_you_mean
 
 S = TypeVar("S", bound=BaseModel)
+#: Values of the user's in errors, cut where they are long.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def leaves(annotation: Any) -> set[Any]:
+    """The types inside an annotation: {int, NoneType} for `list[int] | None`; values of a Literal as they are."""
+    inner = get_args(annotation)
+    return set().union(*map(leaves, inner)) if inner else {annotation} if isinstance(annotation, type) else set()
+
+
+def short(value: Any) -> str:
+    """A value as an error shows it, at most about 80 characters a part."""
+    return _SHORT.repr(value)
 
 
 def overlay(base: S, override: dict[str, Any], place: str) -> S:
@@ -20,14 +35,14 @@ def overlay(base: S, override: dict[str, Any], place: str) -> S:
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in words, and how many more there are."""
     first, *more = error.errors(include_url=False)
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(str(part)[:200] for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
         message = f"{place}: unknown key{did_you_mean(str(first['loc'][-1]), _known_keys(model, first['loc']))}"
     elif first["type"] == "missing":
         message = f"{place}: missing; add it"
     else:
         text = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
-        given = "" if isinstance(first["input"], dict) else f" (got {first['input']!r})"
+        given = "" if isinstance(first["input"], dict) else f" (got {short(first['input'])})"
         message = f"{place}: {text}{given}" if place else text
     return message + (f" (and {len(more)} more)" if more else "")
 

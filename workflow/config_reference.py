@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
 from nmnc.config import Study
+from nmnc.settings import usable_path
 
 README = Path(__file__).resolve().parent.parent / "config" / "README.md"
 COMMAND = "python -m workflow.config_reference"
@@ -138,6 +139,10 @@ def _limits(metadata: Iterable[Any]) -> list[str]:
             words.append(f"{sign} {getattr(limit, attribute)}")
         elif isinstance(limit, MinLen):
             words.append(f"at least {limit.min_length}")
+        elif isinstance(limit, MaxLen):
+            words.append(f"at most {limit.max_length} characters")
+        elif isinstance(limit, AfterValidator) and limit.func is usable_path:
+            words.append("no braces or control characters")
         elif getattr(limit, "pattern", None) == NAME:
             words.append("letters, digits, `_ . -`, first a letter or digit")
         else:

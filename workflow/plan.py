@@ -22,6 +22,7 @@ import typer
 from tqdm import tqdm
 
 from nmnc import runs
+from nmnc.command_line import run_command
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 
@@ -273,8 +274,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as mistake:
-        print(f"plan: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    run_command(lambda: typer.run(main), "plan")

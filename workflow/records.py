@@ -8,13 +8,13 @@ ones; neither the content of the user's own data nor the code is compared.
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nmnc.command_line import run_command
 from nmnc.config import Study, load_study, study_from
 from nmnc.errors import UserError
 from nmnc.files import write_text
@@ -130,15 +130,10 @@ def main(
     ] = None,
 ) -> None:
     """Write the rows of a study's published runs where its own lie, so that it goes on with what is missing."""
-    try:
-        study = load_study(config)
-        place = published or study.paths.results / "reference" / study.study
-        number = bring_back(study, place)
-    except (UserError, OSError) as error:
-        print(f"records: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    study = load_study(config)
+    number = bring_back(study, published or study.paths.results / "reference" / study.study)
     print(f"{number} published runs brought back to {results_folder(study)}; {len(trained(study))} runs in the study")
 
 
 if __name__ == "__main__":
-    app()
+    run_command(app, "records")

@@ -7,12 +7,12 @@ shows both.
 import gzip
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from nmnc.command_line import run_command
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 from nmnc.files import write_text
@@ -86,13 +86,9 @@ def _copy(path: Path, target: Path) -> None:
 
 def main(config: Annotated[Path, typer.Option(help="The study's YAML file.")]) -> None:
     """Copy tables, shareable figures and provenance of a finished study to results/reference/STUDY."""
-    try:
-        study = load_study(config)
-        publish(study, study.paths.results / "reference" / study.study)
-    except (UserError, OSError) as error:
-        print(f"reference: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
+    study = load_study(config)
+    publish(study, study.paths.results / "reference" / study.study)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(lambda: typer.run(main), "reference")

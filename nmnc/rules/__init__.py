@@ -20,6 +20,7 @@ from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation, RandomSubspace
 from nmnc.rules.spectral import SpectralNoiseCorrelation
 from nmnc.rules.weight_mirror import WeightMirror
+from nmnc.settings import PERTURBING
 
 __all__ = ["RULES", "Rule", "make_rule"]
 
@@ -38,8 +39,6 @@ RULES: dict[str, Callable[[Network, list[int], int, Noise, int], Rule]] = {
     "weight_mirror": WeightMirror,
 }
 
-#: Rules that correlate noise with the logits.
-PERTURBING = ("vnc", "nmnc", "random_subspace", "spectral", "fdfa")
 #: Setting that not all of these follow -> those that do, and what to do with the others.
 OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
     "noise.feedback layerwise": (("nmnc",), "give {kind} factored or full"),

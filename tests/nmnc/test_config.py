@@ -91,7 +91,27 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
     [
         ({"training": {"epochs": -1}}, r"training\.epochs: .*greater than or equal to 0 \(got -1\)"),
         ({"training": {"learning_rate": 0}}, r"training\.learning_rate: .*greater than 0"),
-        ({"training": {"learning_rate": float("nan")}}, r"training\.learning_rate: .*greater than 0"),
+        ({"training": {"learning_rate": float("nan")}}, r"training\.learning_rate: .*finite number \(got nan\)"),
+        ({"training": {"clip_norm": float("inf")}}, r"training\.clip_norm: .*finite number"),
+        ({"training": {"learning_rate": 1e300}}, r"training\.learning_rate: .*less than or equal to 10{30} "),
+        ({"threads": 10**12}, r"threads: .*less than or equal to 1024"),
+        ({"seeds": [2**63]}, r"seeds\.0: .*less than 9223372036854775808"),
+        ({"training": {"epochs": True}}, r"training\.epochs: .*a number, not true or false"),
+        ({"seeds": [True]}, r"seeds: .*a number, not true or false"),
+        ({"noise": {"per_image": 1}}, r"noise\.per_image: .*true or false \(got 1\)"),
+        ({"noise": {"adaptive": "yes"}}, r"noise\.adaptive: .*true or false"),
+        ({"study": "x" * 201}, r"study: .*at most 200 characters \(got 'xx.*\.\.\..*xx'\)"),
+        ({"networks": {"n" * 199: NET}, "rules": {"r" * 90: {"kind": "vnc"}}}, r"together too long for the name"),
+        ({"paths": {"results": "a{b}"}}, r"paths\.results: a path cannot have the character '{' here; rename"),
+        ({"paths": {"data": "a\nb"}}, r"paths\.data: a path cannot have the character '\\n' here"),
+        ({"dataset": {"name": "a\x00b.npz"}}, r"dataset\.name: a path cannot have the character '\\x00' here"),
+        ({"dataset": {"name": ""}}, r"dataset\.name: .*at least 1 character"),
+        ({"dataset": {"name": "d", "image_size": 10**6}}, r"dataset\.image_size: .*less than or equal to 4096"),
+        ({"evaluation": {"benchmark_folders": {"mine": "x/" + "é" * 200}}}, r"mine: the path is too long"),
+        ({"evaluation": {"models": {"m": REFERENCE | {"weights": "w{0}"}}}}, r"weights: a path cannot have .* '{'"),
+        ({"evaluation": {"metrics": ["spearman", "spearman"]}}, r"evaluation\.metrics: metrics are repeated"),
+        ({"rules": {"a": {"kind": "vnc", "seeds": [1, 1]}}}, r"rules\.a\.seeds: seeds are repeated"),
+        ({"seeds": list(range(6000))}, r"36000 runs \(networks x rules x seeds\), at most 20000; split the study"),
         ({"training": {"epochs": 1.5}}, r"training\.epochs: .*integer.*\(got 1.5\)"),
         ({"noise": {"rate": 1.1}}, r"noise\.rate: .*less than or equal to 1"),
         ({"noise": {"feedback": "ful"}}, r"noise\.feedback: .*'factored', 'full' or 'layerwise' \(got 'ful'\)"),
@@ -146,7 +166,11 @@ def test_what_is_no_study_at_all_is_refused(whole: Any) -> None:
         (b"study: small\nseeds: [0\n", r"small\.yaml line 3: not valid YAML"),
         (b"study: small\n\tseeds: 1\n", r"small\.yaml line 2: not valid YAML"),
         (b"study: \x00\n", r"small\.yaml: not valid YAML"),
-        (b"\x80\x02PK\xff", r"small\.yaml: not a text file in UTF-8"),
+        (b"\x80\x02PK\xff", r"small\.yaml: not UTF-8 text \(byte 0\); save it as UTF-8"),
+        (b"study: small\nseeds: [0]\nseeds: [1]\n", r"small\.yaml line 3: the key 'seeds' is given twice"),
+        (b"study: small\nseeds: [.inf]\n", r"small\.yaml: inf is not a number that can be used"),
+        (b"study: " + b"[" * 3000, r"small\.yaml.*nested over 50 levels|not valid YAML"),
+        (b"1: 2\nstudy: small\n", r"small\.yaml: "),
         (b"", r"small\.yaml: expected keys and values"),
     ],
 )
@@ -162,6 +186,42 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
         load_study(tmp_path / "none.yaml")
     with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
         load_study(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be read \(.*null"):
+        load_study(Path("a\0b"))
+
+
+def test_only_the_noise_that_a_rule_uses_is_checked() -> None:
+    small = {"batch_size": 6}
+    rules = {kind: {"kind": kind} for kind in ("backprop", "fa", "dfa", "kolen_pollack", "weight_mirror", "untrained")}
+    study_from(content(training=small, rules=rules, noise={"dimensions": 500, "per_image": True}), "small.yaml")
+    for kind in ("vnc", "nmnc", "random_subspace", "spectral", "fdfa"):
+        words = rf"rules\.{kind}: noise\.images 8 exceeds batch_size 6; lower noise\.images"
+        assert re.search(words, refusal(content(training=small, rules={kind: {"kind": kind}})))
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "words"),
+    [
+        ({"a": {"values": {"noise.images": []}}}, r"sweeps\.a\.values\.noise\.images: .*at least 1 item"),
+        ({"a": {"values": {"noise.images": [1, 2, 1.0]}}}, r"sweeps\.a: values\.noise\.images: a value is repeated"),
+        (
+            {"a": {"values": {"training.epochs": list(range(400)), "noise.images": list(range(1, 251))}}},
+            r"sweeps\.a: 100000 points, at most 5000 are possible; give fewer values",
+        ),
+        ({"a": {"values": {"training.optimiser": ["a/b"]}}}, r"'fast-optimiser-a/b' cannot be a label"),
+        ({"a": {"values": {"training.optimiser": [{"a": "b"}]}}}, r"cannot be a label"),
+        ({"a": {"values": {"training.optimiser": ["x" * 10**5]}}}, r"cannot be a label"),
+        (
+            {name: {"values": {"noise.rate": [0.5]}, "noise": {"scale": len(name)}} for name in ("b", "bb")},
+            r"sweeps\.bb: the label 'fast-rate-0\.5' is taken by a rule with other settings; rename",
+        ),
+    ],
+)  # fmt: skip
+def test_sweeps_that_cannot_be_run_are_refused(sweeps: dict[str, Any], words: str) -> None:
+    sweeps = {name: {"rules": ["fast"]} | sweep for name, sweep in sweeps.items()}
+    message = refusal(content(sweeps=sweeps))
+    assert re.search(words, message), message
+    assert len(message) < 500
 
 
 def test_a_rule_overrides_single_values_and_leaves_the_rest() -> None:

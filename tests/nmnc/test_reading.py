@@ -1,6 +1,8 @@
 """Whatever a text file holds, reading it gives plain data or one line."""
 
+import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,13 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("a: " + "9" * 5000, "not valid YAML"),
         ("a: [", "s.yaml line 1: not valid YAML"),
         ("a: \x07", "not valid YAML"),
+        ("a: !!bool x", "not valid YAML"),
+        ("a: !!int ''", "not valid YAML"),
+        ("a: !!timestamp x", "not valid YAML"),
+        ("a: 0x" + "f" * 20, "a number beyond 2"),
+        ("[" + "1," * 30_000 + "]", "over 20000 values"),
+        ("#" * (2**20 + 1), "at most 1048576 are read"),
+        ("b: &b0 {x: 1}\n" + "".join(f"c{i}: &b{i + 1} {{<<: [*b{i}, *b{i}]}}\n" for i in range(40)), "over 200000"),
     ],
 )
 def test_a_yaml_that_no_study_can_be_is_one_line(text: str, message: str) -> None:
@@ -43,6 +52,8 @@ def test_a_yaml_that_no_study_can_be_is_one_line(text: str, message: str) -> Non
 
 def test_merged_keys_may_be_overridden_as_yaml_means_it() -> None:
     assert parse_yaml("x: &k {b: 1}\ny: {<<: *k, b: 2}", "s.yaml")["y"] == {"b": 2}
+    inner = "x: &k {b: 1}\ny: {z: &z {<<: *k, b: 2}}\nw: {<<: *z}"  # z is merged before it is made
+    assert parse_yaml(inner, "s.yaml") == {"x": {"b": 1}, "y": {"z": {"b": 2}}, "w": {"b": 2}}
 
 
 def test_verbatim_yaml_keeps_labels_as_written() -> None:
@@ -129,6 +140,16 @@ def test_text_that_cannot_be_read_names_the_file_and_the_way_out(tmp_path: Path)
         read_text(tmp_path)
     with pytest.raises(UserError, match="embedded null"):
         read_text(tmp_path / "a\0b")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="a pipe or device, not a file"):
+            read_text(path)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    assert read_rows(tmp_path / "t.csv.gz")[1] == [{"a": "1", "b": "2"}]
+    for broken in (b"", b"text", gzip.compress(b"a,b\n" * 99)[:-12], gzip.compress(b"a" * 99)[:12] + bytes(30)):
+        (tmp_path / "t.csv.gz").write_bytes(broken)
+        with pytest.raises(UserError, match=r"t\.csv\.gz: (cannot be read|empty)"):
+            read_rows(tmp_path / "t.csv.gz")
     (tmp_path / "latin.yaml").write_bytes("a: Gr\xfc\xdfe".encode("latin-1"))
     with pytest.raises(UserError, match=r"not UTF-8 text \(byte 5\); save it as UTF-8"):
         read_yaml(tmp_path / "latin.yaml")

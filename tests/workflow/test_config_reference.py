@@ -61,9 +61,11 @@ def _keys(content: dict, model: type[Section], place: str) -> set[tuple[str, str
 def test_limits_and_defaults_are_told() -> None:
     page = reference()
     assert re.search(r"\| `rate` \| number \| `0.2` \| > 0, <= 1 \|", page)
-    assert re.search(r"\| `seeds` \| list of whole numbers \| `\[0\]` \| at least 1, each >= 0 \|", page)
+    assert re.search(
+        r"\| `seeds` \| list of whole numbers \| `\[0\]` \| at least 1, each >= 0, each < 9223372036854775808 \|", page
+    )
     assert re.search(r"\| `name` \| text \| \*required\* \|", page)
-    assert re.search(r"\| `clip_norm` \| number or empty \| `1.0` \| > 0 \|", page)
+    assert re.search(r"\| `clip_norm` \| number or empty \| `1.0` \| > 0, <= 1e\+30 \|", page)
 
 
 def test_a_limit_without_words_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

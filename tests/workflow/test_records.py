@@ -129,6 +129,6 @@ def test_nothing_published_is_one_line(published: Path, tmp_path: Path) -> None:
     config = tmp_path / "study.yaml"
     config.write_text(json.dumps(CONTENT))
     run = CliRunner().invoke(app, ["--config", str(config), "--published", "nowhere"])
-    assert run.exit_code == 2
+    assert isinstance(run.exception, UserError)
     run = CliRunner().invoke(app, ["--config", str(config)])
     assert (run.exit_code, run.output) == (0, "5 published runs brought back to results/tiny; 6 runs in the study\n")
