@@ -25,6 +25,7 @@ from brain_eval.models import Model
 from brain_eval.principal_layers import memory_of_components, write_components
 from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
 from nmnc.errors import UserError
+from nmnc.images import decoding
 
 #: Memory of an image while it is resized, in bytes per value: float32, and the resizer's own copies.
 RESIZING = 16
@@ -318,6 +319,7 @@ def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, se
         "weights_sha256": model.weights_sha256,
         "code_sha256": code.hexdigest(),
         "preprocessing": model.preprocessing.describe(),
+        "decoding": decoding(),
         "stimulus_set": stimuli.name,
         "stimulus_set_sha256": stimuli.sha256,
         "layers": ",".join(model.layers),

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brain_eval.benchmarks.brainscore_environment import prepare
-from brain_eval.benchmarks.sources import decode_image
 from brain_eval.models import Model, load_model
 from nmnc.errors import UserError
+from nmnc.images import read_image
 
 REGIONS = ("V1", "V2", "V4", "IT")
 #: Width of the images that a network is taken to see, in degrees of visual angle: Brain-Score's default.
@@ -176,7 +176,7 @@ class ActivationsModel:
 
     def preprocess(self, paths: Sequence[str]) -> NDArray[np.float32]:
         """Image files -> (images, channels, image_size, image_size) float32, as in our extraction."""
-        images = [decode_image(Path(path).read_bytes(), str(path)) for path in paths]
+        images = [read_image(Path(path)) for path in paths]
         return self._model.preprocessing(images).numpy()
 
     def get_activations(

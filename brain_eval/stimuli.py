@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nmnc.errors import UserError
+from nmnc.images import Pixels
 
 #: Weights of red, green and blue in the luma of ITU-R BT.601, section 2.5.1.
 LUMA = (0.299, 0.587, 0.114)
@@ -93,32 +94,36 @@ class Preprocessing:
         mean, std = (" ".join(str(value) for value in values) for values in (self.mean, self.std))
         return f"{self.image_size}x{self.image_size} {colour}, antialiased bilinear, mean {mean}, std {std}"
 
-    def __call__(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def __call__(self, images: Sequence[Pixels]) -> Tensor:
         """Images -> model input.
 
         Args:
-            images: uint8 (height, width, 3) each, of any sizes.
+            images: (height, width, 3) each, of any sizes: uint8, or float32 from 0 to 1.
 
         Returns:
             float32 (images, channels, image_size, image_size), on the CPU: scaled to 0..1, luma when
             grey, resized (bilinear, antialiased, align_corners=False), then normalised.
         """
         result = torch.empty(len(images), self.channels, self.image_size, self.image_size)
-        same_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
         for position, image in enumerate(images):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"image {position} is {image.dtype} {image.shape}, not uint8 (height, width, 3)")
-            same_size[image.shape].append(position)
-        for positions in same_size.values():  # one call of the resizer per size, not per image
+            if image.dtype not in (np.uint8, np.float32) or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(
+                    f"image {position} is {image.dtype} {image.shape}, not uint8 or float32 (height, width, 3)"
+                )
+            alike[image.dtype, image.shape].append(position)
+        for positions in alike.values():  # one call of the resizer per size, not per image
             result[positions] = self._resized(np.stack([images[position] for position in positions]))
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return result.sub_(mean).div_(std)
 
-    def _resized(self, images: NDArray[np.uint8]) -> Tensor:
-        """uint8 (images, height, width, 3) -> float32 (images, channels, image_size, image_size), 0..1."""
+    def _resized(self, images: NDArray[Any]) -> Tensor:
+        """uint8 or float32 (images, height, width, 3) -> float32 (images, channels, image_size, image_size), 0..1."""
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         # Channel by channel: the resizer gives the same numbers in two thirds of the time.
-        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)
+        if images.dtype == np.uint8:
+            pixels = pixels.div_(255)
         if self.channels == 1:
             pixels = (pixels * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
         size = (self.image_size, self.image_size)

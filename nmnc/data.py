@@ -16,9 +16,9 @@ from torch import Tensor
 
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.errors import UserError, did_you_mean
+from nmnc.images import ENDINGS, as_uint8, read_image
 
 Arrays = dict[str, NDArray[Any]]
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -218,8 +218,6 @@ def read_folder(path: Path) -> Arrays:
 
     Classes are numbered in the order of their names.
     """
-    from PIL import Image, UnidentifiedImageError
-
     classes = sorted(folder.name for folder in (path / "train").glob("*") if folder.is_dir())
     if not classes:
         raise UserError(f"{path}: no folders train/CLASS with images; make train/CLASS and test/CLASS")
@@ -228,12 +226,9 @@ def read_folder(path: Path) -> Arrays:
         images, labels = [], []
         for label, name in enumerate(classes):
             for file in sorted((path / part / name).glob("*")):
-                if file.suffix.lower() not in IMAGE_ENDINGS:
+                if file.suffix.lower() not in ENDINGS:
                     continue
-                try:
-                    images.append(np.asarray(Image.open(file).convert("RGB")))
-                except (UnidentifiedImageError, OSError) as error:
-                    raise UserError(f"{file}: not a readable image ({error}); replace or remove it") from None
+                images.append(as_uint8(read_image(file)))
                 labels.append(label)
         if len({image.shape for image in images}) > 1:
             raise UserError(f"{path / part}: images of different sizes; resize them to one size first")

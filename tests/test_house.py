@@ -216,6 +216,17 @@ def test_nothing_is_unpickled() -> None:
     assert unsafe == []
 
 
+def test_only_nmnc_images_opens_pictures_of_the_user() -> None:
+    """The two others read figures that matplotlib wrote for the report."""
+    openers = {
+        str(path.relative_to(ROOT))
+        for path in python_files(*PACKAGES, "workflow")
+        for node in ast.walk(tree_of(path))
+        if dotted(node) in {"Image.open", "PIL.Image.open", "Image.OPEN"} and isinstance(node, ast.Attribute)
+    }
+    assert openers == {"nmnc/images.py", "brain_eval/figures/style.py", "brain_eval/report/__init__.py"}
+
+
 def test_public_functions_and_classes_have_docstrings() -> None:
     silent = []
     for path in python_files(*PACKAGES):

@@ -24,6 +24,7 @@ from brain_eval.scoring import MOST_STIMULI_STORED
 from brain_eval.similarity import METRICS, Metric, correlation_rdm, upper_triangle
 from brain_eval.targets import SPLITS, Target
 from nmnc.config import Evaluation
+from nmnc.images import Pixels
 from workflow.cost_of_training import Shape, once, seconds_of
 
 CPU = torch.device("cpu")
@@ -150,7 +151,8 @@ class BenchmarkCost:
 
     def showing(self, model: Model, device: torch.device) -> float:
         """Seconds in which a model's activations to one stimulus are computed, its image read and resized."""
-        images, reading = [np.zeros((UNSEEN_SIZE, UNSEEN_SIZE, 3), np.uint8)] * SHOWN, 0.0
+        images: Sequence[Pixels] = [np.zeros((UNSEEN_SIZE, UNSEEN_SIZE, 3), np.uint8)] * SHOWN
+        reading = 0.0
         if self.benchmark is not None:
             read, first = self.benchmark.stimulus_set.read, np.arange(min(SHOWN, self.n_stimuli or 0))
             images, reading = read(first), seconds_of(lambda: read(first), CPU)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nmnc.images import Pixels, read_file, read_image
+
 
 @dataclass(frozen=True)
 class StimulusSet:
@@ -16,7 +18,7 @@ class StimulusSet:
     Attributes:
         name: unique name, e.g. "kriegeskorte2008".
         stimulus_ids: one unique string per image.
-        read: indices (any integer sequence) -> list of uint8 arrays, each (height, width, 3).
+        read: indices (any integer sequence) -> list of arrays, each (height, width, 3) as of nmnc.images.
         sha256: `stimulus_digest` over the ids and the pixels (or the files' bytes), in order.
         categories: one category label per image, or empty.
         degrees: width of each image in degrees of visual angle, or empty where unknown.
@@ -24,7 +26,7 @@ class StimulusSet:
 
     name: str
     stimulus_ids: tuple[str, ...]
-    read: Callable[[NDArray[np.intp]], list[NDArray[np.uint8]]]
+    read: Callable[[NDArray[np.intp]], list[Pixels]]
     sha256: str
     categories: tuple[str, ...] = ()
     degrees: tuple[float, ...] = ()
@@ -47,7 +49,7 @@ def stimuli_in_memory(
 ) -> StimulusSet:
     """Return the stimulus set of a small array of images, (n, height, width, 3) uint8."""
 
-    def read(indices: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+    def read(indices: NDArray[np.intp]) -> list[Pixels]:
         return [images[i].copy() for i in indices]
 
     contents = (repr(image.shape).encode() + image.tobytes() for image in images)
@@ -64,13 +66,18 @@ def stimuli_from_files(
     """Return the stimulus set of image files, one per id, decoded when they are read.
 
     Its sha256 is that of the files' bytes.
+
+    Raises:
+        UserError: a file that cannot be read, as `nmnc.images.read_file`; when images are read, as `decode_image`.
     """
-    from brain_eval.benchmarks.sources import decode_image
 
-    def read(indices: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
-        return [decode_image(paths[i].read_bytes(), f"{paths[i]} (stimulus_id '{stimulus_ids[i]}')") for i in indices]
+    names = [f"{path} (stimulus_id '{stimulus_id}')" for path, stimulus_id in zip(paths, stimulus_ids, strict=True)]
 
-    sha256 = stimulus_digest(stimulus_ids, (path.read_bytes() for path in paths))
+    def read(indices: NDArray[np.intp]) -> list[Pixels]:
+        return [read_image(paths[i], names[i]) for i in indices]
+
+    contents = (read_file(path, name) for path, name in zip(paths, names, strict=True))
+    sha256 = stimulus_digest(stimulus_ids, contents)
     return StimulusSet(name, tuple(stimulus_ids), read, sha256, tuple(categories), tuple(degrees))
 
 

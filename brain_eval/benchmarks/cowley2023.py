@@ -30,7 +30,8 @@ from brain_eval.benchmarks.base import (
     StimulusSet,
     stimulus_digest,
 )
-from brain_eval.benchmarks.sources import decode_image, ensure
+from brain_eval.benchmarks.sources import ensure
+from nmnc.images import Pixels, decode_image
 
 _URL = (
     "https://raw.githubusercontent.com/cowleygroup/V4_compact_models/"
@@ -174,8 +175,8 @@ def _images_of(archive: Path) -> list[_Image]:
         return [_Image(archive, name, hashlib.sha256(file.read(name)).digest()) for name in members]
 
 
-def _reader(images: Sequence[_Image]) -> Callable[[NDArray[np.intp]], list[NDArray[np.uint8]]]:
-    def read(indices: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
+def _reader(images: Sequence[_Image]) -> Callable[[NDArray[np.intp]], list[Pixels]]:
+    def read(indices: NDArray[np.intp]) -> list[Pixels]:
         opened: dict[Path, zipfile.ZipFile] = {}
         try:
             decoded = []

@@ -1,14 +1,9 @@
 """Files from elsewhere: found below the data folder with the right hash, or downloaded to there."""
 
 import hashlib
-import io
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import DataFile
 from nmnc.errors import UserError
@@ -135,18 +130,3 @@ def _check_download(temporary: Path, path: Path, file: DataFile) -> None:
             f"the download of {path} from {file.url} has {size} bytes and {kind} {found}, expected "
             f"{expected_size}{expected}; nothing was kept, run again"
         )
-
-
-def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode an image file's bytes to (height, width, 3) uint8, grey and palettes turned into RGB.
-
-    Raises:
-        UserError: not an image, or truncated; `name` says which.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, zlib.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read as an image ({error}); replace that file") from error

@@ -17,6 +17,7 @@ from brain_eval.benchmarks.base import Benchmark
 from brain_eval.figures.rdms import ModelRdms, percentiles, recorded_means, seeds_of
 from brain_eval.figures.similarity import region_title
 from brain_eval.figures.style import DPI, CaptionedFigure, RuleStyle, file_name, legend_below, panel_grid, plain, styled
+from nmnc.images import as_uint8
 
 #: More categories than this have no frames: their colours could not be told apart.
 MOST_CATEGORIES = 10
@@ -89,7 +90,7 @@ def thumbnails(benchmark: Benchmark, size: int) -> list[NDArray[np.uint8]]:
     images = benchmark.stimulus_set.read(np.arange(len(benchmark.stimulus_set.stimulus_ids)))
     small = []
     for values in images:
-        image = Image.fromarray(values)
+        image = Image.fromarray(as_uint8(values))
         image.thumbnail((size, size), Image.Resampling.LANCZOS)
         small.append(np.asarray(image))
     return small

@@ -18,6 +18,7 @@ from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
 from brain_eval.models import Model
 from brain_eval.stimuli import Preprocessing
 from nmnc.errors import UserError
+from nmnc.images import decoding
 
 SIZE = 12
 LAYERS = ("conv", "pool", "fc")
@@ -134,6 +135,7 @@ def test_the_attributes_say_where_the_values_come_from(model, toy, tmp_path):
     assert attributes["model"] == "net"
     assert attributes["weights_sha256"] == "weights"
     assert attributes["preprocessing"] == model.preprocessing.describe()
+    assert attributes["decoding"] == decoding()
     assert attributes["stimulus_set"] == "toy"
     assert attributes["stimulus_set_sha256"] == toy["toy"].stimulus_set.sha256
     assert attributes["layers"] == "conv,pool,fc"

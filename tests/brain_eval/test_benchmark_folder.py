@@ -258,6 +258,16 @@ def test_a_mistake_is_told_in_one_line(mistake: str, folder: Path) -> None:
     assert str(folder) in str(caught.value)
 
 
+def test_images_of_sixteen_bits_are_those_of_eight(folder: Path) -> None:
+    eight = load(folder).stimulus_set.read(np.arange(5))
+    for i, pixels in enumerate(eight):
+        grey = pixels[..., 0].astype(np.uint16)
+        Image.fromarray(grey * 257).save(folder / f"stimuli/image {i}.png")
+    for pixels, deep in zip(eight, load(folder).stimulus_set.read(np.arange(5)), strict=True):
+        assert deep.dtype == np.float32
+        np.testing.assert_array_equal(deep, np.repeat(pixels[..., :1], 3, axis=2) / np.float32(255))
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image"])
 def test_an_unreadable_image_is_found_before_anything_runs(content: bytes, folder: Path, tmp_path: Path) -> None:
     (folder / "stimuli/image 1.png").write_bytes(content)

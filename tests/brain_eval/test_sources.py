@@ -3,19 +3,16 @@
 import errno
 import gc
 import hashlib
-import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import numpy as np
 import pooch
 import pytest
-from PIL import Image
 
 from brain_eval.benchmarks.base import DataFile
-from brain_eval.benchmarks.sources import brainio_home, decode_image, ensure, place, state
+from brain_eval.benchmarks.sources import brainio_home, ensure, place, state
 from nmnc.errors import UserError
 
 # requests leaves a socket to the garbage collector where a download ends in an error.
@@ -201,23 +198,3 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="No space left on device; make room"):
         ensure([data_file("http://127.0.0.1:9")], tmp_path)
     assert files_below(tmp_path) == []
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1"])
-def test_every_kind_of_image_becomes_rgb(mode: str) -> None:
-    pixels = np.array([[[255, 0, 0], [0, 0, 0]], [[0, 255, 0], [255, 255, 255]]], dtype=np.uint8)
-    image = Image.fromarray(pixels).convert(mode)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    decoded = decode_image(buffer.getvalue(), "x")
-    assert decoded.dtype == np.uint8
-    np.testing.assert_array_equal(decoded, np.asarray(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_truncated_image_is_named(kind: str) -> None:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, kind)
-    for content in (buffer.getvalue()[: buffer.tell() // 2], b"", b"no image"):
-        with pytest.raises(UserError, match=r"cat\.x cannot be read as an image .*replace that file"):
-            decode_image(content, "cat.x")

@@ -67,11 +67,25 @@ def test_images_of_several_sizes_keep_their_order(preprocessing):
         assert torch.equal(together[position : position + 1], preprocessing([image]))
 
 
+@pytest.mark.parametrize("preprocessing", [PLAIN, GREY])
+@pytest.mark.parametrize("size", [(40, 50), (32, 32), (16, 16)])
+def test_deep_pixels_are_seen_as_their_eight_bits_and_no_coarser(preprocessing, size):
+    image = random_image(*size)
+    deep = image / np.float32(255)
+    assert torch.equal(preprocessing([image, deep]), preprocessing([image, image]))
+    finer = deep.copy()
+    finer[0, 0] = np.nextafter(finer[0, 0], 1)
+    assert not torch.equal(preprocessing([finer]), preprocessing([deep]))
+
+
 def test_images_are_not_changed():
     image = random_image(32, 32)
     before = image.copy()
     Preprocessing.from_plain(SETTINGS, "here")([image])
     np.testing.assert_array_equal(image, before)
+    deep = image / np.float32(255)
+    Preprocessing.from_plain(SETTINGS, "here")([deep])
+    np.testing.assert_array_equal(deep, before / np.float32(255))
 
 
 def test_the_description_is_one_readable_line_and_tells_settings_apart():

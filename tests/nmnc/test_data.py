@@ -196,7 +196,7 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (5, 5)).save(odd)
     refused("images of different sizes; resize them to one size first")
     odd.write_bytes(odd.read_bytes()[:40])
-    refused(r"odd\.png: not a readable image .*; replace or remove it")
+    refused(r"odd\.png cannot be read as an image .*; replace that file")
     (tmp_path / "own" / "train").rename(tmp_path / "own" / "training")
     refused("no folders train/CLASS")
 

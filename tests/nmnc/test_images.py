@@ -1,0 +1,491 @@
+"""The decoder of pictures against files written byte by byte, and what it refuses."""
+
+import io
+import os
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageFile
+
+from nmnc.errors import UserError
+from nmnc.images import as_uint8, decode_image, decoding, read_image
+
+
+def png(
+    values: np.ndarray, depth: int, *chunks: tuple[bytes, bytes], filters: Sequence[int] = (0,), palette: bool = False
+) -> bytes:
+    """PNG of whole numbers (height, width, 1 to 4) of `depth` bits, with further chunks before the pixels."""
+    height, width, bands = values.shape
+    colour = 3 if palette else {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    if depth == 16:
+        rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
+    elif depth == 8:
+        rows = values.astype(np.uint8).reshape(height, -1)
+    else:
+        bits = (values.reshape(height, -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
+        rows = np.packbits(bits.reshape(height, -1), axis=1)
+    step = max(1, depth * bands // 8)
+    lines, above = [], np.zeros(rows.shape[1], np.uint8)
+    for number, row in enumerate(rows):
+        kind = filters[number % len(filters)]
+        lines.append(bytes([kind]) + _filtered(kind, row, above, step).tobytes())
+        above = row
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"".join(lines), 1)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """One chunk of a PNG with its checksum."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def _filtered(kind: int, row: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
+    """A row as the PNG specification's filter `kind` leaves it: none, sub, up, average, Paeth."""
+    now, up = row.astype(int), above.astype(int)
+    left, corner = (np.concatenate([np.zeros(step, int), line])[: len(line)] for line in (now, up))
+    guess = left + up - corner
+    near_left, near_up, near_corner = abs(guess - left), abs(guess - up), abs(guess - corner)
+    paeth = np.where(
+        (near_left <= near_up) & (near_left <= near_corner), left, np.where(near_up <= near_corner, up, corner)
+    )
+    return (now - [np.zeros_like(now), left, up, (left + up) // 2, paeth][kind]).astype(np.uint8)
+
+
+def tiff(
+    values: np.ndarray,
+    tags: dict[int, Sequence[int]] | None = None,
+    order: str = "<",
+    pages: int = 1,
+    packed: bool = False,
+) -> bytes:
+    """TIFF of numbers (height, width, bands) of any dtype, perhaps by zlib; `tags` (shorts) replace its own."""
+    height, width, bands = values.shape
+    strip = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    strip = zlib.compress(strip) if packed else strip
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    entries: dict[int, Sequence[int]] = {
+        256: [width], 257: [height], 258: [8 * values.dtype.itemsize] * bands, 259: [8 if packed else 1],
+        262: [2 if bands > 2 else 1], 273: [8], 277: [bands], 278: [height], 279: [len(strip)], 339: [kind] * bands,
+    } | dict(tags or {})  # fmt: skip
+    content = struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(strip)) + strip
+    for page in range(pages):
+        start, after = len(content), len(content) + 2 + 12 * len(entries) + 4
+        table, long = struct.pack(order + "H", len(entries)), b""
+        for tag, numbers in sorted(entries.items()):
+            packed = struct.pack(order + "H" * len(numbers), *numbers)
+            if len(packed) > 4:
+                packed, long = struct.pack(order + "I", after + len(long)), long + packed
+            table += struct.pack(order + "HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+        following = after + len(long) if page + 1 < pages else 0
+        content += table + struct.pack(order + "I", following) + long
+        assert start == len(content) - len(table) - 4 - len(long)
+    return content
+
+
+def icc(space: bytes, gamma: float, primaries: np.ndarray | None = None) -> bytes:
+    """ICC profile (version 2) of grey, or of RGB whose primaries are the columns of a matrix to XYZ (D50)."""
+
+    def fixed(*numbers: float) -> bytes:
+        return b"".join(struct.pack(">i", round(number * 65536)) for number in numbers)
+
+    def curve() -> bytes:
+        return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+
+    white = b"XYZ \0\0\0\0" + fixed(0.9642, 1.0, 0.8249)
+    tags: list[tuple[bytes, bytes]] = [
+        (b"desc", b"desc\0\0\0\0" + struct.pack(">I", 2) + b"x\0" + bytes(78)), (b"wtpt", white)
+    ]  # fmt: skip
+    if primaries is None:
+        tags.append((b"kTRC", curve()))
+    else:
+        for name, column in zip("rgb", primaries.T, strict=True):
+            tags += [(f"{name}XYZ".encode(), b"XYZ \0\0\0\0" + fixed(*column)), (f"{name}TRC".encode(), curve())]
+    table, data, place = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, content in tags:
+        padded = content + bytes(-len(content) % 4)
+        table += name + struct.pack(">II", place + len(data), len(content))
+        data += padded
+    size = place + len(data)
+    header = struct.pack(">I4sI4s4s4s", size, b"none", 0x02100000, b"mntr", space, b"XYZ ") + bytes(12) + b"acsp"
+    header = header.ljust(68, b"\0") + fixed(0.9642, 1.0, 0.8249)
+    return header.ljust(128, b"\0") + table + data
+
+
+def srgb(linear: Any) -> np.ndarray:
+    """Linear light of 0 to 1 as sRGB encodes it (IEC 61966-2-1)."""
+    light = np.clip(np.asarray(linear, float), 0, 1)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def seen(content: bytes) -> np.ndarray:
+    return decode_image(content, "cat.x")
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def random_values(*shape: int, white: int = 255, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, white + 1, shape)
+
+
+def on_grey(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Colours (height, width, 1 or 3) and opacity (height, width), both of 0 to 1, over the grey of 128."""
+    return np.broadcast_to(colour * alpha[..., None] + 128 / 255 * (1 - alpha[..., None]), (*alpha.shape, 3))
+
+
+def agrees(content: bytes, expected: np.ndarray, deep: bool) -> None:
+    """The picture is `expected` (0 to 1): to float32's digits where it is deep, else rounded to 8 bits."""
+    found = seen(content)
+    assert found.dtype == (np.float32 if deep else np.uint8)
+    assert found.shape == (*expected.shape[:2], 3)
+    if deep:
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=2e-7)
+    else:
+        assert np.abs(found - 255 * expected).max() <= 0.5 + 1e-9
+
+
+@given(
+    form=st.sampled_from([(1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (8, 2), (16, 2), (8, 3), (16, 3), (8, 4), (16, 4)]),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    filters=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+    keyed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_png_is_its_numbers_over_white_on_grey(form, size, filters, keyed, seed):
+    depth, bands = form
+    white = 2**depth - 1
+    values = random_values(*size, bands, white=white, seed=seed)
+    alpha, chunks = np.ones(size), []
+    if bands in (2, 4):
+        alpha = values[..., -1] / white
+    elif keyed:  # one colour is transparent
+        key = values[0, 0]
+        chunks = [(b"tRNS", struct.pack(f">{bands}H", *key))]
+        alpha = (values != key).any(axis=2).astype(float)
+    colour = values[..., : bands - (bands in (2, 4))] / white
+    agrees(png(values, depth, *chunks, filters=filters), on_grey(colour, alpha), deep=depth == 16)
+
+
+def test_sixteen_bits_are_the_same_picture_as_their_eight():
+    values = random_values(7, 5, 3)
+    eight, sixteen = seen(png(values, 8)), seen(png(values * 257, 16))
+    np.testing.assert_array_equal(sixteen, eight / np.float32(255))
+    np.testing.assert_array_equal(as_uint8(sixteen), eight)
+    np.testing.assert_array_equal(as_uint8(eight), values)
+    np.testing.assert_array_equal(seen(tiff((values * 257).astype(np.uint16))), sixteen)
+    np.testing.assert_array_equal(seen(png(values * 257, 16, (b"sBIT", b"\x0a" * 3))), sixteen)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_deep_tiff_files_keep_their_numbers(order, packed):
+    whole, real = random_values(6, 4, 3, white=65535), np.random.default_rng(1).random((6, 4, 1), dtype=np.float32)
+    cases = [(whole.astype(np.uint16), 65535), (whole[..., :1].astype(np.uint16), 65535), (real, 1)]
+    for values, white in cases:
+        agrees(tiff(values, None, order, packed=packed), values / white, deep=True)
+    opaque = random_values(6, 4, 4, white=65535).astype(np.uint16)
+    content = tiff(opaque, {338: [2]}, order, packed=packed)
+    agrees(content, on_grey(opaque[..., :3] / 65535, opaque[..., 3] / 65535), deep=True)
+
+
+def test_white_may_be_zero_in_a_tiff():
+    for dtype, white in ((np.uint8, 255), (np.uint16, 65535)):
+        values = random_values(6, 4, 1, white=white).astype(dtype)
+        agrees(tiff(values, {262: [0]}), 1 - values / white, deep=white > 255)
+
+
+def test_images_of_ppm_files():
+    values = random_values(5, 6, 1, white=65535)
+    agrees(b"P5 6 5 65535\n" + values.astype(">u2").tobytes(), values / 65535, deep=True)
+    real = np.random.default_rng(0).random((5, 6, 1), dtype=np.float32)
+    agrees(b"Pf 6 5 -1.0\n" + real[::-1].astype("<f4").tobytes(), real, deep=True)
+    colours = random_values(5, 6, 3)
+    agrees(b"P6 6 5 255\n" + colours.astype(np.uint8).tobytes(), colours / 255, deep=False)
+
+
+HIDDEN = {
+    "RGBA": lambda hidden: png(np.dstack([hidden, MASK]), 8),
+    "LA": lambda hidden: png(np.dstack([hidden[..., :1], MASK]), 8),
+    "RGBA of 16 bits": lambda hidden: png(np.dstack([hidden, MASK]) * 257, 16),
+    "LA of 16 bits": lambda hidden: png(np.dstack([hidden[..., :1], MASK]) * 257, 16),
+    "TIFF": lambda hidden: tiff(np.dstack([hidden, MASK]).astype(np.uint8), {338: [2]}),
+    "WebP": lambda hidden: saved(
+        Image.fromarray(np.dstack([hidden, MASK]).astype(np.uint8)), "WEBP", lossless=True, exact=True
+    ),
+    "palette": lambda hidden: png(
+        np.where(MASK > 0, 1, 0), 8, (b"PLTE", bytes([*hidden[0, 0], 9, 8, 7])), (b"tRNS", b"\0"), palette=True
+    ),
+    "palette, half": lambda hidden: png(
+        np.where(MASK > 0, 1, 0), 4, (b"PLTE", bytes([*hidden[0, 0], 9, 8, 7])), (b"tRNS", b"\0\x80"), palette=True
+    ),
+}  # fmt: skip
+MASK = np.where(np.hypot(*np.mgrid[-3:4, -3:4]) < 2.5, 255, 0)[..., None]
+SHOWN = random_values(7, 7, 3)
+
+
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_colours_that_nobody_sees_do_not_count(kind):
+    black, left = (
+        seen(HIDDEN[kind](np.where(MASK > 0, SHOWN, hidden))) for hidden in (0, random_values(7, 7, 3, seed=1))
+    )
+    np.testing.assert_array_equal(black, left)
+    np.testing.assert_array_equal(as_uint8(black[0, 0]), [128] * 3)
+
+
+def test_what_is_opaque_stays_as_it_is():
+    opaque = np.dstack([SHOWN, np.full((7, 7, 1), 255)])
+    np.testing.assert_array_equal(seen(png(opaque, 8)), SHOWN)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"])
+def test_every_mode_of_eight_bits_is_pillows_rgb(mode):
+    pixels = Image.fromarray(random_values(6, 5, 3).astype(np.uint8))
+    grey = pixels.convert("L")
+    grey.putalpha(255)
+    whole = {"La": grey, "PA": pixels.convert("P"), "RGBa": pixels.convert("RGBA")}.get(mode, pixels).convert(mode)
+    for kind in ("PNG", "TIFF", "JPEG", "BMP", "GIF", "WEBP", "PPM"):
+        with suppress(OSError, KeyError, ValueError):  # not every kind of file has every mode
+            content = saved(whole, kind)
+            image = Image.open(io.BytesIO(content))
+            np.testing.assert_array_equal(seen(content), np.asarray(image.convert("RGB")), err_msg=kind)
+
+
+def test_cmyk_without_a_profile_is_one_minus_its_inks():
+    inks = random_values(6, 5, 4)
+    expected = (1 - inks[..., :3] / 255) * (1 - inks[..., 3:] / 255)
+    content = saved(Image.fromarray(inks.astype(np.uint8), mode="CMYK"), "TIFF")
+    assert np.abs(seen(content) - 255 * expected).max() <= 1
+
+
+#: An image and the eight ways to store it: EXIF 2.3, the tag Orientation.
+UPRIGHT = random_values(16, 24, 3).astype(np.uint8)
+STORED = {
+    1: UPRIGHT, 2: UPRIGHT[:, ::-1], 3: UPRIGHT[::-1, ::-1], 4: UPRIGHT[::-1], 5: UPRIGHT.transpose(1, 0, 2),
+    6: np.rot90(UPRIGHT), 7: np.rot90(UPRIGHT, 2).transpose(1, 0, 2), 8: np.rot90(UPRIGHT, -1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_images_stand_upright(orientation):
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})):
+        np.testing.assert_array_equal(seen(saved(stored, kind, exif=exif, **options)), UPRIGHT, err_msg=kind)
+    block = exif.tobytes()[6:]
+    deep = np.asarray(stored).astype(int) * 257
+    np.testing.assert_array_equal(as_uint8(seen(png(deep, 16, (b"eXIf", block)))), UPRIGHT)
+    np.testing.assert_array_equal(as_uint8(seen(tiff(deep.astype(np.uint16), {274: [orientation]}))), UPRIGHT)
+    jpeg = [seen(saved(Image.fromarray(np.full((16, 24, 3), 90, np.uint8)), "JPEG")).shape, (16, 24, 3)]
+    assert seen(saved(stored, "JPEG", exif=exif)).shape == jpeg[0] == jpeg[1]
+
+
+#: Columns: red, green and blue of sRGB in XYZ for the white D50 (Bradford), as its published profiles have them.
+SRGB_D50 = np.array(
+    [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
+)
+ADOBE_D50 = np.array(
+    [[0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197], [0.0194811, 0.0608902, 0.7448387]]
+)
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+def test_lab_is_that_of_the_white_d50(tagged):
+    lightness, a, b = (axis.ravel()[:, None] for axis in np.meshgrid([40.0, 60, 80], [-20.0, 0, 30], [-10.0, 0, 20]))
+    root = np.hstack([(lightness + 16) / 116 + a / 500, (lightness + 16) / 116, (lightness + 16) / 116 - b / 200])
+    xyz = np.where(root > 6 / 29, root**3, 3 * (6 / 29) ** 2 * (root - 4 / 29)) * [0.9642, 1.0, 0.8249]
+    stored = np.hstack([lightness * 2.55, a, b]).round().astype(int).astype(np.uint8)[None]
+    content = tiff(stored, {262: [8]})
+    if tagged:
+        own = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+        content = saved(Image.open(io.BytesIO(content)), "TIFF", icc_profile=own)
+    assert np.abs(seen(content)[0] - 255 * srgb(xyz @ np.linalg.inv(SRGB_D50).T)).max() <= 1.5
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_colour_profile_is_converted_to_srgb(kind):
+    values = random_values(8, 8, 3).astype(np.uint8)
+    profile = icc(b"RGB ", 2.2, ADOBE_D50)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    plain, tagged = (saved(Image.fromarray(values), kind, icc_profile=one, **options) for one in (None, profile))
+    light = (seen(plain) / 255) ** (round(2.2 * 256) / 256) @ (np.linalg.inv(SRGB_D50) @ ADOBE_D50).T
+    assert np.abs(seen(tagged) - 255 * srgb(light)).max() <= 1.5
+    assert np.abs(seen(tagged).astype(int) - seen(plain)).max() > 10
+
+
+def test_a_grey_profile_is_converted_too():
+    values = np.arange(256).reshape(16, 16, 1)
+    content = saved(Image.fromarray(values[..., 0].astype(np.uint8)), "PNG", icc_profile=icc(b"GRAY", 1.0))
+    assert np.abs(seen(content) - 255 * srgb(values / 255)).max() <= 1.5
+
+
+def test_the_profile_of_srgb_changes_nothing():
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for pixels in (random_values(9, 9, 3), random_values(9, 9, 1)):
+        image = Image.fromarray(pixels.squeeze().astype(np.uint8))
+        np.testing.assert_array_equal(seen(saved(image, "PNG", icc_profile=own)), seen(saved(image, "PNG")))
+    deep = png(random_values(9, 9, 3, white=65535), 16, iccp(own))
+    assert seen(deep).dtype == np.float32
+
+
+def iccp(profile: bytes) -> tuple[bytes, bytes]:
+    return b"iCCP", b"x\0\0" + zlib.compress(profile)
+
+
+def test_a_gamma_is_undone_and_the_usual_one_is_srgb():
+    values = random_values(6, 6, 3)
+    linear = png(values, 8, (b"gAMA", struct.pack(">I", 100_000)))
+    np.testing.assert_allclose(seen(linear), srgb(values / 255), atol=1e-5)
+    for chunks in ([(b"gAMA", struct.pack(">I", 45_455))], [(b"gAMA", struct.pack(">I", 100_000)), (b"sRGB", b"\0")]):
+        np.testing.assert_array_equal(seen(png(values, 8, *chunks)), values)
+
+
+def primaries(*numbers: float) -> tuple[bytes, bytes]:
+    return b"cHRM", struct.pack(">8I", *(round(number * 1e5) for number in numbers))
+
+
+def with_exif(tag: int, value: Any, block: int) -> bytes:
+    exif = Image.Exif()
+    exif.get_ifd(block)[tag] = value
+    return saved(Image.fromarray(UPRIGHT), "JPEG", exif=exif)
+
+
+FLOAT, GREY8, RGB8 = np.full((3, 3, 1), 0.5, np.float32), np.zeros((3, 3, 1), np.uint8), np.zeros((3, 3, 3), np.uint8)
+FRAMES = [Image.new("L", (4, 4), level) for level in (0, 100, 200)]
+REFUSED = {
+    "numbers over 1": (lambda: tiff(FLOAT * 300), r"\(TIFF, mode F\) has numbers from 150 to 150; scale them to 0"),
+    "numbers below 0": (lambda: tiff(FLOAT - 1), r"has numbers from -0.5 to -0.5"),
+    "NaN": (lambda: tiff(FLOAT * np.nan), r"has numbers from nan to nan"),
+    "infinity": (lambda: tiff(FLOAT * np.inf), r"has numbers from inf to inf"),
+    "float64": (lambda: tiff(FLOAT.astype(float)), r"cannot be read as an image \(.*unknown pixel mode"),
+    "32 bits": (lambda: tiff(GREY8.astype(np.uint32)), r"\(TIFF, mode I\) has pixels without a rule"),
+    "signed 16 bits": (lambda: tiff(GREY8.astype(np.int16)), "has signed numbers, whose white is not known"),
+    "signed 8 bits": (lambda: tiff(GREY8.astype(np.int8)), "has signed numbers"),
+    "signed 32 bits": (lambda: tiff(GREY8.astype(np.int32)), "has signed numbers"),
+    "planes of 16 bits": (lambda: tiff(RGB8.astype(np.uint16), {284: [2]}), "16 bits a band in a layout"),
+    "CMYK of 16 bits": (
+        lambda: tiff(np.zeros((3, 3, 4), np.uint16), {262: [5]}), r"mode CMYK\) has 16 bits a band in a layout"
+    ),
+    "a fourth band": (lambda: tiff(np.zeros((3, 3, 4), np.uint8), {338: [0]}), "has 1 bands beside its colours"),
+    "eight bands": (lambda: tiff(np.zeros((3, 3, 8), np.uint8)), "cannot be read as an image"),
+    "a short palette": (
+        lambda: tiff(GREY8, {262: [3], 320: [0, 9, 200] * 256}), r"mode P\) has a palette of 8-bit values"
+    ),
+    "colour PPM of 16 bits": (lambda: b"P6 3 3 65535\n" + bytes(54), r"\(PPM, mode RGB\) has more than 8 bits a band"),
+    "plain PPM of 10 bits": (lambda: b"P3 1 1 1023\n1 2 3\n", r"\(PPM, mode RGB\) has more than 8 bits a band"),
+    "deep with a profile": (
+        lambda: png(np.zeros((3, 3, 3), int), 16, iccp(icc(b"RGB ", 2.2, ADOBE_D50))), "a colour profile that is not"
+    ),
+    "a damaged profile": (lambda: png(RGB8, 8, iccp(b"not a profile at all" * 9)), "has a damaged colour profile"),
+    "a profile cut short": (lambda: png(RGB8, 8, (b"iCCP", b"x\0\0nothing")), "has a damaged colour profile"),
+    "a profile of other pixels": (
+        lambda: png(RGB8, 8, iccp(icc(b"GRAY", 1.0))), r"\(PNG, mode RGB\) has a colour profile for L pixels"
+    ),
+    "wide primaries": (
+        lambda: png(RGB8, 8, primaries(0.3127, 0.329, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046)), "has other primaries"
+    ),
+    "HDR": (lambda: png(RGB8, 8, (b"cICP", bytes((9, 16, 0, 1)))), "chunk cICP"),
+    "no gamma": (lambda: png(RGB8, 8, (b"gAMA", bytes(4))), "has a gamma of 0"),
+    "Adobe RGB": (lambda: with_exif(0xA001, 2, 0x8769), r"\(JPEG, mode RGB\) is in Adobe RGB \(EXIF\)"),
+    "a GIF of 3 frames": (
+        lambda: saved(FRAMES[0], "GIF", save_all=True, append_images=FRAMES[1:]), r"\(GIF, mode .*\) has 3 frames; save"
+    ),
+    "a PNG of 3 frames": (lambda: saved(FRAMES[0], "PNG", save_all=True, append_images=FRAMES[1:]), "has 3 frames"),
+    "a WebP of 3 frames": (lambda: saved(FRAMES[0], "WEBP", save_all=True, append_images=FRAMES[1:]), "has 3 frames"),
+    "a TIFF of 3 pages": (lambda: tiff(GREY8, pages=3), r"\(TIFF, mode L\) has 3 frames"),
+    "two JPEGs in one": (lambda: saved(FRAMES[0], "MPO", save_all=True, append_images=FRAMES[1:2]), "has 2 frames"),
+    "no pixels": (lambda: b"P5 0 3 255\n", "is 0 x 3 pixels|cannot be read as an image"),
+    "text": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"cannot be read as an image \(it is not PNG, JPEG"),
+    "HEIC": (lambda: b"\0\0\0\x18ftypheic" + bytes(99), "cannot be read as .*convert it, or replace that file"),
+    "a program": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot be read as an image"),
+    "nothing": (lambda: b"", "cannot be read as an image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_has_no_rule_is_refused_in_one_line(reason):
+    make, message = REFUSED[reason]
+    with pytest.raises(UserError, match=message) as caught:
+        seen(make())
+    assert str(caught.value).startswith("cat.x ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [10_000, 13_000, 60_000])  # Pillow warns of the first two and refuses the third
+def test_a_bomb_is_one_line_whatever_its_size(side):
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    bombs = [
+        b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, (b"IHDR", b"IDAT", b"IEND"), (header, bytes(9), b""))),
+        f"P6 {side} {side} 255\n".encode(),
+        tiff(RGB8, {256: [side], 257: [side]}),
+        struct.pack("<2sIIIIiiHHIIIIII", b"BM", 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0),
+        b"GIF89a" + struct.pack("<HHBBBsHHHHB", side, side, 0, 0, 0, b",", 0, 0, side, side, 0) + b"\2\0;",
+    ]  # fmt: skip
+    for bomb in bombs:
+        with pytest.raises(UserError, match=rf"is {side} x {side} pixels, more than \d+; make it smaller"):
+            seen(bomb)
+
+
+WHOLE = {
+    "PNG": png(random_values(20, 20, 3), 8), "deep PNG": png(random_values(20, 20, 3, white=65535), 16),
+    "TIFF": tiff(UPRIGHT), "PPM": b"P6 24 16 255\n" + UPRIGHT.tobytes(),
+    **{kind: saved(Image.fromarray(UPRIGHT), kind) for kind in ("JPEG", "BMP", "GIF", "WEBP")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_a_file_cut_anywhere_is_refused_or_whole(kind, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries set it
+    whole = WHOLE[kind]
+    expected = seen(whole)
+    for length in (*range(0, len(whole), 1 + len(whole) // 40), len(whole) - 1):
+        try:
+            found = seen(whole[:length])
+        except UserError:
+            continue
+        np.testing.assert_array_equal(found, expected)  # only what follows the pixels may be missing
+        assert length > 0.9 * len(whole)
+
+
+def test_a_flipped_bit_in_a_png_is_found():
+    whole, random = WHOLE["PNG"], np.random.default_rng(0)
+    for place in random.integers(8, len(whole), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << random.integers(8)
+        with pytest.raises(UserError, match=r"cat\.x .*(damaged|cannot be read)"):
+            seen(bytes(damaged))
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait forever
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "gone.png").symlink_to("nothing.png")
+    for name in ("pipe", "folder", "loop", "gone", "absent"):
+        with pytest.raises(UserError, match=rf"{name}\.png (is not a regular file|cannot be read \(.+\)); replace or"):
+            read_image(tmp_path / f"{name}.png")
+    with pytest.raises(UserError, match=r"is not a regular file"):
+        read_image(Path(os.devnull))
+    (tmp_path / "linked.png").symlink_to(tmp_path / "here.txt")
+    (tmp_path / "here.txt").write_bytes(WHOLE["JPEG"])  # the content decides, not the ending
+    assert read_image(tmp_path / "linked.png").shape == UPRIGHT.shape
+    with pytest.raises(UserError, match=r"^the first picture cannot be read"):
+        read_image(tmp_path / "absent.png", "the first picture")
+
+
+def test_the_rules_are_part_of_an_address():
+    assert re.fullmatch(r"sRGB, upright, transparency on grey 128; code [0-9a-f]{16}; Pillow \S+", decoding())
