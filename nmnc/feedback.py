@@ -4,7 +4,7 @@ The full and the factored form hold the same thing: B (classes, units), or its c
 (units, d). The per-image form keeps no average.
 """
 
-from math import inf
+from math import ceil, inf
 from typing import Protocol
 
 import torch
@@ -22,6 +22,17 @@ def effective_samples(noise: Noise) -> float:
     if noise.estimator == "infinite":
         return inf
     return 1.0 if noise.per_image else noise.images * (2 - noise.rate) / noise.rate
+
+
+def prediction_rate(noise: Noise, axes: int) -> float:
+    """Return eta of prediction error (block LMS) for noise along k axes: g M / (M + k + 1), orthogonal g M / k.
+
+    On a linear network the squared error shrinks by 1 - 2 eta + eta^2 (1 + (k + 1) / M) a refresh: fastest at g = 1,
+    stable below g = 2. Orthogonal draws take each axis's error away by g once in k / M refreshes.
+    """
+    if noise.draws == "orthogonal":  # where activity spans fewer axes than images, some are used twice in a refresh
+        return noise.gain * noise.images / axes / ceil(noise.images / axes)
+    return noise.gain * noise.images / (noise.images + axes + 1)
 
 
 class Feedback(Protocol):
@@ -64,6 +75,11 @@ class FullFeedback:
         estimate = _estimate(response, perturbation)
         self.matrix.lerp_(estimate if self.basis is None else estimate @ self.basis.T, rate)
 
+    def correct(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
+        """B <- B + eta mean(r xi^T) / variance, r = dy - B xi: learn from what B did not predict (the delta rule)."""
+        estimate = _estimate(response - perturbation.noise @ self.matrix.T, perturbation)
+        self.matrix.add_(estimate if self.basis is None else estimate @ self.basis.T, alpha=rate)
+
     def learn(self, jacobian: Tensor, rate: float) -> None:
         """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), or what of it lies in the basis."""
         self.matrix.lerp_(jacobian if self.basis is None else (jacobian @ self.basis) @ self.basis.T, rate)
@@ -88,6 +104,11 @@ class FactoredFeedback:
     def update(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
         """See `Feedback.update`; the estimate is mean(dy z^T) / s."""
         self.matrix.lerp_(_estimate(response, perturbation), rate)
+
+    def correct(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
+        """C <- C + eta mean(r z^T) / s, r = dy - s C z; see `FullFeedback.correct`."""
+        predicted = perturbation.divisor * (perturbation.coordinates @ self.matrix.T)
+        self.matrix.add_(_estimate(response - predicted, perturbation), alpha=rate)
 
     def learn(self, jacobian: Tensor, rate: float) -> None:
         """C <- (1 - eta) C + eta J U for a known Jacobian (classes, units)."""

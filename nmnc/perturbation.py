@@ -23,7 +23,7 @@ class Perturbation:
         coordinates: what the estimate correlates with, float32 (images, k): xi itself (k = units), or z of
             xi = s U z (k = d).
         divisor: divides the correlation: the variance of xi along an axis for coordinates xi, s for z
-            (of s^2, one factor s is in the response).
+            (of s^2, one factor s is in the response; so the noise is also divisor * z in its own basis).
     """
 
     noise: Tensor
@@ -31,32 +31,29 @@ class Perturbation:
     divisor: float
 
 
-def isotropic(images: int, units: int, dimensions: int, scale: float, generator: torch.Generator) -> Perturbation:
-    """Noise of VNC: xi ~ N(0, s^2 (d / n) I_n), the energy of NMNC's noise spread over all n units."""
-    variance = scale**2 * dimensions / units
-    noise = torch.randn(images, units, generator=generator, device=generator.device) * variance**0.5
+def isotropic(z: Tensor, dimensions: int, scale: float) -> Perturbation:
+    """Return noise of VNC: xi = s sqrt(d / n) z, the energy of NMNC's noise spread over all n units; z (images, n)."""
+    variance = scale**2 * dimensions / z.shape[1]
+    noise = z * variance**0.5
     return Perturbation(noise, noise, variance)
 
 
-def within_subspace(images: int, basis: Tensor, scale: float, generator: torch.Generator) -> Perturbation:
-    """Noise of NMNC: xi = s U z, z ~ N(0, I_d), for an orthonormal basis U (units, d)."""
-    coordinates = torch.randn(images, basis.shape[1], generator=generator, device=generator.device)
-    return Perturbation(scale * (coordinates @ basis.T), coordinates, scale)
+def within_subspace(z: Tensor, basis: Tensor, scale: float) -> Perturbation:
+    """Return noise of NMNC: xi = s U z, for z (images, d) and an orthonormal basis U (units, d)."""
+    return Perturbation(scale * (z @ basis.T), z, scale)
 
 
-def shaped(images: int, basis: Tensor, deviations: Tensor, divisor: float, generator: torch.Generator) -> Perturbation:
+def shaped(z: Tensor, basis: Tensor, deviations: Tensor, divisor: float) -> Perturbation:
     """Noise with a standard deviation of its own along each axis of a basis, and one along all others.
 
     Args:
-        images: M.
+        z: standard noise, float32 (images, units).
         basis: orthonormal U, float32 (units, d).
-        deviations: float32 (d + 1), the last one outside the basis.
+        deviations: float32 (d + 1), the last one outside the basis; equal ones make it `isotropic`.
         divisor: of the correlation.
-        generator: on the device; with equal deviations the draws are those of `isotropic`.
     """
-    normal = torch.randn(images, len(basis), generator=generator, device=generator.device)
     inside, outside = deviations[:-1], deviations[-1]
-    noise = outside * normal + ((normal @ basis) * (inside - outside)) @ basis.T
+    noise = outside * z + ((z @ basis) * (inside - outside)) @ basis.T
     return Perturbation(noise, noise, divisor)
 
 

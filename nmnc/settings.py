@@ -133,6 +133,17 @@ class Noise(Section):
     images: int = Field(8, ge=1, le=10**6, description="M, images of the batch that are perturbed at each refresh")
     refresh_every: int = Field(1, ge=1, le=10**9, description="b, batches between two refreshes of the feedback")
     rate: float = Field(0.2, gt=0, le=1, description="eta, weight of the newest estimate in the running feedback")
+    learning: Literal["correlation", "prediction_error"] = Field(
+        "correlation",
+        description="correlate noise with the response, or with what the feedback did not predict of it",
+    )
+    gain: float = Field(
+        0.5, gt=0, le=1, description="g, of prediction_error: sets eta layer by layer, 1 the fastest on linear networks"
+    )
+    draws: Literal["independent", "orthogonal"] = Field(
+        "independent",
+        description="noise of successive images: independent, or along orthogonal axes until all are used",
+    )
     estimator: Literal["antithetic", "one_sided", "forward_mode", "infinite"] = Field(
         "antithetic",
         description="response to noise: two-sided or one-sided difference, or exact (torch.func.jvp); infinite: no "

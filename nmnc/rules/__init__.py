@@ -39,6 +39,8 @@ RULES: dict[str, Callable[[Network, list[int], int, Noise, int], Rule]] = {
     "weight_mirror": WeightMirror,
 }
 
+#: Rules whose noise and feedback may take the forms that prediction error needs.
+PREDICTING = ("vnc", "nmnc", "random_subspace", "spectral")
 #: Setting that not all of these follow -> those that do, and what to do with the others.
 OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
     "noise.feedback layerwise": (("nmnc",), "give {kind} factored or full"),
@@ -47,6 +49,8 @@ OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
     "noise.basis incremental": (("nmnc",), "give {kind} window"),
     "noise.per_image": (("vnc", "nmnc", "random_subspace"), "do not set it for {kind}"),
     "noise.estimator infinite": (("vnc", "nmnc", "random_subspace"), "give {kind} antithetic"),
+    "noise.learning prediction_error": (PREDICTING, "give {kind} correlation"),
+    "noise.draws orthogonal": (PREDICTING, "give {kind} independent"),
 }
 
 
@@ -73,6 +77,8 @@ def _refuse_foreign(kind: str, noise: Noise) -> None:
         "noise.basis incremental": noise.basis == "incremental",
         "noise.per_image": noise.per_image,
         "noise.estimator infinite": noise.estimator == "infinite",
+        "noise.learning prediction_error": noise.learning == "prediction_error",
+        "noise.draws orthogonal": noise.draws == "orthogonal",
     }
     for setting, (owners, remedy) in OWNERS.items():
         if given[setting] and kind not in owners:

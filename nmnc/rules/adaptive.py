@@ -114,7 +114,9 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
 
     def perturb(self, stage: int, images: int) -> Perturbation:
         """Noise along the stage's probe axes."""
-        return within_subspace(images, self.probes[stage], self.noise.scale, self.generator)
+        return within_subspace(
+            self.draws[stage].take(images, self.probes[stage].shape[1]), self.probes[stage], self.noise.scale
+        )
 
     def refresh(self, batches: list[list[Tensor]]) -> None:
         """Choose d from what the old probe axes showed, then move the probe bases."""

@@ -58,10 +58,10 @@ class LayerwiseManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
 
     def correlate(self, outputs: list[Tensor], record: Record) -> None:
         """Correlate noise in every hidden stage's output with the change of the next pre-activation."""
-        for stage, (output, feedback) in enumerate(zip(outputs, self.feedback, strict=True)):
+        for stage, output in enumerate(outputs):
             perturbation = self.perturb(stage, self.noise.images)
             change = self._response(stage, perturbation.noise.view(-1, *output.shape[1:]))
-            feedback.update(change, perturbation, self.noise.rate)
+            self.learn(stage, change, perturbation)
             self.perturbations += self.noise.images
             self.forward_passes += self.noise.images
 

@@ -73,6 +73,8 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         self.bases = self.principal_bases(batches)
         for feedback, basis in zip(self.feedback, self.bases, strict=True):
             feedback.rebase(basis)
+        for draws in self.draws:
+            draws.restart()  # rows orthogonal in the old basis are not so in the new one
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
         """Take in activity, refresh the bases when it is time, then correlate."""

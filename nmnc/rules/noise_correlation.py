@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from nmnc.config import Noise
+from nmnc.draws import IndependentDraws, OrthogonalDraws
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback
+from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback, prediction_rate
 from nmnc.manifold import random_basis
 from nmnc.networks import Network
 from nmnc.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
@@ -31,11 +32,18 @@ class NoiseCorrelation(Rule):
 
     def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
         super().__init__(network, sizes, classes, noise, seed)
+        kind = OrthogonalDraws if noise.draws == "orthogonal" else IndependentDraws
+        self.draws = [kind(self.generator) for _ in sizes]
         if noise.per_image and noise.refresh_every > 1:
             raise UserError(
                 f"noise.refresh_every {noise.refresh_every}: with noise.per_image every batch needs its own noise; "
                 "set noise.refresh_every to 1"
             )
+        self._refuse_pairs()
+
+    def _refuse_pairs(self) -> None:
+        """UserError for settings that exclude each other."""
+        noise = self.noise
         others = {"per_image": noise.per_image, "adaptive": noise.adaptive, "feedback": noise.feedback == "layerwise"}
         if noise.estimator == "infinite" and any(others.values()):
             key = next(key for key, given in others.items() if given)
@@ -43,6 +51,28 @@ class NoiseCorrelation(Rule):
                 f"noise.{key} {getattr(noise, key)}: noise.estimator infinite knows the averaged Jacobian without "
                 "noise; leave one of them out"
             )
+        changed = [key for key in ("learning", "draws") if getattr(noise, key) != Noise.model_fields[key].default]
+        averaged = {
+            "per_image": noise.per_image,
+            "adaptive": noise.adaptive,
+            "estimator": noise.estimator == "infinite",
+        }
+        for key, given in averaged.items():
+            if given and changed:
+                raise UserError(
+                    f"noise.{changed[0]} {getattr(noise, changed[0])} needs a running feedback of all noise axes; "
+                    f"remove it or noise.{key} {getattr(noise, key)}"
+                )
+        for name, size in zip(self.network.stage_names, self.sizes, strict=False):
+            if noise.draws == "orthogonal" and noise.images > self.most_axes(size):
+                raise UserError(
+                    f"noise.draws orthogonal: layer {name} has noise along {self.most_axes(size)} axes, fewer than "
+                    f"noise.images {noise.images}; lower noise.images or set noise.draws to independent"
+                )
+
+    def most_axes(self, units: int) -> int:
+        """Return along how many axes a stage of so many units gets noise at most."""
+        return units
 
     def start(self, outputs: list[Tensor]) -> None:
         """Set the feedback to zero."""
@@ -56,8 +86,8 @@ class NoiseCorrelation(Rule):
 
     def perturb(self, stage: int, images: int) -> Perturbation:
         """Noise for the first `images` images at one hidden stage."""
-        noise = self.noise
-        return isotropic(images, self.sizes[stage], noise.dimensions, noise.scale, self.generator)
+        z = self.draws[stage].take(images, self.sizes[stage])
+        return isotropic(z, self.noise.dimensions, self.noise.scale)
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
         """Update the feedback when it is time."""
@@ -81,10 +111,23 @@ class NoiseCorrelation(Rule):
         images = len(outputs[0]) if noise.per_image else noise.images
         perturbations = [self.perturb(stage, images) for stage in range(layers)]
         changes = responses(self.network, outputs, perturbations, record, noise.estimator, self.rounded)
-        for feedback, change, perturbation in zip(self.feedback, changes, perturbations, strict=True):
-            feedback.update(change, perturbation, noise.rate)
+        for stage, pair in enumerate(zip(changes, perturbations, strict=True)):
+            self.learn(stage, *pair)
         self.perturbations += layers * images
         self.forward_passes += copies(noise.estimator, layers) * images
+
+    def learn(self, stage: int, change: Tensor, perturbation: Perturbation) -> None:
+        """Let the response (M, outputs) to a stage's noise enter its feedback."""
+        feedback = self.feedback[stage]
+        if self.noise.learning == "correlation":
+            feedback.update(change, perturbation, self.noise.rate)
+            return
+        assert isinstance(feedback, FullFeedback | FactoredFeedback)  # others are refused
+        feedback.correct(change, perturbation, self.rate(stage, perturbation))
+
+    def rate(self, stage: int, perturbation: Perturbation) -> float:
+        """Return eta of prediction error for a stage's noise."""
+        return prediction_rate(self.noise, perturbation.coordinates.shape[1])
 
     def signals(self, error: Tensor) -> list[Tensor]:
         """e B per hidden stage."""
@@ -107,7 +150,10 @@ class NoiseCorrelation(Rule):
 
     def state_dict(self) -> dict[str, Any]:
         """Add the feedback."""
-        return super().state_dict() | {"feedback": [feedback.matrix for feedback in self.feedback]}
+        return super().state_dict() | {
+            "feedback": [feedback.matrix for feedback in self.feedback],
+            "draws": [draws.state_dict() for draws in self.draws],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undo `state_dict`."""
@@ -115,6 +161,8 @@ class NoiseCorrelation(Rule):
         self.feedback = self.make_feedback()
         for feedback, matrix in zip(self.feedback, state["feedback"], strict=True):
             feedback.matrix = matrix.to(self.device)
+        for draws, kept in zip(self.draws, state["draws"], strict=True):
+            draws.load_state_dict(kept)
 
 
 class RandomSubspace(NoiseCorrelation):
@@ -122,6 +170,10 @@ class RandomSubspace(NoiseCorrelation):
 
     A layer of fewer units than d has a subspace of as many dimensions as units: all of them.
     """
+
+    def most_axes(self, units: int) -> int:
+        """See `NoiseCorrelation.most_axes`: d."""
+        return min(self.noise.dimensions, units)
 
     def start(self, outputs: list[Tensor]) -> None:
         """Draw the subspaces."""
@@ -143,4 +195,5 @@ class RandomSubspace(NoiseCorrelation):
 
     def perturb(self, stage: int, images: int) -> Perturbation:
         """Noise within the stage's subspace."""
-        return within_subspace(images, self.bases[stage], self.noise.scale, self.generator)
+        basis = self.bases[stage]
+        return within_subspace(self.draws[stage].take(images, basis.shape[1]), basis, self.noise.scale)

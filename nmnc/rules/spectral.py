@@ -33,10 +33,15 @@ class SpectralNoiseCorrelation(ManifoldNoiseCorrelation):
         """Zero feedback for every hidden stage."""
         return [FullFeedback(self.classes, size, None, self.device) for size in self.sizes]
 
+    def most_axes(self, units: int) -> int:
+        """See `NoiseCorrelation.most_axes`: all."""
+        return units
+
     def perturb(self, stage: int, images: int) -> Perturbation:
         """Noise of the stage's shape."""
         variance = self.noise.scale**2 * self.noise.dimensions / self.sizes[stage]
-        return shaped(images, self.bases[stage], self.deviations[stage], variance, self.generator)
+        z = self.draws[stage].take(images, self.sizes[stage])
+        return shaped(z, self.bases[stage], self.deviations[stage], variance)
 
     def principal_bases(self, batches: list[list[Tensor]]) -> list[Tensor]:
         """See `ManifoldNoiseCorrelation.principal_bases`; finds the shapes in these bases too."""
@@ -46,7 +51,21 @@ class SpectralNoiseCorrelation(ManifoldNoiseCorrelation):
             * (self.noise.scale * self.noise.dimensions**0.5)
             for outputs, basis in zip(zip(*batches, strict=True), bases, strict=True)
         ]
+        self._find_rates()
         return bases
+
+    def _find_rates(self) -> None:
+        """Find eta of prediction error for the present shapes."""
+        if self.noise.learning == "correlation":
+            return
+        self.rates = [
+            self.noise.gain * largest_stable_rate(deviations.double().square(), units, self.noise.images) / 2
+            for deviations, units in zip(self.deviations, self.sizes, strict=True)
+        ]
+
+    def rate(self, stage: int, perturbation: Perturbation) -> float:
+        """See `NoiseCorrelation.rate`: gain times half the largest stable eta."""
+        return self.rates[stage]
 
     def refresh(self, batches: list[list[Tensor]]) -> None:
         """Find the shapes of new activity; the feedback, being full, stays."""
@@ -60,6 +79,31 @@ class SpectralNoiseCorrelation(ManifoldNoiseCorrelation):
         """Undo `state_dict`."""
         super().load_state_dict(state)
         self.deviations = [deviations.to(self.device) for deviations in state["deviations"]]
+        self._find_rates()
+
+
+def largest_stable_rate(variances: Tensor, units: int, images: int) -> float:
+    """Return the largest eta at which the error of block LMS with shaped noise shrinks in the mean square.
+
+    With mu_i the noise's variances over their mean: eta mu_max (1 + 1 / M) < 2 and
+    sum_i eta mu_i / (M (2 - eta mu_i (1 + 1 / M))) < 1; for equal variances that is eta < 2 M / (M + n + 1).
+    Found by bisection, to 1e-12 of itself.
+
+    Args:
+        variances: float64 (d + 1): along each axis of a basis and, last, along each of the n - d others.
+        units: n.
+        images: M, perturbed in a refresh.
+    """
+    counts = torch.ones_like(variances)
+    counts[-1] = units - len(variances) + 1
+    ratios = variances * (units / (variances * counts).sum())
+    spread = 1 + 1 / images
+    low, high = 0.0, 2 / (float(ratios[counts > 0].max()) * spread)
+    for _ in range(100):
+        middle = (low + high) / 2
+        load = (counts * middle * ratios / (images * (2 - middle * ratios * spread))).sum()
+        low, high = (middle, high) if load < 1 else (low, middle)
+    return low
 
 
 def noise_deviations(activity: Tensor, basis: Tensor, gamma: float) -> Tensor:

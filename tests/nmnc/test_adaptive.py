@@ -25,6 +25,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def normal(basis: Tensor, seed: int) -> Tensor:
+    return torch.randn(8, basis.shape[1], generator=generator(seed))
+
+
 AXES = torch.linalg.qr(torch.randn(UNITS, UNITS, generator=generator(0))).Q
 
 
@@ -97,7 +101,7 @@ def test_noise_alone_counts_as_no_signal() -> None:
     for repeat in range(40):
         feedback = HalvesFeedback(CLASSES, basis, 32)
         for step in range(20):
-            perturbation = within_subspace(8, basis, 0.05, generator(1_000 * repeat + step))
+            perturbation = within_subspace(normal(basis, 1_000 * repeat + step), basis, 0.05)
             feedback.update(torch.randn(8, CLASSES, generator=generator(-1 - 1_000 * repeat - step)), perturbation, 0.2)
         squares.append(feedback.matrix.mean(0).square().sum().item())
         products.append((feedback.matrix[0] * feedback.matrix[1]).sum().item())
@@ -110,7 +114,7 @@ def test_both_halves_together_are_the_factored_feedback() -> None:
     basis = random_basis(UNITS, 12, generator(0), CPU)
     halves, factored = HalvesFeedback(CLASSES, basis, 12), FactoredFeedback(CLASSES, basis)
     for step in range(4):
-        perturbation = within_subspace(8, basis, 0.05, generator(step))
+        perturbation = within_subspace(normal(basis, step), basis, 0.05)
         change = torch.randn(8, CLASSES, generator=generator(100 + step))
         for feedback in (halves, factored):
             feedback.update(change, perturbation, 0.3)

@@ -25,6 +25,10 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def normal(images: int, axes: int, seed: int) -> Tensor:
+    return torch.randn(images, axes, generator=generator(seed))
+
+
 @pytest.fixture
 def linear() -> Network:
     """10 pixels -> 96 units -> 7 outputs, no non-linearity: the Jacobian is the last weight matrix."""
@@ -53,7 +57,7 @@ def relative(found: Tensor, true: Tensor) -> float:
 def test_vnc_converges_to_the_jacobian(linear: Network) -> None:
     true = jacobian(linear)
     for samples in (2_000, 32_000):
-        found = estimate(linear, isotropic(samples, UNITS, DIMENSIONS, SCALE, generator(1)), None)
+        found = estimate(linear, isotropic(normal(samples, UNITS, 1), DIMENSIONS, SCALE), None)
         assert relative(found, true) == pytest.approx(math.sqrt((UNITS + 1) / samples), rel=0.15)
 
 
@@ -61,7 +65,7 @@ def test_nmnc_converges_to_the_projected_jacobian(linear: Network) -> None:
     basis = random_basis(UNITS, DIMENSIONS, generator(2), CPU)
     true = jacobian(linear) @ basis @ basis.T
     for samples in (2_000, 32_000):
-        found = estimate(linear, within_subspace(samples, basis, SCALE, generator(3)), basis)
+        found = estimate(linear, within_subspace(normal(samples, DIMENSIONS, 3), basis, SCALE), basis)
         assert relative(found, true) == pytest.approx(math.sqrt((DIMENSIONS + 1) / samples), rel=0.25)
 
 
@@ -70,9 +74,9 @@ def mean_cosine(network: Network, samples: int, basis: Tensor | None, error: Ten
     true, cosines = error @ jacobian(network), []
     for repeat in range(150):
         noise = (
-            isotropic(samples, UNITS, DIMENSIONS, SCALE, generator(repeat))
+            isotropic(normal(samples, UNITS, repeat), DIMENSIONS, SCALE)
             if basis is None
-            else within_subspace(samples, basis, SCALE, generator(repeat))
+            else within_subspace(normal(samples, DIMENSIONS, repeat), basis, SCALE)
         )
         cosines.append(torch.cosine_similarity(error @ estimate(network, noise, basis), true, dim=0))
     values = torch.stack(cosines)
@@ -128,8 +132,8 @@ def test_with_the_whole_space_nmnc_is_vnc_draw_for_draw(linear: Network) -> None
 def test_energy_is_matched() -> None:
     basis = random_basis(UNITS, DIMENSIONS, generator(0), CPU)
     for perturbation in (
-        isotropic(20_000, UNITS, DIMENSIONS, SCALE, generator(1)),
-        within_subspace(20_000, basis, SCALE, generator(2)),
+        isotropic(normal(20_000, UNITS, 1), DIMENSIONS, SCALE),
+        within_subspace(normal(20_000, DIMENSIONS, 2), basis, SCALE),
     ):
         energy = perturbation.noise.square().sum(1).mean().item()
         assert energy == pytest.approx(SCALE**2 * DIMENSIONS, rel=0.02)

@@ -26,7 +26,10 @@ def images() -> Tensor:
 
 def perturbations(network: Network, scale: float) -> list[Perturbation]:
     generator = torch.Generator().manual_seed(2)
-    return [isotropic(IMAGES, size, 4, scale, generator) for size in layer_sizes(network, (3, 16, 16))[:-1]]
+    return [
+        isotropic(torch.randn(IMAGES, size, generator=generator), 4, scale)
+        for size in layer_sizes(network, (3, 16, 16))[:-1]
+    ]
 
 
 def zero(perturbation: Perturbation) -> Perturbation:
