@@ -125,9 +125,9 @@ def padding(module: nn.Conv2d) -> tuple[int, int]:
     return height // 2, width // 2
 
 
-def response(module: Carrier, x: Tensor) -> Tensor:
-    """What a layer's linear map makes of x (images, ...): its output less its bias."""
-    weight = module.weight.detach()
+def response(module: Carrier, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """What a layer's linear map makes of x (images, ...): its output less its bias; with another weight, if given."""
+    weight = module.weight.detach() if weight is None else weight
     if isinstance(module, nn.Linear):
         return F.linear(x, weight)
     return F.conv2d(x, weight, None, module.stride, module.padding, module.dilation, module.groups)

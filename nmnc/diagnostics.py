@@ -3,21 +3,21 @@
 All on fixed held-out images, in evaluation mode. Formulas: docs/method.md.
 """
 
-from math import isinf
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.feedback import effective_samples
+from nmnc.feedback import relative_error
 from nmnc.manifold import layer_basis
 from nmnc.networks import Network
 from nmnc.rules.base import Rule, Untrained
 
 COLUMNS = (
-    "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
+    "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "variation",
+    "variation_jacobian", "margin", "d", "n",
 )  # fmt: skip
 
 
@@ -34,23 +34,28 @@ def output_error(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(1) - F.one_hot(labels, logits.shape[1]).to(logits.dtype)
 
 
-def margin(alpha: float, noise: Noise, dimensions: int, units: int) -> float:
-    """By how much alpha exceeds what NMNC needs to beat VNC: alpha - (K + d + 1) / (K + n + 1).
+def margin(alpha: float, noise: Noise, within: tuple[int, float], whole: tuple[int, float]) -> float:
+    """By how much alpha exceeds what NMNC needs to beat VNC: alpha - (1 + error_d) / (1 + error_n).
 
-    K is the effective number of samples (see `nmnc.feedback.effective_samples`).
+    The errors are those of `nmnc.feedback.relative_error`; by correlation, without variation between images, that is
+    alpha - (K + d + 1) / (K + n + 1).
+
+    Args:
+        alpha: part of the gradient's energy that lies in the subspace.
+        noise: settings.
+        within: d, and the variation v of J U between images.
+        whole: n, and that of J.
     """
-    samples = effective_samples(noise)
-    if isinf(samples):
-        return alpha - 1.0
-    return alpha - (samples + dimensions + 1) / (samples + units + 1)
+    return alpha - (1 + relative_error(noise, *within)) / (1 + relative_error(noise, *whole))
 
 
 def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_images: Tensor) -> list[dict[str, Any]]:
     """One row for activity space and one for weight space per hidden stage (columns: `COLUMNS` less epoch).
 
     alpha_gradient is the median over images of |U U^T g|^2 / |g|^2 for backprop's gradient g; alpha_jacobian is
-    |J U|^2 / |J|^2 over all images. U is the rule's own basis where it has one, else the leading principal
-    components of the activity to `activity_images`.
+    |J U|^2 / |J|^2 over all images; variation and variation_jacobian are E|J_m - J|^2 / |J|^2 between images m for J U
+    and for J itself, J the mean. U is the rule's own basis where it has one, else the leading principal components
+    of the activity to `activity_images`.
 
     Args:
         rule: the rule, with its network.
@@ -78,7 +83,7 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
     gradients = torch.autograd.grad(logits, hidden, error, retain_graph=True)
     true = [gradient.flatten(1) for gradient in gradients]
     learns = not isinstance(rule, Untrained)
-    jacobians = _jacobian_alphas(logits, hidden, bases)
+    jacobians = _jacobians(logits, hidden, bases)
     with rule.measuring([output.detach() for output in hidden], {}):
         signals, estimated = _of_rule(rule, images, error)
     weight_cosines = [
@@ -91,6 +96,7 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
     for stage, (gradient, signal, basis) in enumerate(zip(true, signals, bases, strict=True)):
         units, dimensions = basis.shape
         alpha = _fraction_within(gradient, basis).median().item()
+        facts = jacobians[stage]
         shared = {"layer": network.stage_names[stage], "d": dimensions, "n": units}
         rows.append(
             shared
@@ -99,8 +105,10 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
                 "cosine": F.cosine_similarity(gradient, signal, 1).mean().item() if learns else None,
                 "cosine_batch": F.cosine_similarity(gradient.mean(0), signal.mean(0), 0).item() if learns else None,
                 "alpha_gradient": alpha,
-                "alpha_jacobian": jacobians[stage],
-                "margin": margin(alpha, noise, dimensions, units),
+                "alpha_jacobian": facts.alpha,
+                "variation": facts.within,
+                "variation_jacobian": facts.whole,
+                "margin": margin(alpha, noise, (dimensions, facts.within), (units, facts.whole)),
             }
         )
         rows.append(shared | {"space": "weight", "cosine": weight_cosines[stage] if learns else None})
@@ -113,17 +121,41 @@ def _fraction_within(vectors: Tensor, basis: Tensor) -> Tensor:
     return (vectors @ basis).square().sum(1) / squared.clamp_min(torch.finfo(vectors.dtype).tiny)
 
 
-def _jacobian_alphas(logits: Tensor, hidden: list[Tensor], bases: list[Tensor]) -> list[float]:
-    """|J U|^2 / |J|^2 per hidden stage, J of every image; one backward pass per output, never all of J at once."""
-    within = [logits.new_zeros(()) for _ in hidden]
-    whole = [logits.new_zeros(()) for _ in hidden]
+class JacobianFacts(NamedTuple):
+    """Of one hidden stage: |J U|^2 / |J|^2, and the variation v between images of J U and of J."""
+
+    alpha: float
+    within: float
+    whole: float
+
+
+def _jacobians(logits: Tensor, hidden: list[Tensor], bases: list[Tensor]) -> list[JacobianFacts]:
+    """Facts of every hidden stage, J of every image; one backward pass per output, never all of J at once."""
+    # Sums over outputs of |J_m|^2 over images, and of |mean J|^2, for J U and for J.
+    sums = [logits.new_zeros(4) for _ in hidden]
     for output in range(logits.shape[1]):
         rows = torch.autograd.grad(logits[:, output].sum(), hidden, retain_graph=True)
         for stage, (row, basis) in enumerate(zip(rows, bases, strict=True)):
             flat = row.flatten(1)
-            within[stage] += (flat @ basis).square().sum()
-            whole[stage] += flat.square().sum()
-    return [(part / total.clamp_min(1e-30)).item() for part, total in zip(within, whole, strict=True)]
+            inside = flat @ basis
+            for place, part in enumerate((inside, flat)):
+                sums[stage][2 * place] += part.square().sum()
+                sums[stage][2 * place + 1] += part.mean(0).square().sum()
+    images = len(logits)
+    found = []
+    for inside, inside_mean, whole, whole_mean in (each.tolist() for each in sums):
+        variations = _variation(inside, inside_mean, images), _variation(whole, whole_mean, images)
+        found.append(JacobianFacts(inside / max(whole, 1e-30), *variations))
+    return found
+
+
+def _variation(total: float, mean: float, images: int) -> float:
+    """E|J_m - J|^2 / |J|^2 from the sum of |J_m|^2 over images and |mean J|^2; both parts unbiased, 0 for one image."""
+    if images < 2:
+        return 0.0
+    variance = (total - images * mean) / (images - 1)
+    # Where images vary around hardly any mean, the estimate of |J|^2 may come out at 0 or below: v is then large.
+    return max(variance, 0.0) / max(mean - variance / images, mean / images, 1e-30)
 
 
 def _of_rule(rule: Rule, images: Tensor, error: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -32,6 +32,11 @@ class IndependentDraws:
         """Undo `state_dict`."""
 
 
+def make_draws(name: str, generator: torch.Generator) -> "IndependentDraws":
+    """Return the draws that `noise.draws` names, from `generator`."""
+    return OrthogonalDraws(generator) if name == "orthogonal" else IndependentDraws(generator)
+
+
 class OrthogonalDraws(IndependentDraws):
     """z of successive images are the rows of sqrt(k) Q, Q a random orthogonal k x k matrix; a fresh one when used up.
 

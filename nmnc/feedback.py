@@ -24,15 +24,41 @@ def effective_samples(noise: Noise) -> float:
     return 1.0 if noise.per_image else noise.images * (2 - noise.rate) / noise.rate
 
 
-def prediction_rate(noise: Noise, axes: int) -> float:
+def relative_error(noise: Noise, axes: int, variation: float) -> float:
+    """Return the expected squared error of the feedback, relative to the mean Jacobian it estimates, at stationarity.
+
+    By correlation (k + 1 + (k + 2) v) / K. By prediction error eta (k + 2) v / (M (2 - eta (1 + (k + 1) / M))), with
+    orthogonal draws v g / (2 - g): without variation between images nothing is left of it (docs/method.md).
+
+    Args:
+        noise: settings.
+        axes: k of the noise.
+        variation: v = E|J_m - J|^2 / |J|^2 over images m, of what the noise sees of the Jacobian.
+    """
+    if noise.estimator == "infinite":
+        return 0.0
+    if noise.per_image:
+        return axes + 1.0  # each image from its own Jacobian
+    if noise.learning == "correlation":
+        return (axes + 1 + (axes + 2) * variation) / effective_samples(noise)
+    if noise.draws == "orthogonal":
+        return variation * noise.gain / (2 - noise.gain)
+    eta, images = prediction_rate(noise, axes), noise.images
+    return eta * (axes + 2) * variation / (images * (2 - eta * (1 + (axes + 1) / images)))
+
+
+def prediction_rate(noise: Noise, axes: int, positions: int = 1) -> float:
     """Return eta of prediction error (block LMS) for noise along k axes: g M / (M + k + 1), orthogonal g M / k.
+
+    M: the perturbed images, times the positions at which each of them shows a convolution's kernel.
 
     On a linear network the squared error shrinks by 1 - 2 eta + eta^2 (1 + (k + 1) / M) a refresh: fastest at g = 1,
     stable below g = 2. Orthogonal draws take each axis's error away by g once in k / M refreshes.
     """
     if noise.draws == "orthogonal":  # where activity spans fewer axes than images, some are used twice in a refresh
         return noise.gain * noise.images / axes / ceil(noise.images / axes)
-    return noise.gain * noise.images / (noise.images + axes + 1)
+    samples = noise.images * positions
+    return noise.gain * samples / (samples + axes + 1)
 
 
 class Feedback(Protocol):

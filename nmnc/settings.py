@@ -167,7 +167,8 @@ class Noise(Section):
     basis_every: int = Field(20, ge=1, le=10**9, description="batches between two refreshes of the basis")
     mean_direction: bool = Field(False, description="nmnc: add the mean activity's direction to the basis (d + 1 axes)")
     feedback: Literal["factored", "full", "layerwise"] = Field(
-        "factored", description="subspace rules: coordinates in the basis, full matrices, or layer by layer (nmnc only)"
+        "factored",
+        description="subspace rules: coordinates in the basis or full matrices; nmnc and vnc: layer by layer",
     )
     adaptive: bool = Field(
         False, description="nmnc: choose d while training, starting from dimensions; wants basis_images of 512 or more"
@@ -181,8 +182,8 @@ class RuleEntry(Section):
     """One learning rule; `noise` and `training` override single values of the study's sections."""
 
     kind: str = Field(
-        description="backprop, vnc, nmnc, random_subspace, spectral, fa, dfa, kolen_pollack, weight_mirror, fdfa or "
-        "untrained"
+        description="backprop, vnc, nmnc, random_subspace, smooth_subspace, spectral, fa, dfa, kolen_pollack, "
+        "weight_mirror, fdfa, usf, frsf, brsf or untrained"
     )
     networks: list[Name] | None = Field(None, description="train only these networks by it; empty: all")
     seeds: list[Seed] | None = Field(None, min_length=1, description="empty: the study's")
@@ -208,7 +209,7 @@ class Sweep(Section):
 
 
 #: Kinds of rules that perturb images of the batch: the first `noise.images` of them.
-PERTURBING = ("vnc", "nmnc", "random_subspace", "spectral", "fdfa")
+PERTURBING = ("vnc", "nmnc", "random_subspace", "smooth_subspace", "spectral", "fdfa")
 #: Test images whose activity `python -m nmnc diagnose` looks at, unless told otherwise.
 ACTIVITY_IMAGES = 1000
 

@@ -1,5 +1,6 @@
 """The loop: the same for every rule."""
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,9 @@ from nmnc.replay import recording
 from nmnc.resume import StateFile
 from nmnc.rules import make_rule
 from nmnc.stage_check import check_stages
-from nmnc.watch import CHECK_EVERY, Watch
+from nmnc.watch import CHECK_EVERY, Watch, collapsed
 
-EPOCH_COLUMNS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")
+EPOCH_COLUMNS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes", "collapsed")
 
 
 def seeds_of(seed: int) -> dict[str, int]:
@@ -199,8 +200,21 @@ class Trainer:
                 self.dataset.normalise(self.images[: self.run.noise.basis_images]),
             )
         self.epochs.append({"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy} | counts)
+        self._tell_collapse()
         self.alignment += [{"epoch": epoch} | row for row in rows]
         self._lap("diagnosis")
+
+    def _tell_collapse(self) -> None:
+        """Mark an epoch in which the network fell back to chance, and warn of the first such."""
+        losses = [row["train_loss"] for row in self.epochs if row["train_loss"] is not None]
+        fallen = collapsed(losses, self.dataset.classes)
+        self.epochs[-1]["collapsed"] = self.step if fallen else None
+        if fallen and not any(row["collapsed"] for row in self.epochs[:-1]):
+            tqdm.write(
+                f"nmnc: warning: the training loss fell back to chance ({losses[-1]:.3f}) in the epoch that ended at "
+                f"step {self.step}; lower training.learning_rate or noise.rate, then run again",
+                file=sys.stderr,
+            )
 
     @torch.no_grad()
     def accuracy(self) -> float:

@@ -1,6 +1,7 @@
 """What stops a run that cannot go on: NaN, explosion, dead layers. Seen on the device, asked for between steps."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,12 @@ CHECK_EVERY = 50
 #: What a watch remembers as steps, on the device.
 SINCE = ("bad_output", "bad_gradient", "exploded", "constant_since")
 MEND = "lower training.learning_rate or set training.clip_norm, then run again"
+
+
+def collapsed(losses: Sequence[float], classes: int) -> bool:
+    """Whether an epoch's mean training loss, the last of these, is back at chance (ln classes) after it was below."""
+    chance = math.log(max(classes, 2))
+    return bool(losses) and losses[-1] >= 0.99 * chance and min(losses) <= 0.95 * chance
 
 
 class Watch:

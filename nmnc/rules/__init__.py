@@ -15,9 +15,11 @@ from nmnc.rules.base import Backprop, Rule, Untrained
 from nmnc.rules.direct import DirectFeedbackAlignment, KolenPollack
 from nmnc.rules.forward_direct import ForwardDirectFeedbackAlignment
 from nmnc.rules.layerwise import FeedbackAlignment
-from nmnc.rules.layerwise_nmnc import LayerwiseManifoldNoiseCorrelation
+from nmnc.rules.layerwise_noise import LayerwiseManifoldNoiseCorrelation, LayerwiseNoiseCorrelation
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation, RandomSubspace
+from nmnc.rules.sign_symmetry import BatchwiseRandomSignFeedback, FixedRandomSignFeedback, UniformSignFeedback
+from nmnc.rules.smooth_subspace import SmoothSubspace
 from nmnc.rules.spectral import SpectralNoiseCorrelation
 from nmnc.rules.weight_mirror import WeightMirror
 from nmnc.settings import PERTURBING
@@ -31,24 +33,30 @@ RULES: dict[str, Callable[[Network, list[int], int, Noise, int], Rule]] = {
     "vnc": NoiseCorrelation,
     "nmnc": ManifoldNoiseCorrelation,
     "random_subspace": RandomSubspace,
+    "smooth_subspace": SmoothSubspace,
     "fa": FeedbackAlignment,
     "dfa": DirectFeedbackAlignment,
     "kolen_pollack": KolenPollack,
     "fdfa": ForwardDirectFeedbackAlignment,
     "spectral": SpectralNoiseCorrelation,
     "weight_mirror": WeightMirror,
+    "usf": UniformSignFeedback,
+    "frsf": FixedRandomSignFeedback,
+    "brsf": BatchwiseRandomSignFeedback,
 }
 
+#: Kinds whose noise.feedback layerwise is a rule of its own.
+LAYERWISE = {"vnc": LayerwiseNoiseCorrelation, "nmnc": LayerwiseManifoldNoiseCorrelation}
 #: Rules whose noise and feedback may take the forms that prediction error needs.
-PREDICTING = ("vnc", "nmnc", "random_subspace", "spectral")
+PREDICTING = ("vnc", "nmnc", "random_subspace", "smooth_subspace", "spectral", "weight_mirror")
 #: Setting that not all of these follow -> those that do, and what to do with the others.
 OWNERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "noise.feedback layerwise": (("nmnc",), "give {kind} factored or full"),
+    "noise.feedback layerwise": (("nmnc", "vnc"), "give {kind} factored or full"),
     "noise.adaptive": (("nmnc",), "do not set it for {kind}"),
     "noise.mean_direction": (("nmnc",), "do not set it for {kind}"),
     "noise.basis incremental": (("nmnc",), "give {kind} window"),
-    "noise.per_image": (("vnc", "nmnc", "random_subspace"), "do not set it for {kind}"),
-    "noise.estimator infinite": (("vnc", "nmnc", "random_subspace"), "give {kind} antithetic"),
+    "noise.per_image": (("vnc", "nmnc", "random_subspace", "smooth_subspace"), "do not set it for {kind}"),
+    "noise.estimator infinite": (("vnc", "nmnc", "random_subspace", "smooth_subspace"), "give {kind} antithetic"),
     "noise.learning prediction_error": (PREDICTING, "give {kind} correlation"),
     "noise.draws orthogonal": (PREDICTING, "give {kind} independent"),
 }
@@ -59,8 +67,8 @@ def make_rule(kind: str, network: Network, sizes: list[int], classes: int, noise
     if kind not in RULES:
         raise UserError(f"rules: unknown kind {kind!r}{did_you_mean(kind, RULES)}")
     _refuse_foreign(kind, noise)
-    if kind == "nmnc" and noise.feedback == "layerwise":
-        return LayerwiseManifoldNoiseCorrelation(network, sizes, classes, noise, seed)
+    if noise.feedback == "layerwise" and kind in LAYERWISE:
+        return LAYERWISE[kind](network, sizes, classes, noise, seed)
     if kind == "nmnc" and noise.adaptive:
         return AdaptiveManifoldNoiseCorrelation(network, sizes, classes, noise, seed)
     return RULES[kind](network, sizes, classes, noise, seed)

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.draws import IndependentDraws, OrthogonalDraws
+from nmnc.draws import make_draws
 from nmnc.errors import UserError
 from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback, prediction_rate
+from nmnc.local_feedback import LocalFeedback
 from nmnc.manifold import random_basis
 from nmnc.networks import Network
 from nmnc.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
@@ -32,8 +33,7 @@ class NoiseCorrelation(Rule):
 
     def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
         super().__init__(network, sizes, classes, noise, seed)
-        kind = OrthogonalDraws if noise.draws == "orthogonal" else IndependentDraws
-        self.draws = [kind(self.generator) for _ in sizes]
+        self.draws = [make_draws(noise.draws, self.generator) for _ in sizes]
         if noise.per_image and noise.refresh_every > 1:
             raise UserError(
                 f"noise.refresh_every {noise.refresh_every}: with noise.per_image every batch needs its own noise; "
@@ -122,7 +122,7 @@ class NoiseCorrelation(Rule):
         if self.noise.learning == "correlation":
             feedback.update(change, perturbation, self.noise.rate)
             return
-        assert isinstance(feedback, FullFeedback | FactoredFeedback)  # others are refused
+        assert isinstance(feedback, FullFeedback | FactoredFeedback | LocalFeedback)  # others are refused
         feedback.correct(change, perturbation, self.rate(stage, perturbation))
 
     def rate(self, stage: int, perturbation: Perturbation) -> float:

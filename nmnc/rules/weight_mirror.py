@@ -1,9 +1,16 @@
 """Weight mirrors: feedback weights that learn the forward weights from noise, one layer at a time."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from nmnc.backward import Carrier, padding, response
+from nmnc.config import Noise
+from nmnc.draws import IndependentDraws, make_draws
+from nmnc.errors import UserError
+from nmnc.feedback import prediction_rate
+from nmnc.networks import Network
 from nmnc.replay import Record
 from nmnc.rules.layerwise import LayerwiseFeedback
 
@@ -13,34 +20,74 @@ class WeightMirror(LayerwiseFeedback):
 
     Every b batches each layer is shown M patterns of noise of standard deviation s alone, and the correlation of
     what its linear map makes of them with the noise itself enters the feedback weights with rate eta (there: a
-    Hebbian step and decay). Its expectation is the layer's own weight. No layer waits for another.
+    Hebbian step and decay). Its expectation is the layer's own weight. No layer waits for another. With
+    `noise.learning` prediction_error the noise is correlated with what the feedback weights did not predict; of a
+    convolution every position is a sample then as well.
     """
+
+    def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
+        super().__init__(network, sizes, classes, noise, seed)
+        self.draws: list[IndependentDraws] = [make_draws(noise.draws, self.generator) for _ in self.layers]
+        if noise.draws == "independent":
+            return
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d):
+                raise UserError(
+                    "noise.draws orthogonal: the positions of a convolution see overlapping noise; "
+                    "set noise.draws to independent for weight_mirror"
+                )
+            if noise.images > layer.in_features:
+                raise UserError(
+                    f"noise.draws orthogonal: a layer of weight_mirror has {layer.in_features} inputs, fewer than "
+                    f"noise.images {noise.images}; lower noise.images or set noise.draws to independent"
+                )
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
         """Update the feedback weights when it is time."""
         if step % self.noise.refresh_every:
             return
         images = self.noise.images
-        for layer, weight in zip(self.layers, self.weights, strict=True):
+        for layer, weight, draws in zip(self.layers, self.weights, self.draws, strict=True):
             if layer not in self.shapes:
                 continue  # it sends nothing back
             shape = self.shapes[layer][-1:] if isinstance(layer, nn.Linear) else self.shapes[layer][1:]
-            unit = torch.randn(images, *shape, generator=self.generator, device=self.device)
-            weight.lerp_(mirror_estimate(layer, self.noise.scale * unit, self.noise.scale), self.noise.rate)
+            noise = self.noise.scale * draws.take(images, shape.numel()).view(images, *shape)
+            self._learn(layer, weight, noise)
             self.perturbations += images
             self.forward_passes += images
 
+    def _learn(self, layer: Carrier, weight: Tensor, noise: Tensor) -> None:
+        """Let a layer's response to noise enter its feedback weight."""
+        answer = response(layer, noise)
+        if self.noise.learning == "correlation":
+            weight.lerp_(mirror_estimate(layer, noise, answer, self.noise.scale), self.noise.rate)
+            return
+        residual = answer - response(layer, noise, weight)
+        positions = answer[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        rate = prediction_rate(self.noise, weight[0].numel(), positions)
+        weight.add_(mirror_estimate(layer, noise, residual, self.noise.scale), alpha=rate)
 
-def mirror_estimate(layer: Carrier, noise: Tensor, scale: float) -> Tensor:
-    """A layer's weight, estimated as mean(response noise^T) / s^2; unbiased.
+    def state_dict(self) -> dict[str, Any]:
+        """Add the draws."""
+        return super().state_dict() | {"draws": [draws.state_dict() for draws in self.draws]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undo `state_dict`."""
+        super().load_state_dict(state)
+        for draws, kept in zip(self.draws, state["draws"], strict=True):
+            draws.load_state_dict(kept)
+
+
+def mirror_estimate(layer: Carrier, noise: Tensor, answer: Tensor, scale: float) -> Tensor:
+    """A layer's weight, estimated as mean(answer noise^T) / s^2 from its linear response; unbiased.
 
     Args:
         layer: a Linear or Conv2d.
         noise: N(0, s^2), float32 (M, in_features) or (M, in_channels, height, width). Every position of a
             convolution is a sample of its kernel; near the border only of the part that lies on the map.
+        answer: what the layer's linear map makes of the noise, or what of that was not predicted.
         scale: s.
     """
-    answer = response(layer, noise)
     if isinstance(layer, nn.Linear):
         return answer.T @ noise / (len(noise) * scale**2)
     correlation = torch.nn.grad.conv2d_weight(

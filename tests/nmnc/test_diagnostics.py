@@ -84,21 +84,43 @@ def test_output_error_is_the_gradient_of_the_cross_entropy() -> None:
     torch.testing.assert_close(output_error(logits.detach(), labels), gradient)
 
 
-@pytest.mark.parametrize(("alpha", "wins"), [(0.2, False), (0.9, True)])
-def test_margin_says_who_has_the_larger_expected_cosine(alpha: float, wins: bool) -> None:
+@pytest.mark.parametrize("variation", [0.0, 1.5])
+@pytest.mark.parametrize("alpha", [0.2, 0.9])
+def test_margin_says_who_has_the_larger_expected_cosine(alpha: float, variation: float) -> None:
     noise, dimensions, units = Noise(images=8, rate=0.2), 16, 64
     samples = 8 * (2 - 0.2) / 0.2
-    nmnc = math.sqrt(alpha / (1 + (dimensions + 1) / samples))
-    vnc = 1 / math.sqrt(1 + (units + 1) / samples)
-    assert (nmnc > vnc) is wins
-    assert (margin(alpha, noise, dimensions, units) > 0) is wins
+    nmnc = math.sqrt(alpha / (1 + (dimensions + 1 + (dimensions + 2) * variation) / samples))
+    vnc = 1 / math.sqrt(1 + (units + 1 + (units + 2) * variation) / samples)
+    found = margin(alpha, noise, (dimensions, variation), (units, variation))
+    assert (found > 0) is (nmnc > vnc)
+    assert found == pytest.approx(alpha * (1 - (vnc / nmnc) ** 2))
+
+
+def test_variation_is_that_of_the_images_own_jacobians() -> None:
+    """Against torch.func; 0 at the last hidden stage, from which on the network is linear."""
+    net = network()
+    images, _ = batch(0)
+    row = rows_of(Backprop(net, SIZES, 5, NOISE, 0))
+    outputs = net.outputs(images, connected=True)
+    for stage, hidden in enumerate(outputs[:-1]):
+
+        def suffix(x: torch.Tensor, after: int = stage + 1) -> torch.Tensor:
+            return net.suffix(x[None], after)[0]
+
+        exact = torch.func.vmap(torch.func.jacrev(suffix))(hidden.detach()).flatten(2).double()
+        mean, n = exact.mean(0), len(exact)
+        variance = (exact - mean).square().sum() / (n - 1)
+        expected = variance / (mean.square().sum() - variance / n)
+        found = row[(net.stage_names[stage], "activity")]["variation_jacobian"]
+        assert found == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    assert row[(net.stage_names[-2], "activity")]["variation"] == pytest.approx(0, abs=1e-5)  # the last weight alone
 
 
 def test_without_noise_only_a_whole_gradient_on_the_manifold_would_do() -> None:
     noise = Noise(estimator="infinite")
-    assert margin(0.9, noise, 16, 64) == pytest.approx(-0.1)
+    assert margin(0.9, noise, (16, 1.0), (64, 1.0)) == pytest.approx(-0.1)
     many = Noise(images=10**9, rate=0.2)
-    assert margin(0.9, many, 16, 64) == pytest.approx(-0.1, abs=1e-6)
+    assert margin(0.9, many, (16, 1.0), (64, 1.0)) == pytest.approx(-0.1, abs=1e-6)
 
 
 def test_diagnosis_leaves_the_network_as_it_was() -> None:

@@ -26,7 +26,7 @@ from nmnc.networks.resnet import resnet
 from nmnc.rules import make_rule
 from nmnc.rules.base import Rule
 from nmnc.rules.layerwise import FeedbackAlignment
-from nmnc.rules.layerwise_nmnc import LayerwiseManifoldNoiseCorrelation
+from nmnc.rules.layerwise_noise import LayerwiseManifoldNoiseCorrelation
 from nmnc.rules.weight_mirror import WeightMirror
 from nmnc.training import Trainer
 
@@ -97,8 +97,12 @@ def weights(run: Trainer) -> list[Tensor]:
 
 
 FA, MIRROR = ("fa", {}), ("weight_mirror", {"refresh_every": 2})
-LAYERWISE = ("nmnc", {"feedback": "layerwise", "refresh_every": 2})
-CASES = [(*rule, network) for rule in (FA, MIRROR, LAYERWISE) for network in ("convnet", "resnet")][:-1]
+USF, FRSF, BRSF = ("usf", {}), ("frsf", {}), ("brsf", {})
+LAYERWISE = [(kind, {"feedback": "layerwise", "refresh_every": 2}) for kind in ("nmnc", "vnc")]
+CASES = [
+    *((*rule, network) for rule in (FA, MIRROR, USF, FRSF, BRSF) for network in ("convnet", "resnet")),
+    *((*rule, "convnet") for rule in LAYERWISE),
+]
 
 
 @pytest.mark.parametrize(("kind", "noise", "network"), CASES)
@@ -397,9 +401,9 @@ def refused(kind: str, network: Network, **noise: Any) -> None:
     make_rule(kind, network, layer_sizes(network, SHAPE)[:-1], CLASSES, Noise(dimensions=4, **noise), 0)
 
 
-@pytest.mark.parametrize("kind", ["vnc", "random_subspace"])
-def test_the_layerwise_form_is_nmncs(kind: str) -> None:
-    with pytest.raises(UserError, match=rf"^noise\.feedback layerwise is of the rule nmnc only; give {kind} factored"):
+@pytest.mark.parametrize("kind", ["spectral", "random_subspace"])
+def test_the_layerwise_form_is_nmncs_and_vncs(kind: str) -> None:
+    with pytest.raises(UserError, match=rf"layerwise is of the rules nmnc, vnc only; give {kind} factored"):
         refused(kind, plain(), feedback="layerwise")
     for other in ("backprop", "fa", "weight_mirror"):  # they have no such feedback
         refused(other, plain(), feedback="layerwise")

@@ -5,20 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nmnc.backward import response
 from nmnc.config import Noise
 from nmnc.draws import DENSE, OrthogonalDraws
 from nmnc.errors import UserError
 from nmnc.feedback import FactoredFeedback, prediction_rate
+from nmnc.local_feedback import LocalFeedback
 from nmnc.manifold import random_basis
 from nmnc.networks import Network
-from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
-from nmnc.perturbation import within_subspace
+from nmnc.perturbation import isotropic, within_subspace
 from nmnc.rules import make_rule
 from nmnc.rules.noise_correlation import NoiseCorrelation
+from nmnc.rules.smooth_subspace import smooth_basis
 from nmnc.rules.spectral import largest_stable_rate
+from nmnc.rules.weight_mirror import WeightMirror
 
 UNITS, AXES, CLASSES = 40, 12, 5
 CPU = torch.device("cpu")
@@ -76,6 +79,8 @@ FORMS = [
     ("nmnc", {"feedback": "full"}),
     ("nmnc", {"feedback": "layerwise"}),
     ("random_subspace", {}),
+    ("smooth_subspace", {}),
+    ("vnc", {"feedback": "layerwise"}),
 ]
 
 
@@ -134,6 +139,79 @@ def test_orthogonal_draws_at_full_gain_are_exact_after_one_cycle(
     for step in range(2 * cycle):  # those without a basis finish the cycle they were in
         rule.observe(step + 1, batch(step), {})
     assert squared_error(rule, target_of(rule, linear)) < 1e-10
+
+
+CONVOLUTIONS = {
+    "plain": nn.Conv2d(3, 4, 3, bias=False),
+    "padded": nn.Conv2d(3, 4, 3, padding=1),
+    "strided": nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_kernels_per_position_with_the_true_weights_carry_the_exact_gradient(layer: nn.Conv2d) -> None:
+    shape = torch.Size([3, 7, 6])
+    feedback = LocalFeedback(layer, shape, CPU)
+    feedback.matrix += layer.weight.detach().flatten(1)
+    x = torch.randn(5, *shape, generator=generator(0), requires_grad=True)
+    out = layer(x)
+    error = torch.randn(out.shape, generator=generator(1))
+    (exact,) = torch.autograd.grad(out, x, error)
+    torch.testing.assert_close(feedback.signal(error.flatten(1)), exact.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_kernels_per_position_learn_the_weights_where_the_map_is(layer: nn.Conv2d) -> None:
+    """Every position by itself, at the rate of its own fan-in; what only padding meets stays zero."""
+    shape, images, random = torch.Size([3, 7, 6]), 5, generator(2)
+    feedback = LocalFeedback(layer, shape, CPU)
+    fan_in = layer.weight[0].numel()
+    eta = prediction_rate(Noise(images=images, gain=0.5), fan_in)
+    seen = feedback._patches(torch.ones(1, 126))[0, :, None]  # (positions, 1, fan-in): 1 on the map, 0 on padding
+    true = layer.weight.detach().flatten(1) * seen
+    errors = []
+    for _ in range(400):
+        perturbation = isotropic(torch.randn(images, 126, generator=random), 12, 0.05)
+        change = response(layer, perturbation.noise.view(-1, *shape)).flatten(1)
+        feedback.correct(change, perturbation, eta)
+        errors.append((feedback.matrix - true).square().sum().item())
+    torch.testing.assert_close(feedback.matrix, true, rtol=1e-3, atol=1e-4)
+    if seen.all():  # where no position sees padding all follow the law of the linear network
+        shrinks = 1 - 2 * eta + eta**2 * (1 + (fan_in + 1) / images)
+        assert (errors[30] / errors[0]) ** (1 / 30) == pytest.approx(shrinks, rel=0.05)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(30, 8), nn.Conv2d(3, 4, 3, padding=1)], ids=["linear", "convolution"])
+def test_a_mirror_by_prediction_error_shrinks_at_its_rate_and_has_no_floor(layer: nn.Linear | nn.Conv2d) -> None:
+    """The patches of a convolution overlap, and yet the law of independent samples is right."""
+    shape = (30,) if isinstance(layer, nn.Linear) else (3, 9, 9)
+    true, random, errors = layer.weight.detach(), generator(4), []
+    rule = WeightMirror.__new__(WeightMirror)
+    rule.noise = Noise(images=4, gain=0.5, learning="prediction_error")
+    weight = torch.zeros_like(true)
+    for _ in range(300):
+        rule._learn(layer, weight, 0.05 * torch.randn(4, *shape, generator=random))
+        errors.append((weight - true).square().sum().item())
+    samples, fan_in = 4 * (1 if isinstance(layer, nn.Linear) else 81), true[0].numel()
+    eta = 0.5 * samples / (samples + fan_in + 1)
+    shrinks = 1 - 2 * eta + eta**2 * (1 + (fan_in + 1) / samples)
+    assert (errors[8] / errors[0]) ** (1 / 8) == pytest.approx(shrinks, rel=0.15)
+    assert errors[-1] < 1e-9 * true.square().sum()
+
+
+def test_smooth_axes_are_orthonormal_and_vary_slowly_over_the_map() -> None:
+    basis = smooth_basis(torch.Size([4, 16, 16]), 20, generator(0))
+    torch.testing.assert_close(basis.T @ basis, torch.eye(20), rtol=0, atol=1e-5)
+
+    def change(of: Tensor) -> float:
+        fields = of.T.view(20, 4, 16, 16)
+        return (fields.diff(dim=3).square().mean() / (2 * fields.square().mean())).item()
+
+    # Of a field blurred by a Gaussian of s pixels, neighbours correlate by exp(-1 / (4 s^2)).
+    assert change(basis) == pytest.approx(1 - math.exp(-1 / 16), rel=0.25)
+    assert change(random_basis(1024, 20, generator(1), CPU)) == pytest.approx(1, rel=0.1)
+    rows = basis.T.view(20, 4, 16, 16).square().mean((0, 1, 3))
+    assert rows.std() < 0.3 * rows.mean()  # as much at the edge
 
 
 @pytest.mark.parametrize("axes", [1, 7, 64, DENSE + 1, 1500])
@@ -219,7 +297,7 @@ def test_shaped_noise_is_stable_up_to_the_bound(images: int, gamma: float) -> No
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("fdfa", {}, "prediction_error is of the rules vnc, nmnc, random_subspace, spectral"),
+        ("fdfa", {}, "prediction_error is of the rules vnc, nmnc, random_subspace, smooth_subspace, spectral"),
         ("fdfa", {"learning": "correlation", "draws": "orthogonal"}, "noise.draws orthogonal is of the rules"),
         (
             "vnc",
@@ -247,8 +325,6 @@ def test_a_gain_outside_0_to_1_is_refused(gain: float) -> None:
 
 def test_activity_of_fewer_axes_than_images_stays_stable() -> None:
     """Rows are then used twice in a refresh; eta takes each axis's error away no faster than the gain."""
-    torch.manual_seed(0)
-    network = convnet((1, 8, 8), CLASSES, channels=[4], hidden=[])
     noise = Noise(dimensions=16, images=9, draws="orthogonal", learning="prediction_error", gain=1.0)
     basis = random_basis(64, 4, generator(1), CPU)
     feedback, draws = FactoredFeedback(CLASSES, basis), OrthogonalDraws(generator(2))
@@ -257,4 +333,3 @@ def test_activity_of_fewer_axes_than_images_stays_stable() -> None:
         perturbation = within_subspace(draws.take(9, 4), basis, 0.05)
         feedback.correct(perturbation.noise @ true.T, perturbation, prediction_rate(noise, 4))
     torch.testing.assert_close(feedback.matrix, true @ basis, rtol=1e-3, atol=1e-4)
-    assert network.stage_names

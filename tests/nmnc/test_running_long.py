@@ -31,6 +31,16 @@ VARIANTS = [
     *((kind, {}) for kind in KINDS),
     ("nmnc", {"feedback": "full"}),
     ("nmnc", {"feedback": "layerwise"}),
+    ("vnc", {"feedback": "layerwise", "learning": "prediction_error"}),
+    *(
+        (kind, {"learning": "prediction_error", "draws": draws})
+        for kind, draws in (
+            ("nmnc", "orthogonal"),
+            ("vnc", "orthogonal"),
+            ("spectral", "orthogonal"),
+            ("weight_mirror", "independent"),
+        )
+    ),
     ("nmnc", {"mean_direction": True, "estimator": "one_sided", "refresh_every": 3}),
 ]
 

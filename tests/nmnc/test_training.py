@@ -294,7 +294,7 @@ def test_same_seed_same_bytes(data: Path, tmp_path: Path, kind: str) -> None:
 def test_the_files_of_a_run_agree_with_one_another(data: Path, dataset: Dataset, tmp_path: Path) -> None:
     out = train_job(study(data, tmp_path), "net", "nmnc", 0, None, 0)
     epochs, alignment, facts = read(out / "epochs.csv"), read(out / "alignment.csv"), provenance(out)
-    assert list(epochs[0]) == ["epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes"]
+    assert list(epochs[0]) == ["epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes", "collapsed"]
     assert [row["epoch"] for row in epochs] == ["0", "1", "2"]
     assert [row["train_loss"] == "" for row in epochs] == [True, False, False]
     assert [(row["epoch"], row["layer"], row["space"]) for row in alignment] == [

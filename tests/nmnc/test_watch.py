@@ -13,7 +13,7 @@ from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.rules import RULES
 from nmnc.training import Trainer
-from nmnc.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch
+from nmnc.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch, collapsed
 
 KINDS = sorted(set(RULES) - {"untrained"})
 LOGITS = torch.zeros(4, 2)
@@ -42,6 +42,36 @@ def losses(run: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(run, "_step", spy)
     return seen
+
+
+@pytest.mark.parametrize(
+    ("losses", "fallen"),
+    [
+        ([], False),
+        ([math.log(4)], False),  # never learned, so nothing collapsed
+        ([1.0, 0.9], False),
+        ([1.0, math.log(4)], True),
+        ([1.0, 0.991 * math.log(4)], True),
+        ([1.0, 0.98 * math.log(4)], False),
+        ([0.96 * math.log(4), math.log(4)], False),
+        ([1.0, 5.0, 1.1], False),  # it recovered
+    ],
+)
+def test_a_loss_back_at_chance_is_a_collapse(losses: list[float], fallen: bool) -> None:
+    assert collapsed(losses, 4) is fallen
+
+
+def test_a_collapse_is_marked_in_every_epoch_and_told_once(toy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = toy.trainer("nmnc")
+    for step, loss in enumerate((None, 1.0, 1.4, 1.5, 0.9)):
+        run.step = 6 * step
+        run.epochs.append({"train_loss": loss})
+        run._tell_collapse()
+    assert [row["collapsed"] for row in run.epochs] == [None, None, 12, 18, None]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "nmnc: warning: the training loss fell back to chance (1.400) in the epoch that ended at step 12"
+    )
 
 
 # Whole runs

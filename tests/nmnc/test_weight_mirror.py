@@ -7,12 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from nmnc.backward import padding
+from nmnc.backward import padding, response
 from nmnc.rules.weight_mirror import mirror_estimate, samples_per_offset
 
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def estimate(layer: nn.Linear | nn.Conv2d, noise: Tensor, scale: float) -> Tensor:
+    return mirror_estimate(layer, noise, response(layer, noise), scale)
 
 
 def relative(found: Tensor, true: Tensor) -> float:
@@ -23,7 +27,7 @@ def relative(found: Tensor, true: Tensor) -> float:
 def test_a_mirror_of_a_linear_layer_converges_to_its_weight(samples: int) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(60, 30)
-    found = mirror_estimate(layer, 0.05 * torch.randn(samples, 60, generator=generator(3)), 0.05)
+    found = estimate(layer, 0.05 * torch.randn(samples, 60, generator=generator(3)), 0.05)
     assert relative(found, layer.weight) == pytest.approx(math.sqrt(61 / samples), rel=0.1)
 
 
@@ -40,7 +44,7 @@ CONVOLUTIONS = {
 def test_a_mirror_of_a_convolution_is_unbiased_up_to_the_border(layer: nn.Conv2d) -> None:
     noise = generator(4)
     found = torch.stack(
-        [mirror_estimate(layer, 0.1 * torch.randn(40, 4, 8, 7, generator=noise), 0.1) for _ in range(200)]
+        [estimate(layer, 0.1 * torch.randn(40, 4, 8, 7, generator=noise), 0.1) for _ in range(200)]
     ).double()
     deviation = (found.mean(0) - layer.weight.double()) / (found.std(0) / math.sqrt(200))
     # Means of unbiased estimates lie one standard error away; a count that is off by one moves some by tens.
@@ -61,7 +65,7 @@ def test_samples_per_offset_are_those_of_a_correlation_of_ones(layer: nn.Conv2d)
 
 def test_an_offset_that_only_meets_padding_carries_nothing() -> None:
     layer = nn.Conv2d(2, 3, 3, padding=1)
-    found = mirror_estimate(layer, 0.1 * torch.randn(20_000, 2, 1, 1, generator=generator(5)), 0.1)
+    found = estimate(layer, 0.1 * torch.randn(20_000, 2, 1, 1, generator=generator(5)), 0.1)
     assert not found[..., 0, :].any()
     assert not found[..., :, 2].any()
     torch.testing.assert_close(found[..., 1, 1], layer.weight[..., 1, 1].detach(), rtol=0.1, atol=0.02)

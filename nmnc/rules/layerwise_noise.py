@@ -1,4 +1,4 @@
-"""The layer-wise form of NMNC: noise on the manifold, correlated with the next layer instead of the logits."""
+"""Noise correlation layer by layer: noise is correlated with the next layer's response instead of the logits'."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,23 +11,28 @@ from torch import Tensor, nn
 from nmnc.backward import Carrier, check_layer, first_layer, response, ways_back
 from nmnc.config import Noise
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, Feedback
+from nmnc.feedback import FactoredFeedback, Feedback, prediction_rate
+from nmnc.local_feedback import LocalFeedback
 from nmnc.networks import Network
+from nmnc.perturbation import Perturbation
 from nmnc.replay import Record
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
+from nmnc.rules.noise_correlation import NoiseCorrelation
 
 
-class LayerwiseManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
-    """Weight mirrors within the manifold (kind nmnc, noise.feedback layerwise).
+class LayerwiseNoiseCorrelation(NoiseCorrelation):
+    """VNC layer by layer (kind vnc, noise.feedback layerwise), the control of the manifold's share.
 
-    Noise xi = s U z in a hidden stage's output changes the pre-activation of the next stage's layer by W xi,
-    exactly linear in the noise. A = mean(W xi z^T) / s, kept as a running average with rate eta, has the
-    expectation W U, and the error goes back from pre-activation to stage output as (delta A) U^T. What lies between
-    a stage's first layer and its output (batch norm, non-linearity, pooling) keeps its own derivative, and so does
+    Isotropic noise xi in a hidden stage's output changes the pre-activation of the next stage's layer by W xi, exactly
+    linear in the noise. Every pre-activation correlates its own change with the noise in its own receptive field, so
+    a convolution gets one kernel per position (`LocalFeedback`): unlike a weight mirror, no two positions share what
+    they learn. The error goes back from pre-activation to stage output through these kernels. What lies between a
+    stage's first layer and its output (batch norm, non-linearity, pooling) keeps its own derivative, and so does
     dropout before that layer, whose masks leave the expectation as it is.
 
     Attributes:
         layers: of every hidden stage the layer that takes its output.
+        shapes: of every hidden stage's output, without the batch axis.
     """
 
     local = False
@@ -43,18 +48,33 @@ class LayerwiseManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
             _layer_of(name, stage)
             for name, stage in zip(network.stage_names[1:], list(network.stages)[1:], strict=True)
         ]
+        self.check_layers()
+
+    def check_layers(self) -> None:
+        """Raise UserError for layers whose receptive fields cannot be told, or whose noise cannot be orthogonal."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv2d) and self.noise.draws == "orthogonal":
+                raise UserError(
+                    "noise.draws orthogonal: noise that is orthogonal over a map is not so within the receptive "
+                    "fields of a convolution; set noise.draws to independent"
+                )
+            if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+                raise UserError("noise.feedback layerwise of vnc: a convolution in groups; use weight_mirror instead")
 
     def start(self, outputs: list[Tensor]) -> None:
-        """Find the first subspaces, and how many pre-activations each feeds."""
+        """See the shapes of the hidden stages' outputs, then make the feedback."""
         self.forward_passes += len(outputs[0])  # which the loop counts for local rules only
-        self.preactivations = [
-            self._response(stage, torch.zeros_like(output[:1])).numel() for stage, output in enumerate(outputs)
-        ]
+        self.shapes = [output.shape[1:] for output in outputs]
         super().start(outputs)
 
     def make_feedback(self) -> list[Feedback]:
-        """Zero feedback in the current bases: (pre-activations, d) for every hidden stage."""
-        return [FactoredFeedback(*pair) for pair in zip(self.preactivations, self.bases, strict=True)]
+        """Zero kernels for every position of every layer."""
+        pairs = zip(self.layers, self.shapes, strict=True)
+        return [LocalFeedback(layer, shape, self.device) for layer, shape in pairs]
+
+    def rate(self, stage: int, perturbation: Perturbation) -> float:
+        """See `NoiseCorrelation.rate`; k is the fan-in."""
+        return prediction_rate(self.noise, self.layers[stage].weight[0].numel())
 
     def correlate(self, outputs: list[Tensor], record: Record) -> None:
         """Correlate noise in every hidden stage's output with the change of the next pre-activation."""
@@ -83,14 +103,41 @@ class LayerwiseManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         """None: autograd carries the error."""
         return []
 
+    def state_dict(self) -> dict[str, Any]:
+        """Add the shapes."""
+        return super().state_dict() | {"shapes": [list(shape) for shape in self.shapes]}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Rule.load_state_dict`."""
-        self.preactivations = [len(matrix) for matrix in state["feedback"]]
+        """Undo `state_dict`."""
+        self.shapes = [torch.Size(shape) for shape in state["shapes"]]
         super().load_state_dict(state)
 
 
+class LayerwiseManifoldNoiseCorrelation(LayerwiseNoiseCorrelation, ManifoldNoiseCorrelation):
+    """Weight mirrors within the manifold (kind nmnc, noise.feedback layerwise).
+
+    Noise xi = s U z in a hidden stage's output; A = mean(W xi z^T) / s, kept as a running average with rate eta, has
+    the expectation W U, and the error goes back as (delta A) U^T.
+    """
+
+    def check_layers(self) -> None:
+        """Any layer serves: its whole response is correlated with the few coordinates z."""
+
+    def make_feedback(self) -> list[Feedback]:
+        """Zero feedback in the current bases: (pre-activations, d) for every hidden stage."""
+        sizes = [
+            self._response(stage, torch.zeros(1, *shape, device=self.device)).numel()
+            for stage, shape in enumerate(self.shapes)
+        ]
+        return [FactoredFeedback(*pair) for pair in zip(sizes, self.bases, strict=True)]
+
+    def rate(self, stage: int, perturbation: Perturbation) -> float:
+        """See `NoiseCorrelation.rate`; k = d."""
+        return ManifoldNoiseCorrelation.rate(self, stage, perturbation)
+
+
 def _back(feedback: Feedback, gradient: Tensor, shape: torch.Size) -> Tensor:
-    """See `nmnc.backward.WayBack`: (delta A) U^T."""
+    """See `nmnc.backward.WayBack`: delta A, or (delta A) U^T."""
     signal = feedback.signal(gradient.flatten(1).to(feedback.matrix.dtype)).view(shape)
     # In the order of channels that the pooling behind it expects: it takes five times as long on the other.
     last = signal.ndim == 4 and gradient.is_contiguous(memory_format=torch.channels_last)
