@@ -6,7 +6,7 @@ A population of 3,000 stimuli is seen by a model and recorded in 60 recordings t
 features, each in its own way and with its own noise. Each of 1,000 data sets draws stimuli (and
 recordings, and seeds of the network) from it and makes the interval as a score has it. The truth is the
 population's: of the one recording, of all 60, or of all seeds. Beside it stands the plain percentile
-bootstrap over stimuli, which counts the variance of pairs three times (docs/method.md, Evaluation).
+bootstrap over stimuli, which counts the variance of pairs three times (docs/statistics.md).
 Part cka does the same for the unbiased linear CKA of the responses, whose draws are random halves, in three
 populations: one alone gave from 92.3 to 95.1 % for the same case.
 Part choice is about the layer of four that is chosen on one half of the stimuli and scored on the other.

@@ -70,7 +70,7 @@ def variance_of_choice(
     """Return what the choice of layers adds to the variance of the mean held-out score, beyond that of the layers.
 
     A layer that is ahead on the whole sample by chance is chosen more often, and its held-out score is ahead too: in
-    simulated data sets the interval without this part held the truth in 87 to 93 % (docs/method.md, Evaluation). It is
+    simulated data sets the interval without this part held the truth in 87 to 93 % (docs/statistics.md). It is
     found by drawing normal errors of the scores: on one half of the stimuli the errors are those of the whole sample
     plus a deviation, on the other half minus that deviation, which varies as the whole sample does. Of several seeds
     only what their choices share through the stimuli is returned: the rest is in the spread over the seeds.

@@ -56,7 +56,7 @@ def test_holm_leaves_unknown_p_values_out_of_the_family():
 
 
 def test_student_interval_covers_at_three_seeds_where_a_percentile_bootstrap_does_not():
-    """Found: Student's t 95 %, percentile bootstrap over the three seeds 75 %, as method.md says."""
+    """Found: Student's t 95 %, percentile bootstrap over the three seeds 75 %, as docs/statistics.md says."""
     rng = np.random.default_rng(0)
     samples = rng.normal(0.3, 1, (2000, 3))
     picks = rng.integers(3, size=(400, 3))
