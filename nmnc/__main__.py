@@ -30,7 +30,8 @@ def check(config: Config) -> None:
 
     study = load_study(config)
     try:
-        check_study(study)
+        for warning in check_study(study):
+            typer.echo(f"nmnc: warning: {config}: {warning}", err=True)
     except UserError as error:
         raise UserError(f"{config}: {error}") from None
 

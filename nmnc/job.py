@@ -27,14 +27,18 @@ from nmnc.training import EPOCH_COLUMNS, Trainer
 FILES = ("epochs.csv", "alignment.csv", "timing.csv", "provenance.json", "network.pt")
 
 
-def check(study: Study) -> None:
+def check(study: Study) -> list[str]:
     """Refuse what can be refused before any job runs: unknown networks and rules, subspaces that do not fit.
+
+    Returns:
+        Warnings, a line each: what runs but hardly as it was meant.
 
     Raises:
         UserError: the first mistake found.
     """
+    warnings: list[str] = []
     if study.dataset is None:
-        return
+        return warnings
     shape, classes = image_shape_of(study.dataset, data_folder(study))
     for name, entry in study.networks.items():
         network = build_network(entry.kind, shape, classes, entry.arguments)
@@ -47,9 +51,11 @@ def check(study: Study) -> None:
         for label in study.labels(name):
             run = study.run(label)
             try:
-                make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
+                rule = make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
             except UserError as error:
                 raise UserError(f"rules.{label} on networks.{name}: {error}") from None
+            warnings += [f"rules.{label} on networks.{name}: {warning}" for warning in rule.warnings()]
+    return warnings
 
 
 def train_job(study: Study, network: str, label: str, seed: int, out: Path | None, wait: float) -> Path:

@@ -93,6 +93,7 @@ def _pass_or_refuse(command: list[str], path: Path) -> None:
         lines = run.stderr.strip().splitlines() or [f"the check ended with status {run.returncode}"]
         line = lines[-1].removeprefix(f"{command[0]}: ").removeprefix(f"{path}: ")
         raise UserError(f"{path}: {line}")
+    sys.stderr.write(run.stderr)  # warnings
 
 
 def prepare_environment(data: str) -> None:

@@ -45,6 +45,10 @@ class Rule:
         self.perturbations = 0
         self.forward_passes = 0
 
+    def warnings(self) -> list[str]:
+        """Return what of the settings runs but hardly as it was meant, a line each, with what to change."""
+        return []
+
     def start(self, outputs: list[Tensor]) -> None:
         """See the hidden stages' outputs to the first images, (images, ...) each, before the first step."""
 

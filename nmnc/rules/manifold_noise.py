@@ -1,6 +1,7 @@
 """Noise correlation within the neural manifold (NMNC)."""
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         recent: hidden stages' outputs to the last batches before a refresh, batch by batch; empty where incremental.
         streams: what the hidden stages' activity has been, one each where incremental, else none.
     """
+
+    def warnings(self) -> list[str]:
+        """See `Rule.warnings`: bases that move before orthogonal draws have used every axis."""
+        noise = self.noise
+        cycle = noise.refresh_every * ceil(max(map(self.most_axes, self.sizes)) / noise.images)
+        if noise.draws == "independent" or noise.basis_every >= cycle:
+            return []
+        return [
+            f"noise.basis_every {noise.basis_every}: the basis moves before orthogonal draws have used all axes, "
+            f"which takes {cycle} batches; set noise.basis_every to {cycle} or more"
+        ]
 
     def start(self, outputs: list[Tensor]) -> None:
         """Find the first subspaces."""

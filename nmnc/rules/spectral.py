@@ -33,6 +33,10 @@ class SpectralNoiseCorrelation(ManifoldNoiseCorrelation):
         """Zero feedback for every hidden stage."""
         return [FullFeedback(self.classes, size, None, self.device) for size in self.sizes]
 
+    def warnings(self) -> list[str]:
+        """None: the full feedback stays as it is when the basis moves."""
+        return []
+
     def most_axes(self, units: int) -> int:
         """See `NoiseCorrelation.most_axes`: all."""
         return units

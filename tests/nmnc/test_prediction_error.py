@@ -317,6 +317,24 @@ def test_what_does_not_go_together_is_refused(
         rule_of(linear, kind, **changes)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "cycle"),
+    [
+        ("nmnc", {"draws": "orthogonal", "basis_every": 5, "refresh_every": 2}, 6),
+        ("nmnc", {"draws": "orthogonal", "basis_every": 6, "refresh_every": 2}, None),
+        ("nmnc", {"basis_every": 1}, None),
+        ("vnc", {"draws": "orthogonal", "basis_every": 1}, None),
+        ("spectral", {"draws": "orthogonal", "basis_every": 1}, None),
+    ],
+)
+def test_a_basis_that_moves_within_a_cycle_is_warned_of(
+    linear: Network, kind: str, changes: dict[str, Any], cycle: int | None
+) -> None:
+    found = rule_of(linear, kind, **changes).warnings()
+    assert len(found) == (cycle is not None)
+    assert cycle is None or f"set noise.basis_every to {cycle} or more" in found[0]
+
+
 @pytest.mark.parametrize("gain", [0.0, -0.1, 1.01, math.nan, math.inf])
 def test_a_gain_outside_0_to_1_is_refused(gain: float) -> None:
     with pytest.raises(ValueError, match="gain"):
