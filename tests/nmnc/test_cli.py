@@ -123,7 +123,7 @@ def test_a_second_process_is_refused_or_waits(nmnc: Any) -> None:
         line = nmnc.fails(*nmnc.train())
         assert f"another process is training in {state.parent.relative_to(nmnc.folder)}; wait for it" in line
         nmnc.succeeds(*nmnc.train("backprop"))  # another run is free
-        patient = nmnc.start(*nmnc.train("nmnc", "--wait", "60"))
+        patient = nmnc.start(*nmnc.train("nmnc", "--wait", "600"))
         time.sleep(0.3)
         assert not nmnc.out().exists()
     assert patient.wait() == 0

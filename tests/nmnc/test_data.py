@@ -273,7 +273,8 @@ def test_a_failed_download_says_what_to_do(
 ) -> None:
     for protocol in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(protocol, "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r"CIFAR-10: neither .*cifar10\.npz nor .*or set NMNC_DATA") as caught:
         load_dataset(DatasetConfig(name="cifar10"), tmp_path / "absent")
     assert "\n" not in str(caught.value)

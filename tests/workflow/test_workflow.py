@@ -157,7 +157,7 @@ def forget(folder: Path, identity: str) -> None:
             path.unlink(missing_ok=True)
 
 
-def until(true: Callable[[], Any], what: str, seconds: float = 300) -> None:
+def until(true: Callable[[], Any], what: str, seconds: float = 1800) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
@@ -295,7 +295,7 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
             orphans += len(trainers(copy))
         assert orphans > 0
         with running(project, copy) as snake:
-            assert snake.wait(300) == 0, (copy / "snakemake.log").read_text()
+            assert snake.wait(1800) == 0, (copy / "snakemake.log").read_text()
     assert ended(copy) == ended(finished)
 
     # SIGTERM of Snakemake alone: it lets its trainer end and stops; the same command does the rest.
@@ -303,9 +303,9 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
     with running(project, copy) as snake:
         one_trainer(copy)
         snake.terminate()
-        assert snake.wait(300) != 0
+        assert snake.wait(1800) != 0
     with running(project, copy) as again:
-        assert again.wait(300) == 0, (copy / "snakemake.log").read_text()
+        assert again.wait(1800) == 0, (copy / "snakemake.log").read_text()
     assert ended(copy) == ended(finished)
 
     # Once more, and the trainer that lives on is held: the next one may not touch the run meanwhile.
@@ -321,7 +321,7 @@ def test_killed_again_and_again_the_same_command_goes_on(project: Path, finished
             until(lambda: len(trainers(copy)) == 2, "a second trainer")
             assert not (run / "network.pt").exists()
             trainer.resume()
-            assert again.wait(300) == 0, (copy / "snakemake.log").read_text()
+            assert again.wait(1800) == 0, (copy / "snakemake.log").read_text()
     assert ended(copy) == ended(finished)
 
 
