@@ -1,11 +1,20 @@
 """Fixtures every test may use."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A user's proxies, colours, width of the terminal and defaults of other programs are none of the tests' business.
+OF_THE_USER = re.compile(
+    r"(?i:.*_proxy)|(FORCE|NO|PY)_COLOR.*|CLICOLOR.*|COLUMNS|LINES|TERM|TERMINAL_WIDTH|TTY_.*|GITHUB_ACTIONS|"
+    r"(GIT|SNAKEMAKE|TQDM|MPL|HYDRA|BS|RESULTCACHING|BRAINIO|BRAINSCORE)_?[A-Z_]*"
+)
+for name in filter(OF_THE_USER.fullmatch, list(os.environ)):
+    del os.environ[name]
 
 # Property tests try the same examples on every machine, however slow it is; --hypothesis-profile=default tries others.
 settings.register_profile(
@@ -15,6 +24,13 @@ settings.load_profile("everywhere")
 
 #: Set where all data sets are known to be there (CI): a test that would be skipped for want of them fails.
 REQUIRED = os.environ.get("NMNC_REQUIRE_DATA") == "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Programs that tests start keep their caches here, and find no profile of the user's."""
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR"):
+        os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
 
 
 @pytest.fixture(scope="session")
