@@ -66,8 +66,9 @@ def test_training_is_not_made_of_the_evaluation() -> None:
 def test_scoring_is_neither_made_of_the_training_nor_of_torch() -> None:
     scoring = closure(ROOT, ["brain_eval.scoring", "brain_eval.benchmarks.simulated", "brain_eval.benchmarks.folder"])
     assert "brain_eval/similarity.py" in scoring
-    shared = {f"nmnc/{name}.py" for name in ("__init__", "errors", "files", "images", "reading")}
-    assert {path for path in scoring if path.startswith("nmnc/")} <= shared
+    shared = closure(ROOT, ["nmnc.command_line", "nmnc.errors", "nmnc.files", "nmnc.images", "nmnc.reading"])
+    assert {path for path in scoring if path.startswith("nmnc/")} <= set(shared)
+    assert not {path for path in shared if path.startswith(("nmnc/train", "nmnc/rules", "nmnc/networks"))}
     assert [path for path in scoring if "torch" in imported(ROOT / path)] == []
 
 
