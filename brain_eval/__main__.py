@@ -19,6 +19,12 @@ Benchmarks = Annotated[
     list[str], typer.Option("--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable.")
 ]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of each interval.")]
+Kind = Annotated[
+    str,
+    typer.Option(
+        "--network", "--kind", help="MODULE:FUNCTION that built a network.pt; the file alone may not choose it."
+    ),
+]
 Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")]
 
 
@@ -41,8 +47,8 @@ def check(
     model_spec: Annotated[
         list[str] | None,
         typer.Option(
-            help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "layers": ["..."], '
-            '"preprocessing": {..}}; all but network may be left out; repeatable.'
+            help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "weights_key": "KEY", '
+            '"layers": ["..."], "preprocessing": {..}, "kind": ..}; all but network may be left out; repeatable.'
         ),
     ] = None,
     data: Data = Path("data"),
@@ -72,7 +78,10 @@ def extract(
     out: Annotated[Path, typer.Option(help="Folder; one NAME.nc per benchmark is written there.")],
     data: Data = Path("data"),
     layers: Annotated[str, typer.Option(help="Comma-separated layers; empty: all stages.")] = "",
-    weights: Annotated[Path | None, typer.Option(help="State dict for all but network.pt.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict or safetensors file, for all but network.pt.")
+    ] = None,
+    weights_key: Annotated[str, typer.Option(help="Which state dict of --weights, where it has several.")] = "",
     arguments: Annotated[str, typer.Option(help="JSON object of arguments for MODULE:FUNCTION.")] = "{}",
     preprocessing: Annotated[
         str,
@@ -96,6 +105,7 @@ def extract(
         ),
     ] = None,
     compression: Annotated[bool, typer.Option("--compression", help="Compress the files, without loss.")] = False,
+    network: Kind = "",
 ) -> None:
     """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""
     from brain_eval.activations import Settings, extract_all
@@ -104,7 +114,7 @@ def extract(
 
     kept = Reduction(reduction, reduction_dimensions, reduction_seed)
     settings = Settings(memory_gb, kept, dtype, channels_last, compression)
-    loaded = load_model(model, layers, weights, arguments, preprocessing)
+    loaded = load_model(model, layers, weights, arguments, preprocessing, kind=network, weights_key=weights_key)
     extract_all(loaded, benchmark, data, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
 
 
@@ -197,20 +207,22 @@ def brainscore_model(
         typer.Option(help="majajhong2015public or freemanziemba2013public: score every layer by Brain-Score; slow."),
     ] = None,
     data: Data = Path("data"),
+    network: Kind = "",
 ) -> None:
     """Make a trained network a Brain-Score model: a plug-in folder for brainscore_vision.score."""
     from brain_eval.brainscore_model import parse_regions
     from brain_eval.brainscore_plugin import how_to_use, write_plugin
 
     identifier, folder = write_plugin(
-        checkpoint, out, layers=layers, region_layer_map=parse_regions(region or []), visual_degrees=visual_degrees
-    )
+        checkpoint, out, layers=layers, region_layer_map=parse_regions(region or []), visual_degrees=visual_degrees,
+        kind=network,
+    )  # fmt: skip
     typer.echo(how_to_use(identifier, folder))
     if pls:
         from brain_eval.benchmarks.brainscore_pls import write_pls
         from brain_eval.models import load_model
 
-        write_pls(load_model(str(checkpoint), layers), pls, data, out / f"{identifier}-pls.csv")
+        write_pls(load_model(str(checkpoint), layers, kind=network), pls, data, out / f"{identifier}-pls.csv")
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def brainscore_model(
         visual_degrees: width of the images that the network sees; Brain-Score pads or crops to it.
         batch_size: images in a forward pass.
         identifier: a name that ends in the network's own digest, as in a plug-in; None makes it.
-        source: further arguments of `load_model` (weights, arguments, preprocessing).
+        source: further arguments of `load_model` (weights, weights_key, arguments, preprocessing, kind).
 
     Raises:
         UserError: as `load_model`; an unknown layer or region; an identifier of other weights.

@@ -32,6 +32,8 @@ IDENTIFIER = {identifier!r}
 LAYERS = {layers!r}
 REGION_LAYER_MAP = {regions!r}
 VISUAL_DEGREES = {degrees!r}
+#: MODULE:FUNCTION of your own that built the network; empty for a network of nmnc's. network.pt alone never chooses it.
+KIND = {kind!r}
 
 
 def get_model():
@@ -42,6 +44,7 @@ def get_model():
         region_layer_map=REGION_LAYER_MAP,
         visual_degrees=VISUAL_DEGREES,
         identifier=IDENTIFIER,
+        kind=KIND,
     )
 '''
 
@@ -79,11 +82,13 @@ def write_plugin(
     layers: str = "",
     region_layer_map: Mapping[str, str] | None = None,
     visual_degrees: float = VISUAL_DEGREES,
+    kind: str = "",
 ) -> tuple[str, Path]:
     """Write OUT/NAME with __init__.py, model.py, test.py, expected.json, region_layer_map/ and network.pt.
 
     Copied or linked into the folder brainscore_vision/models it makes the network known to
-    `brainscore_vision.score(model_identifier=..., benchmark_identifier=...)`.
+    `brainscore_vision.score(model_identifier=..., benchmark_identifier=...)`. A MODULE:FUNCTION that built the network
+    is named in `kind`, and by model.py then.
 
     Returns:
         The model's identifier and the folder.
@@ -94,7 +99,7 @@ def write_plugin(
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such network.pt; give a trained one, results/STUDY/networks/.../network.pt")
     model = brainscore_model(
-        checkpoint, layers=layers, region_layer_map=region_layer_map, visual_degrees=visual_degrees
+        checkpoint, layers=layers, region_layer_map=region_layer_map, visual_degrees=visual_degrees, kind=kind
     )
     identifier, regions = model.identifier, model.layer_model.region_layer_map
     folder = out / identifier.replace("-", "_")
@@ -103,6 +108,7 @@ def write_plugin(
         "layers": list(model.layers),
         "regions": dict(regions),
         "degrees": model.visual_degrees(),
+        "kind": kind,
     }
     texts = {
         "model.py": _MODEL.format(**values),

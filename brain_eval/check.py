@@ -16,16 +16,18 @@ class ModelSpec(BaseModel):
 
     Attributes:
         name: what errors call it; empty: its network.
-        network, arguments, layers, preprocessing: see `brain_eval.models.load_model`.
-        weights: state dict, absolute or below the data folder.
+        network, kind, arguments, weights_key, layers, preprocessing: see `brain_eval.models.load_model`.
+        weights: file of weights, absolute or below the data folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     network: str
     name: str = ""
+    kind: str | None = None
     arguments: dict[str, Any] = {}
     weights: Path | None = None
+    weights_key: str | None = None
     layers: list[str] = []
     preprocessing: dict[str, Any] | None = None
 
@@ -69,7 +71,10 @@ def _check_model(spec: ModelSpec, data: Path) -> None:
     weights = None if spec.weights is None else data / spec.weights
     preprocessing = "" if spec.preprocessing is None else json.dumps(spec.preprocessing)
     try:
-        model = load_model(spec.network, ",".join(spec.layers), weights, json.dumps(spec.arguments), preprocessing)
+        model = load_model(
+            spec.network, ",".join(spec.layers), weights, json.dumps(spec.arguments), preprocessing,
+            kind=spec.kind or "", weights_key=spec.weights_key or "",
+        )  # fmt: skip
         layer_shapes(model, torch.device("cpu"))
     except UserError as error:
         raise UserError(f"model {spec.name or spec.network}: {error}") from None

@@ -2,9 +2,7 @@
 
 import importlib
 import inspect
-import json
-import pickle
-import sys
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,14 @@ from torch import nn
 
 from brain_eval.stimuli import EXAMPLE, Preprocessing
 from nmnc.errors import UserError, did_you_mean
-from nmnc.modules import code_sha256
+from nmnc.modules import LIBRARIES, code_sha256, import_function, running_users_code
+from nmnc.reading import parse_json
+from nmnc.weights import as_float32, check_values, fill
+
+#: Arguments of torchvision's and timm's networks that load weights, or download them.
+LOADING = re.compile(r"^(weights(_.*)?|pretrained.*|checkpoint.*|cache_dir|state_dict|.*_(url|weights|checkpoint))$")
+#: Arguments that look like one of them, but choose how initial weights are drawn.
+DRAWING = {"init_weights"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,11 @@ def load_model(
     weights: Path | None = None,
     arguments: str = "{}",
     preprocessing: str = "",
+    *,
+    kind: str = "",
+    weights_key: str = "",
 ) -> Model:
-    """Build or read a model.
+    """Build or read a model; its weights are converted to float32.
 
     Args:
         source: path of a network.pt; "MODULE:FUNCTION", called as FUNCTION(**arguments) to give an
@@ -55,73 +63,102 @@ def load_model(
             is installed; or "pixels".
         layers: comma-separated stage names or dotted submodule names; "" means every stage of a
             nmnc network and every direct child of any other.
-        weights: state dict for MODULE:FUNCTION, torchvision or timm, possibly below the key "state_dict"
-            and with the prefix "module.". Without it the network keeps its initial weights, drawn
-            from seed 0. Nothing is ever downloaded.
+        weights: state dict for MODULE:FUNCTION, torchvision or timm, see `nmnc.weights.fill`. Without it the network
+            keeps its initial weights, drawn from seed 0. Nothing is ever downloaded.
         arguments: JSON object, keyword arguments of FUNCTION.
         preprocessing: JSON object image_size, channels, mean, std, or a .json file with it; "" takes a
             network.pt's own.
+        kind: the MODULE:FUNCTION that built a network.pt; "" for a network of nmnc's. The file alone never chooses it.
+        weights_key: which state dict of the weights, where the file has several.
 
     Raises:
         UserError: unknown source, module, function or layer; arguments or weights that do not fit.
     """
-    if source != "pixels" and ":" not in source:
-        if weights is not None or _json_object(arguments):
-            raise UserError(f"{source}: a network.pt holds its weights and arguments; leave out both options")
-        name, module, own, built_by = _from_checkpoint(Path(source))
-    else:
-        name, module, own, built_by = source, _built(source, arguments), None, source
+    if source == "pixels" or ":" in source:
+        if kind:
+            raise UserError(f"{source}: --network {kind} says what built a network.pt; leave it out")
+        name, own, built_by = source, None, source
+        module = as_float32(_built(source, arguments, weights is not None), source)
         if weights is not None:
-            _fill(module, weights, source)
+            fill(module, weights, source, weights_key)
+        elif weights_key:
+            raise UserError(f"{source}: --weights-key {weights_key} chooses from a file; give --weights FILE too")
+        check_values(module, f"{weights or source}")
+    else:
+        if weights is not None or weights_key or _json_object(arguments):
+            raise UserError(f"{source}: a network.pt holds its weights and arguments; leave out those options")
+        name, module, own, built_by = _from_checkpoint(Path(source), kind)
     if preprocessing:
         own = Preprocessing.from_option(preprocessing, "--preprocessing")
     if own is None:
         raise UserError(f"{source}: say how it sees an image, e.g. --preprocessing '{EXAMPLE}'")
+    with running_users_code(f"{source}: cannot be described"):  # its own __repr__ and train run
+        module.eval()
+        code = code_sha256(module, built_by)
     return Model(
         name=name,
-        module=module.eval(),
+        module=module,
         layers=_chosen(module, layers, source),
         preprocessing=own,
         weights_sha256=_weights_sha256(module),
-        code_sha256=code_sha256(module, built_by),
+        code_sha256=code,
     )
 
 
-def _from_checkpoint(path: Path) -> tuple[str, nn.Module, Preprocessing, str]:
+def _from_checkpoint(path: Path, kind: str) -> tuple[str, nn.Module, Preprocessing, str]:
     """Name NETWORK/RULE/seedN (its folders), network, preprocessing and kind of a network.pt."""
     from nmnc.checkpoint import load_network
 
-    network, config = load_network(path)
+    network, config = load_network(path, [kind])
+    found = config["network"]["kind"]
+    if kind and kind != found:
+        raise UserError(f"{path}: built by {found}, not by {kind}; fix or leave out --network")
     seen = Preprocessing.from_plain(config["preprocessing"], str(path))
-    return "/".join(path.resolve().parts[-4:-1]), network, seen, config["network"]["kind"]
+    return "/".join(path.resolve().parts[-4:-1]), network, seen, found
 
 
-def _built(source: str, arguments: str) -> nn.Module:
-    """The module of "pixels", "torchvision:NAME", "timm:NAME" or "MODULE:FUNCTION", its initial weights from seed 0."""
+def _built(source: str, arguments: str, filled: bool) -> nn.Module:
+    """The module of "pixels", "torchvision:NAME", "timm:NAME" or "MODULE:FUNCTION", its initial weights from seed 0.
+
+    Args:
+        source: see `load_model`.
+        arguments: JSON object.
+        filled: whether weights from a file will replace the initial ones.
+    """
     keywords = _json_object(arguments)
     if source == "pixels":
-        if keywords:
-            raise UserError("pixels: takes no arguments; leave out --arguments")
+        if keywords or filled:
+            raise UserError("pixels: takes no arguments and no weights; leave out --arguments and --weights")
         return nn.Identity()
-    module_name, _, function_name = source.partition(":")
-    zoos = {"torchvision": _torchvision, "timm": _timm}
-    function = zoos[module_name](function_name) if module_name in zoos else _imported(module_name, function_name)
+    library, _, name = source.partition(":")
+    if library in LIBRARIES:
+        function = _torchvision(name) if library == "torchvision" else _timm(name, filled)
+        keywords = _without_loading(source, keywords)
+    else:
+        function = import_function(source, source)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try:
+        with running_users_code(f"{source}: building it with arguments {keywords} failed"):
             module = function(**keywords)
-        except Exception as error:
-            raise UserError(f"{source}: building it with arguments {keywords} failed: {_one_line(error)}") from error
     if not isinstance(module, nn.Module):
         raise UserError(f"{source}: returned {type(module).__name__}; it must return a torch.nn.Module")
     return module
 
 
+def _without_loading(source: str, keywords: dict[str, Any]) -> dict[str, Any]:
+    """The arguments without those that switch loading off; UserError for one that would load weights."""
+    loading = {name: value for name, value in keywords.items() if LOADING.match(name) and name not in DRAWING}
+    for name, value in loading.items():
+        if value:
+            raise UserError(
+                f"{source}: the argument {name!r} asks for trained weights, and nothing is downloaded; remove it and "
+                "give their file: --weights FILE (in a study: weights)"
+            )
+    return {name: value for name, value in keywords.items() if name not in loading}
+
+
 def _json_object(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f'--arguments: not JSON ({error}); write e.g. {{"width": 64}}') from None
+    values = parse_json(text, "--arguments", 'write e.g. {"width": 64}')
     if not isinstance(values, dict):
         raise UserError('--arguments: must be a JSON object, e.g. {"width": 64}')
     return values
@@ -140,66 +177,23 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     return lambda **arguments: models.get_model(name, **(arguments | fixed))
 
 
-def _timm(name: str) -> Callable[..., nn.Module]:
+def _timm(name: str, filled: bool) -> Callable[..., nn.Module]:
     try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise UserError(
-            f"timm:{name}: timm cannot be imported ({_one_line(error)}); install it into this environment"
-        ) from None
-    if not timm.is_model(name):
+        with running_users_code("timm"):
+            timm = importlib.import_module("timm")
+    except UserError as error:
+        raise UserError(f"timm:{name}: timm cannot be imported ({error}); install it into this environment") from None
+    if ":" in name or not timm.is_model(name):  # local-dir:FOLDER and the like name files
         hint = did_you_mean(name, timm.list_models())
         hint = hint if "?" in hint else "; timm.list_models() names them all"
         raise UserError(f"timm:{name}: no such model{hint}")
-    return lambda **arguments: timm.create_model(name, **(arguments | {"pretrained": False}))
-
-
-def _imported(module_name: str, function_name: str) -> Callable[..., Any]:
-    source = f"{module_name}:{function_name}"
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the user's file may raise anything
-        advice = "mend it, or put its folder on PYTHONPATH"
-        raise UserError(f"{source}: importing {module_name} failed: {_one_line(error)}; {advice}") from error
-    known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-    function = getattr(module, function_name, None)
-    if not callable(function):
+    architecture, _, tag = name.partition(".")
+    if tag and not filled:
         raise UserError(
-            f"{source}: {module_name} has no function {function_name!r}{did_you_mean(function_name, known)}"
+            f"timm:{name}: .{tag} names trained weights, and nothing is downloaded; give their file with --weights "
+            f"(in a study: weights), or timm:{architecture} for initial weights"
         )
-    return function
-
-
-def _fill(module: nn.Module, path: Path, source: str) -> None:
-    """Load a state dict into `module`, every key and shape of it."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights for {source}; mend --weights")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        reason = _one_line(error).split(". ")[0]
-        raise UserError(f"{path}: not a state dict torch can load with weights_only=True ({reason})") from None
-    weights = content.get("state_dict", content) if isinstance(content, dict) else {}
-    if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f'{path}: holds no state dict; save one with torch.save({{"state_dict": m.state_dict()}}, ...)')
-    if all(key.startswith("module.") for key in weights):
-        weights = {key.removeprefix("module."): value for key, value in weights.items()}
-    expected = module.state_dict()
-    for key in sorted(weights.keys() & expected.keys()):
-        if weights[key].shape != expected[key].shape:
-            shapes = f"{tuple(weights[key].shape)} in the file, {tuple(expected[key].shape)} in the network"
-            raise UserError(f"{path}: weights do not fit {source}: {key!r} is {shapes}; mend --weights or --arguments")
-    # Not the bare sets of keys: batch norm forgives old files their missing num_batches_tracked.
-    result = module.load_state_dict(dict(weights), strict=False)
-    wrong = [
-        f"{len(keys)} {kind}, first {', '.join(repr(key) for key in keys[:2])}"
-        for kind, keys in (("missing", result.missing_keys), ("unexpected", result.unexpected_keys))
-        if keys
-    ]
-    if wrong:
-        raise UserError(f"{path}: weights do not fit {source}: {'; '.join(wrong)}; mend --weights or --arguments")
+    return lambda **arguments: timm.create_model(name, **(arguments | {"pretrained": False}))
 
 
 def _chosen(module: nn.Module, layers: str, source: str) -> dict[str, nn.Module]:
@@ -233,7 +227,3 @@ def _weights_sha256(module: nn.Module) -> str:
     from nmnc.checkpoint import weights_sha256
 
     return weights_sha256(module)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

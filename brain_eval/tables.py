@@ -19,6 +19,7 @@ from brain_eval.layers import COLUMNS as LAYERS
 from brain_eval.layers import choose_layers
 from brain_eval.score_draws import Drawn, read_draws
 from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
+from brain_eval.score_rows import REFERENCES
 from brain_eval.statistics import t_interval
 from brain_eval.wide_tables import mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.means import COLUMNS as MEANS
@@ -35,8 +36,6 @@ ACCURACY = (
     "perturbations",
 )  # fmt: skip
 TIMING = (*RUN, "stage", "seconds", "device", "threads", "cpu", "gpu")
-#: Kinds in runs.csv that are scored but not trained here.
-REFERENCES = ("pretrained", "pixels")
 
 Row = dict[str, str]
 

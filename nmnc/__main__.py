@@ -108,11 +108,12 @@ def diagnose(
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
     images: Annotated[int, typer.Option(min=1, help="Test images whose activity is looked at.")] = ACTIVITY_IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Of their choice and of the random subspaces.")] = 0,
+    kind: Annotated[str, typer.Option(help="MODULE:FUNCTION that built it, where the study names none for it.")] = "",
 ) -> None:
     """Measure a network's manifold: its dimension, and how much of the Jacobian lies along it."""
     from nmnc.measure import measure_job
 
-    measure_job(load_study(config), network, out, images, seed)
+    measure_job(load_study(config), network, out, images, seed, kind)
 
 
 def main() -> None:

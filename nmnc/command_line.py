@@ -2,9 +2,10 @@
 
 import errno
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from nmnc.errors import UserError
+from nmnc.errors import UserError, in_one_line
 from nmnc.interruption import Interrupted
 
 #: No space left, quota exceeded, and the limit of a file's size.
@@ -26,6 +27,11 @@ def run_command(app: Callable[[], None], program: str) -> None:
     try:
         _refuse_bytes(sys.argv[1:])
         app()
+    except SystemExit as ended:
+        # Typer ends every command so; anyone else who does would end it as if all had been written.
+        if not _raised_by(ended).startswith(("typer.", "click.")):
+            _end(program, f"code of yours ended the program ({in_one_line(ended)}); remove that", 2)
+        raise
     except UserError as error:
         _end(program, str(error), 2)
     except Interrupted as interrupted:
@@ -45,6 +51,12 @@ def _refuse_bytes(arguments: Sequence[str]) -> None:
     for argument in arguments:
         if any(0xD800 <= ord(mark) < 0xE000 for mark in argument):
             raise UserError(f"the argument {argument!a} is not UTF-8 text; rename the file, or fix the argument")
+
+
+def _raised_by(error: BaseException) -> str:
+    """Name of the module whose code raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _end(program: str, message: str, status: int) -> None:

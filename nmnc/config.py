@@ -71,9 +71,15 @@ class ImagePreprocessing(Section):
 class ReferenceModel(Section):
     """A network that is scored but not trained here."""
 
-    network: PathText = Field(description="MODULE:FUNCTION, torchvision:NAME, or a network.pt")
+    network: PathText = Field(description="MODULE:FUNCTION, torchvision:NAME, timm:NAME, or a network.pt")
+    kind: str | None = Field(
+        None, description="MODULE:FUNCTION that built a network.pt, which the file alone may not choose; empty: nmnc's"
+    )
     arguments: dict[str, Any] = Field({}, description="arguments of FUNCTION")
-    weights: UserPath | None = Field(None, description="state dict, absolute or below the data folder")
+    weights: UserPath | None = Field(
+        None, description="state dict or safetensors file, absolute or below the data folder; empty: initial weights"
+    )
+    weights_key: str | None = Field(None, description="which state dict of weights, where the file has several")
     layers: list[str] = Field([], description="names of its modules; empty: all direct children")
     preprocessing: ImagePreprocessing | None = Field(None, description="required unless network is a network.pt")
 
@@ -81,6 +87,12 @@ class ReferenceModel(Section):
     def _seen_somehow(self) -> "ReferenceModel":
         if ":" in self.network and self.preprocessing is None:
             raise ValueError("preprocessing is missing; say how the network sees images: image_size, mean, std")
+        if self.kind is not None and (":" not in self.kind or ":" in self.network):
+            raise ValueError(f"kind {self.kind!r}: give the MODULE:FUNCTION that built a network.pt, else leave it out")
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError(f"weights_key {self.weights_key!r} chooses from a file; add weights")
+        if self.network == "pixels":
+            raise ValueError("pixels are scored beside the models of every study; remove this model")
         return self
 
 

@@ -14,9 +14,14 @@ class UserError(Exception):
     """
 
 
-def in_one_line(error: Exception) -> str:
-    """An error of somebody else's code: its kind and the first line of its text."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+def in_one_line(error: BaseException, longest: int = 400) -> str:
+    """Return an error of somebody else's code in one line: its kind and its text, at most so many characters."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # its own __str__ fails
+        text = ""
+    line = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return line if len(line) <= longest else f"{line[:longest]}..."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -53,15 +53,16 @@ class Images(NamedTuple):
     labels: Tensor
 
 
-def measure_job(study: Study, network: Path, out: Path, images: int, seed: int) -> None:
+def measure_job(study: Study, network: Path, out: Path, images: int, seed: int, kind: str = "") -> None:
     """Measure a network.pt on its study's test images and write the table of `measure`.
 
     Args:
         study: whose data set the network was trained on.
-        network: a network.pt, trained or not.
+        network: a network.pt, trained or not; a MODULE:FUNCTION may build it that the study or `kind` names.
         out: CSV file to write.
         images: test images for the activity, fewer where the test set has no more.
         seed: of their choice and of the random subspaces.
+        kind: MODULE:FUNCTION, where the study has none or another.
 
     Raises:
         UserError: unusable data or network, or a network that saw its images otherwise.
@@ -69,7 +70,7 @@ def measure_job(study: Study, network: Path, out: Path, images: int, seed: int) 
     if study.dataset is None:
         raise UserError(f"{study.study}: it has no dataset to measure {network} on; add dataset.name")
     device = prepare_torch(study.device, study.threads)
-    model, config = load_network(network)
+    model, config = load_network(network, {kind, *(entry.kind for entry in study.networks.values())})
     dataset = load_dataset(study.dataset, data_folder(study)).to(device)
     recipe = config["network"]
     if config["preprocessing"] != dataset.preprocessing() or recipe["classes"] != dataset.classes:

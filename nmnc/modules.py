@@ -1,20 +1,138 @@
-"""The user's own code, named MODULE:FUNCTION: finding it, and telling when it changed."""
+"""The user's own code, named MODULE:FUNCTION: finding it, running it safely, and telling when it changed.
+
+Only a study or a command line may name such code; no file that is read does (see `nmnc.checkpoint`).
+"""
 
 import hashlib
+import importlib
 import inspect
+import os
+import random
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
+
+from nmnc.errors import UserError, did_you_mean, in_one_line
 
 #: Before the colon these name a library of networks, not a module of the user's.
 LIBRARIES = ("torchvision", "timm")
 
 
-def find_working_directory() -> None:
-    """Let modules of the working directory be imported, as a script there could."""
+@contextmanager
+def running_users_code(place: str, advice: str = "") -> Iterator[None]:
+    """Context manager: run code of the user's, so that it cannot end the process or change later results.
+
+    What it raises, SystemExit included, becomes a UserError. What it prints goes to stderr. Afterwards the working
+    directory, torch's number formats, threads, gradients and determinism are what they were. Random numbers of
+    `random` and numpy are repeatable within and undisturbed outside; torch's follow torch's own seed.
+
+    Args:
+        place: what errors call the code, e.g. "network mine:net cannot be built".
+        advice: ends the error, e.g. "; fix it".
+
+    Raises:
+        UserError: the code raised anything; a UserError of its own passes as it is.
+    """
+    import torch
+
+    settings = _torch_settings()
+    before = [read() for read, _ in settings]
+    device, folder = torch.get_default_device(), Path.cwd()
+    try:
+        with redirect_stdout(sys.stderr), _repeatable_numbers():
+            yield
+    except UserError:
+        raise
+    except BaseException as error:
+        raise UserError(f"{place}: {in_one_line(error)}{advice}") from error
+    finally:
+        for value, (read, write) in zip(before, settings, strict=True):
+            if read() != value:
+                write(value)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+        os.chdir(folder)
+
+
+@contextmanager
+def _repeatable_numbers() -> Iterator[None]:
+    """Context manager: seed Python's and numpy's own random numbers by torch's seed, then restore them."""
+    import numpy as np
+    import torch
+
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    random.seed(torch.initial_seed())
+    np.random.seed(torch.initial_seed() % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _torch_settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Return how to read and write each setting of torch's that decides what is computed."""
+    import torch
+
+    def flag(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+        return lambda: getattr(owner, name), lambda value: setattr(owner, name, value)
+
+    return [
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+        *(
+            (
+                lambda kind=kind: torch.is_autocast_enabled(kind),
+                lambda on, kind=kind: torch.set_autocast_enabled(kind, on),
+            )
+            for kind in ("cpu", "cuda")
+        ),
+        # A number below the normal range is 0 where such numbers are flushed.
+        (lambda: (torch.full((), 1e-42, device="cpu") * 1).item() == 0, torch.set_flush_denormal),
+        flag(torch.backends.cudnn, "benchmark"),
+        flag(torch.backends.cudnn, "deterministic"),
+        flag(torch.backends.mkldnn, "enabled"),
+    ]
+
+
+def import_function(reference: str, place: str) -> Callable[..., Any]:
+    """Return the function MODULE:FUNCTION; modules of the working directory are found too.
+
+    Torch's random numbers are those of seed 0 while the module is imported, and undisturbed afterwards: what is drawn
+    later does not depend on when it was imported.
+
+    Args:
+        reference: MODULE:FUNCTION, named by a study or a command line.
+        place: what errors call it.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such function.
+    """
+    import torch
+
+    module_name, _, name = reference.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+    generator = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(0)  # not torch.manual_seed, which would seed GPUs too
+        with running_users_code(
+            f"{place}: importing {module_name} failed", "; fix it, or put its folder on PYTHONPATH"
+        ):
+            module = importlib.import_module(module_name)
+            function = getattr(module, name, None)
+            if not callable(function):
+                known = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
+                raise UserError(f"{place}: module {module_name} has no function {name!r}{did_you_mean(name, known)}")
+            return function
+    finally:
+        torch.set_rng_state(generator)
 
 
 def module_files(reference: str) -> list[Path]:

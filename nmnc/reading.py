@@ -122,7 +122,7 @@ def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
         AttributeError,
     ) as error:  # e.g. `!!bool x`, a 13th month
         raise UserError(f"{place}: not valid YAML ({in_one_line(error)}); fix it") from None
-    _check_plain(content, place)
+    check_plain(content, place)
     return content
 
 
@@ -154,7 +154,7 @@ def parse_json(text: str, place: str, advice: str = "fix it") -> Any:
         raise UserError(f"{place}: nested over {MOST_LEVELS} levels; flatten it") from None
     except ValueError as error:
         raise UserError(f"{place}: not JSON ({str(error).splitlines()[0]}); {advice}") from None
-    _check_plain(content, place)
+    check_plain(content, place)
     return content
 
 
@@ -163,8 +163,12 @@ def read_json(path: Path, advice: str = "check the path") -> Any:
     return parse_json(read_text(path, advice), str(path), advice)
 
 
-def _check_plain(content: Any, place: str) -> None:
-    """Refuse depth, size and numbers that no setting can have; level by level, so that depth exhausts no stack."""
+def check_plain(content: Any, place: str) -> None:
+    """Refuse depth, size and numbers that no setting can have; level by level, so that depth exhausts no stack.
+
+    Raises:
+        UserError: NaN or infinity, nested over 50 levels, or over 200,000 values with aliases expanded.
+    """
     level, count = [content], 0
     for _ in range(MOST_LEVELS):
         inner: list[Any] = []

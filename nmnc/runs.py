@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nmnc.config import Study
+from nmnc.config import ReferenceModel, Study
+from nmnc.modules import LIBRARIES
+
+#: Labels of the models that are scored but not trained here, by where their weights come from; see `weights_of`.
+REFERENCES = ("pretrained", "initial", "as_built", "pixels")
 
 
 class Identity(NamedTuple):
@@ -39,8 +43,21 @@ def diagnosed(study: Study) -> list[Identity]:
 
 def references(study: Study) -> list[Identity]:
     """The models that are scored but not trained here, and the pixels."""
-    models = [Identity(name, "pretrained", "pretrained", 0) for name in study.evaluation.models]
+    labels = {name: weights_of(model) for name, model in study.evaluation.models.items()}
+    models = [Identity(name, label, label, 0) for name, label in labels.items()]
     return [*models, Identity("pixels", "pixels", "pixels", 0)]
+
+
+def weights_of(model: ReferenceModel) -> str:
+    """Label a reference model by what was loaded.
+
+    Returns:
+        pretrained: a file of weights, or a network.pt. initial: torchvision's or timm's random ones. as_built: those
+        that MODULE:FUNCTION gave it.
+    """
+    if model.weights is not None or ":" not in model.network:
+        return "pretrained"
+    return "initial" if model.network.partition(":")[0] in LIBRARIES else "as_built"
 
 
 def scored(study: Study) -> list[Identity]:

@@ -40,5 +40,7 @@ def network_files(study: Study, network: str) -> list[Path]:
 def model_files(study: Study, name: str) -> list[Path]:
     """Code and weights of a reference model, there or not."""
     model = study.evaluation.models[name]
-    own = module_files(model.network) if ":" in model.network else [Path(model.network)]
+    own = (
+        module_files(model.network) if ":" in model.network else [Path(model.network), *module_files(model.kind or "")]
+    )
     return own + ([data_folder(study) / model.weights] if model.weights else [])

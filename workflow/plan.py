@@ -199,7 +199,10 @@ def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Mo
         preprocessing = model.preprocessing.model_dump_json() if model.preprocessing else ""
         seen += [preprocessing] * bool(preprocessing)
         arguments = json.dumps(model.arguments)
-        yield name, load_model(model.network, ",".join(model.layers), None, arguments, preprocessing)
+        # Without the tag of timm's names, which asks for the weights.
+        network = model.network.partition(".")[0] if model.network.startswith("timm:") else model.network
+        layers = ",".join(model.layers)
+        yield name, load_model(network, layers, None, arguments, preprocessing, kind=model.kind or "")
     # As in workflow/rules/common.smk.
     plain = json.dumps({"image_size": 32, "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3})
     yield "pixels", load_model("pixels", preprocessing=[*seen, plain][0])

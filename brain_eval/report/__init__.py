@@ -31,7 +31,8 @@ from brain_eval.report.rows import (
     score_listings,
     similarity_tables,
 )
-from brain_eval.report.study import NOT_TRAINED_HERE, Study, read_study
+from brain_eval.report.study import Study, read_study
+from brain_eval.score_rows import REFERENCES
 from nmnc.files import replacing
 
 #: On the page; the same for all figures, so that their letters are of one size.
@@ -84,7 +85,7 @@ def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[Capti
     )
     scores = study.tables["scores"]
     simulated = [about["name"] for about in study.benchmarks if about["simulated"]]
-    trained = study.tables["runs"].loc[lambda runs: ~runs["kind"].isin(NOT_TRAINED_HERE)]
+    trained = study.tables["runs"].loc[lambda runs: ~runs["kind"].isin(REFERENCES)]
     scored = trained["scored"].eq("yes")
     return environment.get_template("report.html").render(
         study=study,

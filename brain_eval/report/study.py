@@ -15,6 +15,7 @@ from brain_eval.comparisons import ScoredRun
 from brain_eval.figures import ModelRdms
 from brain_eval.report.claims import Claims, read_claims
 from brain_eval.score_draws import read_draws
+from brain_eval.score_rows import REFERENCES
 from nmnc.errors import UserError
 
 _RUN = ("network", "rule", "kind", "seed")
@@ -51,8 +52,6 @@ _NUMBERS = {
     "alpha_gradient", "alpha_jacobian", "margin", "d", "n", "raw", "ci_low", "ci_high", "n_draws", "ceiling_lower",
     "ceiling_upper", "ceiled", "n_stimuli", "n_neuroids", "half", "chosen", "same_images", "n_choices",
 }  # fmt: skip
-#: Kinds of rows in runs.csv that no training stands behind.
-NOT_TRAINED_HERE = ("pretrained", "pixels")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
     provenance = [
         _read_json(_folder(results, "networks", run) / "provenance.json", "python -m nmnc train")
         for run in _records(tables["runs"])
-        if run["kind"] not in NOT_TRAINED_HERE
+        if run["kind"] not in REFERENCES
     ]
     return Study(
         name=str(content.get("study") or results.resolve().name),

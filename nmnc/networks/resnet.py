@@ -63,8 +63,8 @@ def resnet(
     channels = [16, 32, 64] if channels is None else channels
     if stages not in ("blocks", "groups"):
         raise UserError(f"network resnet: unknown stages {stages!r}; give blocks or groups")
-    if blocks < 1 or not channels or channels != sorted(channels):
-        raise UserError("network resnet: it needs 1 block or more, and channels that never become fewer")
+    if not 1 <= blocks <= 1000 or not channels or channels != sorted(channels):
+        raise UserError("network resnet: it needs 1 block or more (at most 1000), and channels that never become fewer")
     stem = nn.Sequential(
         nn.Conv2d(image_shape[0], channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
     )

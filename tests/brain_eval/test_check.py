@@ -91,6 +91,19 @@ def test_a_wrong_model_is_named_in_one_line(changes: dict[str, Any], message: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["os:mkdir", "net_to_check:small"])
+def test_a_network_file_never_chooses_code(kind: str, folder: Path) -> None:
+    recipe = {"kind": kind, "image_shape": [3, 8, 8], "classes": 5, "arguments": {}}
+    content = {"format": 1, "config": {"network": recipe, "preprocessing": SEEN}, "state_dict": {}}
+    torch.save(content, folder / "network.pt")
+    (folder / "net_to_check.py").write_text("open('bitten', 'w')")
+    with pytest.raises(UserError, match=rf"model mine: network\.pt: asks to run the code {kind}, which no file may"):
+        check_all([spec(network="network.pt", weights=None, layers=[])], [], Path("data"))
+    with pytest.raises(UserError, match=rf"asks to run the code {kind}, which no file may choose"):
+        check_all([spec(network="network.pt", kind="mine:net", weights=None, layers=[])], [], Path("data"))
+    assert not Path("bitten").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

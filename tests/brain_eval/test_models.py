@@ -17,6 +17,7 @@ from brain_eval.models import load_model
 from nmnc.checkpoint import save_network
 from nmnc.errors import UserError
 from nmnc.networks import build_network
+from nmnc.weights import say_once
 
 SEEN = '{"image_size": 8, "channels": 3, "mean": [0, 0, 0], "std": [1, 1, 1]}'
 USER_MODULE = """
@@ -125,6 +126,35 @@ def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint):
     for options in ({"weights": checkpoint[1]}, {"arguments": '{"width": 3}'}):
         with pytest.raises(UserError, match="holds its weights"):
             load_model(str(checkpoint[1]), **options)
+    with pytest.raises(UserError, match="built by convnet, not by mine:net; fix or leave out --network"):
+        load_model(str(checkpoint[1]), kind="mine:net")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_networks_of_other_number_formats_become_float32(user_module, tmp_path, dtype, capsys):
+    say_once.cache_clear()
+    (tmp_path / f"other_{dtype}.py").write_text(
+        f"import torch\nfrom {user_module} import Small\ndef net(): return Small(4).to(torch.{dtype})\n"
+    )
+    model = load_model(f"other_{dtype}:net", preprocessing=SEEN)
+    assert capsys.readouterr().err == f"other_{dtype}:net: {dtype} weights, converted to float32\n"
+    assert model.module(torch.zeros(2, 3, 8, 8)).dtype == torch.float32
+    weights = load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict()
+    for name, tensor in model.module.state_dict().items():
+        assert torch.equal(tensor, weights[name].to(getattr(torch, dtype)).to(tensor.dtype))
+
+
+def test_of_several_sets_of_weights_one_is_chosen(user_module, tmp_path):
+    other, ema = (load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict() for _ in range(2))
+    ema["head.bias"] += 1
+    torch.save({"model": other, "model_ema": ema}, tmp_path / "w.pt")
+    options = {"weights": tmp_path / "w.pt", "preprocessing": SEEN}
+    with pytest.raises(UserError, match="'model', 'model_ema'; choose one with --weights-key"):
+        load_model(f"{user_module}:small", **options)
+    chosen = load_model(f"{user_module}:small", weights_key="model_ema", **options)
+    assert torch.equal(chosen.module.head.bias, ema["head.bias"])
+    with pytest.raises(UserError, match="chooses from a file; give --weights FILE too"):
+        load_model(f"{user_module}:small", weights_key="model", preprocessing=SEEN)
 
 
 def test_a_function_of_the_users_is_found_in_the_current_directory(user_module):
@@ -186,7 +216,7 @@ def test_weights_cut_off_anywhere_are_refused(user_module, tmp_path):
     whole = (tmp_path / "w.pt").read_bytes()
     for length in (0, 1, 10, len(whole) // 3, len(whole) // 2, len(whole) - 1):
         (tmp_path / "w.pt").write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"w\.pt: not a state dict torch can load") as error:
+        with pytest.raises(UserError, match=r"w\.pt: not weights that torch loads as plain data") as error:
             load_model(f"{user_module}:small", weights=tmp_path / "w.pt", preprocessing=SEEN)
         assert "\n" not in str(error.value)
 
@@ -197,7 +227,7 @@ def test_weights_that_hold_code_are_never_run(user_module, tmp_path):
             return (open, (str(tmp_path / "trapped"), "w"))
 
     torch.save({"state_dict": Trap()}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match="weights_only=True"):
+    with pytest.raises(UserError, match=r"GLOBAL io\.open was not an allowed global"):
         load_model(f"{user_module}:small", weights=tmp_path / "w.pt", preprocessing=SEEN)
     assert not (tmp_path / "trapped").exists()
 
@@ -282,7 +312,7 @@ def timm_of_one_model(monkeypatch):
 
 
 def test_timm_builds_without_a_download_and_takes_arguments(timm_of_one_model):
-    model = load_model("timm:tiny", arguments='{"width": 5, "pretrained": true}', preprocessing=SEEN)
+    model = load_model("timm:tiny", arguments='{"width": 5, "pretrained": false}', preprocessing=SEEN)
     assert timm_of_one_model == [("tiny", {"width": 5, "pretrained": False})]
     assert model.name == "timm:tiny"
     assert model.layers["0"].out_channels == 5
@@ -290,6 +320,52 @@ def test_timm_builds_without_a_download_and_takes_arguments(timm_of_one_model):
         load_model("timm:tinny", preprocessing=SEEN)
     with pytest.raises(UserError, match=r"timm:xyz: no such model; .*timm\.list_models\(\) names them all"):
         load_model("timm:xyz", preprocessing=SEEN)
+
+
+@pytest.mark.parametrize(
+    ("source", "argument", "value"),
+    [
+        ("torchvision:squeezenet1_1", "weights", "DEFAULT"),
+        ("torchvision:squeezenet1_1", "weights", "IMAGENET1K_V1"),
+        ("torchvision:squeezenet1_1", "pretrained", True),
+        ("torchvision:fcn_resnet50", "weights_backbone", "DEFAULT"),
+        ("torchvision:fcn_resnet50", "pretrained_backbone", True),
+        *[
+            ("timm:test_resnet", name, value)
+            for name, value in {
+                "pretrained": True,
+                "pretrained_cfg": {"file": "w.pth"},
+                "pretrained_cfg_overlay": {"url": "https://example.org/w.pth"},
+                "checkpoint_path": "w.pth",
+                "pretrained_strict": True,
+            }.items()
+        ],
+    ],
+)
+def test_arguments_that_ask_for_trained_weights_are_refused(source, argument, value):
+    words = f"{source}: the argument '{argument}' asks for trained weights, .* --weights FILE .in a study: weights"
+    with pytest.raises(UserError, match=words) as error:
+        load_model(source, arguments=json.dumps({argument: value}), preprocessing=SEEN)
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_switch_trained_weights_off_or_draw_initial_ones_are_taken():
+    for arguments in ({"weights": None}, {"weights": None, "num_classes": 3}):
+        load_model("torchvision:squeezenet1_1", arguments=json.dumps(arguments), preprocessing=SEEN)
+    load_model("timm:test_vit", arguments='{"pretrained": false, "weight_init": "jax"}', preprocessing=SEEN)
+    load_model("torchvision:googlenet", arguments='{"init_weights": false}', preprocessing=SEEN)
+
+
+@pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "resnet18.a1_in1k"])
+def test_a_name_of_trained_weights_needs_their_file(name):
+    with pytest.raises(UserError, match=r"names trained weights.*give their file with --weights .*initial weights"):
+        load_model(f"timm:{name}", preprocessing=SEEN)
+
+
+@pytest.mark.parametrize("name", ["local-dir:.", "hf_hub:timm/resnet18", "hf-hub:timm/resnet18"])
+def test_a_name_of_a_place_is_no_model_of_timm(name):
+    with pytest.raises(UserError, match="no such model"):
+        load_model(f"timm:{name}", preprocessing=SEEN)
 
 
 def test_timm_that_is_not_installed_is_one_line(monkeypatch):
@@ -344,6 +420,14 @@ def test_the_network_to_train_in_the_docs_works(tmp_path, monkeypatch, request):
     }
     network = build_network(recipe["kind"], (3, 8, 8), 4, recipe["arguments"])
     save_network(tmp_path / "network.pt", network, {"network": recipe, "preprocessing": json.loads(SEEN)})
-    model = load_model("network.pt")
+    with pytest.raises(
+        UserError, match="asks to run the code network_of_the_docs:two_stages, which no file may choose"
+    ):
+        load_model("network.pt")
+    with pytest.raises(
+        UserError, match="asks to run the code network_of_the_docs:two_stages, which no file may choose"
+    ):
+        load_model("network.pt", kind="network_of_the_docs:other")
+    model = load_model("network.pt", kind="network_of_the_docs:two_stages")
     assert list(model.layers) == ["conv1", "logits"]
     assert model.module(torch.zeros(2, 3, 8, 8)).shape == (2, 4)

@@ -13,6 +13,7 @@ from brain_eval import statistics, tables
 from brain_eval.score_draws import Drawn
 from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
 from brain_eval.tables import ALIGNMENT, write_tables
+from nmnc import runs
 from nmnc.errors import UserError
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
@@ -28,6 +29,10 @@ RECORDINGS = (
     ("mean", "all", "macaque", "V4"),
     ("average", "2 animals", "macaque", "IT"),
 )
+
+
+def test_the_kinds_that_are_not_trained_here_are_those_of_the_runs():
+    assert tables.REFERENCES == runs.REFERENCES
 
 
 def write(path, columns, rows):

@@ -1,8 +1,10 @@
 """network.pt and the resume state: they come back as they were, and nothing else is taken for one."""
 
+import hashlib
 import io
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +102,7 @@ def test_a_file_cut_or_damaged_anywhere_is_refused(saved: Path) -> None:
     for length in {0, 1, 2, 100, len(whole) - 1, *random.integers(3, len(whole), 20).tolist()}:
         saved.write_bytes(whole[:length])
         for read in (load_network, read_torch, load_state):
-            refused(saved, "truncated, or not a file of torch with plain data; delete it and run again", read)
+            refused(saved, r"truncated, or not a file of torch with plain data \(.+\); delete it and run again", read)
     saved.write_bytes(whole[:60] + bytes(300) + whole[360:])
     refused(saved, "truncated, or not a file of torch")
 
@@ -138,7 +140,7 @@ FOREIGN = {
 def test_foreign_files_are_refused_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "network.pt").write_bytes(FOREIGN[kind])
-    refused(tmp_path / "network.pt", "truncated, or not a file of torch")
+    refused(tmp_path / "network.pt", r"truncated, or not a file of torch with plain data \(.+\)")
     assert not Path("bitten").exists()
 
 
@@ -159,7 +161,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path / "network.pt", "no such file; train the network first, or mend the path")
+    refused(tmp_path / "network.pt", "no such file; train the network first, or fix the path")
     refused(tmp_path, "no such file")
     assert load_state(tmp_path / "state.pt") is None
 
@@ -179,3 +181,131 @@ def test_a_run_is_known_by_every_value_that_decides_its_weights() -> None:
     assert run_key({"seed": 0, "network": {"b": [1, 2], "a": 1}}) == run_key(one)
     others = [{"network": {"a": 1, "b": [2, 1]}, "seed": 0}, {"network": {"a": 1, "b": [1, 2]}, "seed": 1}]
     assert len({run_key(one), *map(run_key, others)}) == 3
+
+
+def changed(path: Path, *keys: str, value: Any) -> Path:
+    """`path` with one field of the file replaced, or added."""
+    content = torch.load(path, weights_only=True)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["subprocess:run", "os:mkdir", "trap:network", "builtins:exec", "trap.inner:network", "nmnc.networks:NETWORKS"],
+)
+def test_a_file_never_chooses_code(saved: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "trap.py").write_text("open('bitten', 'w')")
+    refused(changed(saved, "config", "network", "kind", value=kind), f"asks to run the code {kind}, which no file may")
+    with pytest.raises(UserError, match="no file may choose"):
+        load_network(saved, ["mine:network"])
+    assert not Path("bitten").exists()
+
+
+def test_code_that_the_caller_names_is_run(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(saved.parent)
+    monkeypatch.delitem(sys.modules, "net_named_by_caller", raising=False)
+    text = "from nmnc.networks.convnet import convnet\ndef network(*args, **kwargs): return convnet(*args, **kwargs)\n"
+    (saved.parent / "net_named_by_caller.py").write_text(text)
+    changed(saved, "config", "network", "kind", value="net_named_by_caller:network")
+    network, _ = load_network(saved, ["net_named_by_caller:network"])
+    assert weights_sha256(network) == weights_sha256(trained())
+
+
+RECIPE, SEEN = ("config", "network"), ("config", "preprocessing")
+
+
+FIELDS: list[tuple[tuple[str, ...], Any, str]] = [
+    ((*RECIPE, "kind"), 3, "network.kind: .*string"),
+    ((*RECIPE, "kind"), "conv\x1b[31mnet", "network.kind: "),
+    ((*RECIPE, "kind"), "a" * 10**6, "network.kind: .{,400}$"),
+    ((*RECIPE, "kind"), "../x:net", "network.kind: "),
+    ((*RECIPE, "kind"), "vgg", "unknown kind 'vgg'"),
+    ((*RECIPE, "image_shape"), [1, 8], "network.image_shape"),
+    ((*RECIPE, "image_shape"), "188", "network.image_shape"),
+    ((*RECIPE, "image_shape"), [1, 8, 10**9], "network.image_shape.2: .*less than"),
+    ((*RECIPE, "image_shape"), [1, 8.0, 8], "network.image_shape.1"),
+    ((*RECIPE, "image_shape"), [True, 8, 8], "network.image_shape.0"),
+    ((*RECIPE, "classes"), 0, "network.classes: .*greater than"),
+    ((*RECIPE, "classes"), 10**500, "network.classes: "),
+    ((*RECIPE, "classes"), torch.tensor(3), "network.classes: "),
+    ((*RECIPE, "arguments"), [4], "network.arguments: "),
+    ((*RECIPE, "arguments"), {"channels": torch.ones(2)}, "network.arguments.channels"),
+    ((*RECIPE, "arguments"), {"channels": [1] * 10**5}, "network.arguments: a list of over 1000 values"),
+    ((*RECIPE, "arguments"), {"channels": [10**9, 10**9]}, "cannot be built: RuntimeError: Storage size"),
+    ((*RECIPE, "arguments"), ARGUMENTS | {"hidden": [10**9]}, "weights do not fit network convnet: size mismatch"),
+    ((*RECIPE, "arguments"), {"blocks": float("nan")}, "nan is not a number"),
+    ((*RECIPE, "arguments"), {"lambda x": 1}, "network.arguments"),
+    ((*RECIPE, "extra"), 1, "network.extra: unknown key"),
+    ((*SEEN, "image_size"), "8", "preprocessing.image_size"),
+    ((*SEEN, "image_size"), 10**6, "preprocessing.image_size"),
+    ((*SEEN, "mean"), [0.5, 0.5], "one value for each of the 1 channels"),
+    ((*SEEN, "mean"), [float("inf")], "inf is not a number"),
+    ((*SEEN, "std"), [0.0], "preprocessing.std.0"),
+    ((*SEEN, "std"), None, "preprocessing.std"),
+    (("config",), [1], "not a network.pt: "),
+    (("config", "run"), {"rule": torch.ones(1)}, "not a network.pt: run"),
+    (("format",), torch.ones(2), "not a network.pt of format 1"),
+    (("format",), True, "not a network.pt of format 1"),
+    (("state_dict",), [torch.ones(1)], "its state_dict is not one"),
+    (("state_dict",), {3: torch.ones(1)}, "its state_dict is not one"),
+]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"), FIELDS, ids=[f"{number}-{keys[-1]}" for number, (keys, *_) in enumerate(FIELDS)]
+)
+def test_every_field_is_checked_before_anything_is_built(
+    saved: Path, keys: tuple[str, ...], value: Any, words: str
+) -> None:
+    refused(changed(saved, *keys, value=value), words)
+
+
+BIAS = "stages.1.1.bias"
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (3, "is a int, not a tensor"),
+        (torch.ones(6).half(), r"size mismatch: .* is \(6,\) float16 in the file, \(6,\) float32 in the network"),
+        (torch.ones(6).to(torch.complex64), "complex64 in the file"),
+        (torch.ones(6).int(), "int32 in the file"),
+        (torch.ones(()).expand(10**12), r"is \(1000000000000,\) float32 in the file"),
+        (torch.ones(6).to_sparse(), "is sparse or nested"),
+        (torch.ones(6, device="meta"), r"is without values \(device meta\)"),
+        (torch.full((6,), torch.nan), "'stages.1.1.bias' holds NaN or infinity"),
+        (torch.full((6,), -torch.inf), "'stages.1.1.bias' holds NaN or infinity"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_no_plain_finite_tensors_are_refused(saved: Path, tensor: Any, words: str) -> None:
+    refused(changed(saved, "state_dict", BIAS, value=tensor), words)
+
+
+def test_an_alias_bomb_and_a_circle_are_refused(saved: Path) -> None:
+    bomb: list[Any] = [1]
+    for _ in range(40):
+        bomb = [bomb, bomb]
+    refused(changed(saved, "config", "network", "arguments", value={"channels": bomb}), "over 200000 values")
+    changed(saved, "config", "network", "arguments", value={})
+    circle: list[Any] = []
+    circle.append(circle)
+    refused(changed(saved, "config", "run", value=circle), "nested over 50 levels")
+
+
+def test_the_hash_of_weights_takes_every_number_format() -> None:
+    """For what numpy has it is the hash of numpy's bytes, as published ones are."""
+    layer = torch.nn.Linear(3, 2)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        layer.to(dtype)
+        digest = hashlib.sha256()
+        for name, tensor in sorted(layer.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            view = tensor.view(torch.int16) if dtype == torch.bfloat16 else tensor
+            digest.update(view.numpy().tobytes())
+        assert weights_sha256(layer) == digest.hexdigest()

@@ -10,7 +10,7 @@ import yaml
 from nmnc import config
 from nmnc.config import Noise, Section, load_study, study_from
 from nmnc.errors import UserError
-from nmnc.runs import data_folder, parameters, references, results_folder, trained
+from nmnc.runs import REFERENCES, data_folder, parameters, references, results_folder, trained
 
 CONFIG = Path(__file__).parents[2] / "config"
 REFERENCE = {"network": "torchvision:alexnet", "preprocessing": {"image_size": 8, "mean": [0] * 3, "std": [1] * 3}}
@@ -251,6 +251,42 @@ def test_runs_are_networks_by_rules_by_seeds() -> None:
     }
     assert identities[0].folder == "net/backprop/seed0"
     assert [one.network for one in references(study)] == ["alexnet", "pixels"]
+
+
+SEEN = {"image_size": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ({"network": "net:small", "weights": "w.pth", "preprocessing": SEEN}, "pretrained"),
+        ({"network": "torchvision:resnet18", "weights": "w.pth", "preprocessing": SEEN}, "pretrained"),
+        ({"network": "elsewhere/network.pt"}, "pretrained"),
+        ({"network": "elsewhere/network.pt", "kind": "net:small"}, "pretrained"),
+        ({"network": "torchvision:resnet18", "preprocessing": SEEN}, "initial"),
+        ({"network": "timm:resnet18", "preprocessing": SEEN}, "initial"),
+        ({"network": "net:small", "arguments": {"pretrained": True}, "preprocessing": SEEN}, "as_built"),
+    ],
+)
+def test_a_reference_model_is_labelled_by_what_is_loaded(model: dict[str, Any], label: str) -> None:
+    study = study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml")
+    found, _ = references(study)
+    assert found == ("m", label, label, 0)
+    assert label in REFERENCES
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"network": "network.pt", "kind": "convnet"}, "kind 'convnet': give the MODULE:FUNCTION that built a network"),
+        ({"network": "a:b", "kind": "a:b", "preprocessing": SEEN}, "kind 'a:b': give the MODULE:FUNCTION that built"),
+        ({"network": "a:b", "weights_key": "ema", "preprocessing": SEEN}, "weights_key 'ema' chooses from a file"),
+        ({"network": "pixels"}, "pixels are scored beside the models of every study"),
+    ],
+)
+def test_models_that_say_two_things_are_refused(model: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml")
 
 
 def test_the_table_of_runs_holds_the_values_each_run_uses() -> None:

@@ -60,7 +60,7 @@ def train(name: str, rule: str, **arguments: Any) -> str:
         "own.yaml",
     )
     folder = train_job(study, "net", rule, 0, None, 0)
-    return weights_sha256(load_network(folder / "network.pt")[0])
+    return weights_sha256(load_network(folder / "network.pt", [f"{name}:network"])[0])
 
 
 def test_edited_code_is_trained_anew_and_the_same_code_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

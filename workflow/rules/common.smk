@@ -112,6 +112,9 @@ def model_options(wildcards):
     }
     if wildcards.network in STUDY.networks:
         options["--model"] = model_inputs(wildcards)
+        kind = STUDY.networks[wildcards.network].kind
+        if ":" in kind:
+            options["--network"] = kind
     elif wildcards.network in EVALUATION.models:
         model = EVALUATION.models[wildcards.network]
         options |= {
@@ -119,8 +122,12 @@ def model_options(wildcards):
             "--arguments": json.dumps(model.arguments),
         }
         options["--layers"] = ",".join(model.layers)
+        if model.kind:
+            options["--network"] = model.kind
         if model.weights:
             options["--weights"] = (Path(DATA) / model.weights).as_posix()
+        if model.weights_key:
+            options["--weights-key"] = model.weights_key
         if model.preprocessing:
             options["--preprocessing"] = model.preprocessing.model_dump_json()
     else:

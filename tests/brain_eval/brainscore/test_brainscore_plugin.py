@@ -7,9 +7,11 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -179,3 +181,26 @@ def test_only_a_trained_network_becomes_a_plug_in(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="truncated, or not a file of torch"):
         write_plugin(tmp_path / "network.pt", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plug_in_names_the_users_code_itself(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """network.pt alone chooses no code: model.py names the function that the command line named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net_of_plugin.py").write_text("from nmnc.networks.convnet import convnet as net\n")
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["network"]["kind"] = "net_of_plugin:net"
+    torch.save(content, tmp_path / "network.pt")
+    with pytest.raises(UserError, match="asks to run the code net_of_plugin:net, which no file may choose"):
+        write_plugin(tmp_path / "network.pt", tmp_path / "out")
+    options = ["--out", "out", "--network", "net_of_plugin:net"]
+    written = CliRunner().invoke(app, ["brainscore-model", "network.pt", *options])
+    assert written.exit_code == 0, written.output
+    folder = tmp_path / "out" / written.stdout.splitlines()[0].replace("-", "_")
+    code = (folder / "model.py").read_text()
+    assert "KIND = 'net_of_plugin:net'" in code
+    namespace: dict[str, Any] = {"__file__": str(folder / "model.py")}
+    exec(compile(code, "model.py", "exec"), namespace)
+    assert namespace["get_model"]().identifier == written.stdout.splitlines()[0]
