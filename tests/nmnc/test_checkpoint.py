@@ -232,7 +232,7 @@ FIELDS: list[tuple[tuple[str, ...], Any, str]] = [
     ((*RECIPE, "image_shape"), [1, 8.0, 8], "network.image_shape.1"),
     ((*RECIPE, "image_shape"), [True, 8, 8], "network.image_shape.0"),
     ((*RECIPE, "classes"), 0, "network.classes: .*greater than"),
-    ((*RECIPE, "classes"), 10**500, "network.classes: "),
+    ((*RECIPE, "classes"), 10**500, "a number beyond 2..64"),
     ((*RECIPE, "classes"), torch.tensor(3), "network.classes: "),
     ((*RECIPE, "arguments"), [4], "network.arguments: "),
     ((*RECIPE, "arguments"), {"channels": torch.ones(2)}, "network.arguments.channels"),
