@@ -36,6 +36,13 @@ def prepare_torch(device: str, threads: int) -> torch.device:
     return chosen
 
 
+def refuse_beyond_memory(what: str, needed: int, remedy: str = "use fewer or smaller images") -> None:
+    """UserError where `needed` bytes are more than all the memory of the machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UserError(f"{what}: {needed / 1e9:.3g} GB of memory needed, {memory / 1e9:.3g} GB there; {remedy}")
+
+
 @contextmanager
 def memory_of(device: torch.device, where: Callable[[], str]) -> Iterator[None]:
     """Within: memory that runs out is one line of the user's.

@@ -37,7 +37,7 @@ CHECK = ("check", "--config", "study.yaml")
         ),
         ({"dataset": {"name": "absent/toy.npz"}}, ["dataset absent/toy.npz: no such file or folder", "nor in data;"]),
         ({"dataset": {"name": "digitz"}}, ["unknown name 'digitz'; did you mean 'digits'?"]),
-        ({"paths": {"data": "nowhere"}}, ["dataset toy.npz: no such file", "nor in nowhere; mend dataset.name"]),
+        ({"paths": {"data": "nowhere"}}, ["dataset toy.npz: no such file", "nor in nowhere; fix dataset.name"]),
     ],
 )
 def test_mistakes_in_a_study_are_found_by_check(nmnc: Any, changes: dict[str, Any], words: list[str]) -> None:

@@ -1,6 +1,8 @@
 """Images in, tensors out: values, order, resizing, hashes, and what unusable data get."""
 
+import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from nmnc import data_sources
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.data import Dataset, image_shape_of, load_dataset
 from nmnc.errors import UserError
@@ -93,7 +96,12 @@ def test_the_first_images_are_taken_and_all_classes_stay(tmp_path: Path) -> None
     assert torch.equal(part.train_images, whole.train_images[:3])
     assert torch.equal(part.test_labels, whole.test_labels[:2])
     assert part.classes == whole.classes == 5
-    assert load(tmp_path, content, train_images=10**6).sha256 == whole.sha256
+    with pytest.raises(UserError, match="train_images asks for 41 of 40 training images; lower"):
+        load(tmp_path, content, train_images=41)
+    with pytest.raises(UserError, match="test_images asks for 13 of 12 test images; lower"):
+        load(tmp_path, content, test_images=13)
+    held_out = load(tmp_path, content, train_images=30, validation_images=8, test_images=5)
+    assert torch.equal(held_out.test_images, whole.train_images[30:35])
     with pytest.raises(UserError, match="first 1 training images are all of one class; shuffle the file or raise"):
         load(tmp_path, content, train_images=1)
 
@@ -128,7 +136,21 @@ def changed(key: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Arrays
         (changed("y_train", lambda y: y[:, None]), r"labels are int64 of shape \(40, 1\); give whole numbers"),
         (changed("y_train", lambda y: y - 1), "labels are int64 .*whole numbers from 0 on"),
         (changed("y_train", lambda y: y + 0.5), "labels are float64"),
-        (changed("y_train", lambda y: y.astype(object)), "truncated or not an .npz file .*allow_pickle"),
+        (changed("y_train", lambda y: y.astype(object)), "y_train holds Python objects, which are not unpickled"),
+        (changed("x_train", lambda x: x.astype("O")), "x_train holds Python objects, which are not unpickled"),
+        (changed("x_test", lambda x: (x / 255).astype(">f4")), "of 0 to 1: multiply by 255 and round"),
+        (changed("x_train", lambda x: x[:, :0, :0]), r"images of shape \(40, 0, 0, 3\) have no pixels"),
+        (changed("x_train", lambda x: x[:0]), "0 train images but 40 labels"),
+        (changed("y_train", lambda y: y + 1), "training labels go up to 5, but none is 0; number the classes from 0"),
+        (changed("y_train", lambda y: y * 2), "training labels go up to 8, but none is 1"),
+        (changed("y_train", lambda y: np.where(y == 4, 10**15, y)), f"go up to {10**15}, but none is 4"),
+        (changed("y_train", lambda y: y.astype(np.uint64) + np.uint64(2**63)), f"go up to {2**63 + 4}, but none is 0"),
+        (changed("y_test", lambda y: y + np.uint8(1)), "test label 5 is not among the training labels, 0 to 4"),
+        (changed("y_test", lambda y: y + np.uint64(2**64 - 5)), f"test label {2**64 - 5} is not among the training"),
+        (
+            lambda content: content | {k: content[k] * 0 for k in ("y_train", "y_test")},
+            "training images are of one class",
+        ),
     ],
 )
 def test_unusable_arrays_are_refused(tmp_path: Path, damage: Callable[[Arrays], Arrays], words: str) -> None:
@@ -153,7 +175,7 @@ def test_a_file_cut_anywhere_is_called_truncated(tmp_path: Path) -> None:
     [
         ("digit", r"unknown name 'digit'; did you mean 'digits'\?"),
         ("imagenet", r"unknown name 'imagenet'; known: cifar10, digits"),
-        ("none.npz", r"dataset none\.npz: no such file or folder, neither here nor in .*; mend dataset\.name"),
+        ("none.npz", r"dataset none\.npz: no such file or folder, neither here nor in .*; fix dataset\.name"),
         ("some/folder", "dataset some/folder: no such file or folder"),
     ],
 )
@@ -162,43 +184,51 @@ def test_data_that_are_not_there_are_refused(tmp_path: Path, name: str, words: s
         load_dataset(DatasetConfig(name=name), tmp_path / "absent")
 
 
-def write_folder(path: Path, content: Arrays) -> None:
-    """Images as PNG in PATH/PART/CLASS, the classes in name order."""
-    for part in ("train", "test"):
-        for number, (image, label) in enumerate(zip(content[f"x_{part}"], content[f"y_{part}"], strict=True)):
-            folder = path / part / f"class {label}"
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.squeeze()).save(folder / f"{number:03d}.png")
+def test_arrays_may_lie_in_any_order(tmp_path: Path) -> None:
+    content = arrays()
+    other = {key: np.asfortranarray(x) if x.ndim > 1 else x.astype(">i8") for key, x in content.items()}
+    assert load(tmp_path, other | {"more": np.zeros(3)}).sha256 == load(tmp_path, content).sha256
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_folder_gives_the_pixels_of_its_images(tmp_path: Path, channels: int) -> None:
-    content = arrays(channels)
-    write_folder(tmp_path / "own", content)
-    (tmp_path / "own" / "train" / "class 0" / "notes.txt").write_text("no image")
-    dataset = load_dataset(DatasetConfig(name="own"), tmp_path)
-    order = np.argsort(content["y_train"], kind="stable")[np.random.default_rng(0).permutation(40)]
-    assert np.array_equal(dataset.train_labels.numpy(), content["y_train"][order])
-    expected = np.broadcast_to(content["x_train"][order], (40, 10, 10, 3))
-    assert np.array_equal(dataset.train_images.permute(0, 2, 3, 1).numpy(), expected)
+def bomb(path: Path, said: int, written: int) -> None:
+    """An .npz file whose x_train says that it has `said` bytes, and has `written`."""
+    np.savez(path, **arrays())
+    with zipfile.ZipFile(path) as archive:
+        others = {name: archive.read(name) for name in archive.namelist() if name != "x_train.npy"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in others.items():
+            archive.writestr(name, content)
+        with archive.open("x_train.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (said,)})
+            for _ in range(written // 2**24):
+                stream.write(bytes(2**24))
 
 
-def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    def refused(words: str) -> None:
-        with pytest.raises(UserError, match=words) as caught:
-            load_dataset(DatasetConfig(name="own"), tmp_path)
-        assert str(tmp_path / "own") in str(caught.value)
+def test_a_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb(tmp_path / "own.npz", 10**15, 0)
+    with pytest.raises(UserError, match=r"own\.npz: truncated or not .*x_train says 1000000000000000 bytes and has 0"):
+        load_dataset(DatasetConfig(name="own.npz"), tmp_path)
+    monkeypatch.setattr(data_sources, "BOMB_BYTES", 2**24)
+    bomb(tmp_path / "own.npz", 2**26, 2**26)
+    with pytest.raises(UserError, match=r"x_train unpacks to 0\.0671 GB of \d+ bytes; make it again"):
+        load_dataset(DatasetConfig(name="own.npz"), tmp_path)
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**12)  # a machine of 16 MiB
+    monkeypatch.setattr(data_sources, "BOMB_RATIO", 10**4)
+    with pytest.raises(UserError, match=r"own\.npz: 0\.0671 GB of memory needed, 0\.0168 GB there"):
+        load_dataset(DatasetConfig(name="own.npz"), tmp_path)
 
-    (tmp_path / "own" / "train" / "a").mkdir(parents=True)
-    refused("train: no images")
-    write_folder(tmp_path / "own", arrays())
-    odd = tmp_path / "own" / "train" / "class 1" / "odd.png"
-    Image.new("RGB", (5, 5)).save(odd)
-    refused("images of different sizes; resize them to one size first")
-    odd.write_bytes(odd.read_bytes()[:40])
-    refused(r"odd\.png cannot be read as an image .*; replace that file")
-    (tmp_path / "own" / "train").rename(tmp_path / "own" / "training")
-    refused("no folders train/CLASS")
+
+@pytest.mark.parametrize("name", ["own.npz", "digits", "cifar10"])
+def test_images_that_memory_cannot_take_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    np.savez(tmp_path / "own.npz", **arrays())
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # a machine of 1 GiB
+    with pytest.raises(UserError, match=r"images of 4096 x 4096 pixels: .* GB of memory needed, 1\.07 GB there; lower"):
+        image_shape_of(DatasetConfig(name=name, image_size=4096), tmp_path)
+
+
+def test_more_images_than_a_known_set_has_are_refused_before_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train_images asks for 50001 of 50000 training images"):
+        image_shape_of(DatasetConfig(name="cifar10", train_images=50_001), tmp_path)
 
 
 def test_digits_are_scikit_learns_split_once() -> None:
