@@ -20,7 +20,7 @@ endef
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := default
-.PHONY: default env test test-oldest lint cifar10 search claims records claims-gpu brain bench plan lock clean help
+.PHONY: default env test test-oldest test-anywhere lint cifar10 search claims records claims-gpu brain bench plan lock clean help
 
 default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, no data needed
 	@$(call STUDY,config/default.yaml)
@@ -38,6 +38,9 @@ test-oldest: .venv/.installed ## nmnc's tests with torch 2.11 and numpy 2, in an
 	    .venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/nmnc/oldest.txt && \
 	    touch .venv/oldest/.installed; }
 	@PYTHONPATH="$(CURDIR)" .venv/oldest/bin/python -m pytest tests/nmnc $(ARGS)
+
+test-anywhere: .venv/.installed ## The tests as on other machines (kernels, locale, user, load); ARGS=other-kernel for one
+	@$(IN_ENV) $(PYTHON) tests/anywhere.py $(ARGS)
 
 lint: .venv/.installed ## Check style, format, types and the workflow (ruff, mypy, snakefmt, snakemake)
 	@$(IN_ENV) ruff check .
@@ -95,7 +98,7 @@ clean: ## Delete results of studies (never results/reference), .snakemake and ca
 
 help: ## Show this list
 	@echo "make [TARGET] [CORES=$(CORES)]   without TARGET: default"
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 
 # An install that was cut off leaves .venv/.installing behind, with its process id: packages may be
 # half-copied, so the next call starts .venv afresh (downloads are kept in the installer's cache).

@@ -12,6 +12,8 @@ from brain_eval.cka import alignment, gram, linear_cka
 from brain_eval.rdms import UndefinedSimilarity
 from nmnc.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def brainscore():

@@ -26,6 +26,8 @@ from brain_eval.regression import centred_on_training, pls_predictions, ridge_of
 from nmnc.errors import UserError
 from tests.tolerance import tolerance
 
+pytestmark = pytest.mark.numeric
+
 
 def simulated(n, p, q, seed=0, noise=1.0, latent=8):
     """Rectified features (n, p) and noisy responses (n, q) that share `latent` causes of falling strength."""

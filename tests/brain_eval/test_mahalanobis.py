@@ -12,6 +12,8 @@ from brain_eval.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, 
 from brain_eval.rdms import upper_triangle
 from nmnc.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from rsatoolbox.data import Dataset

@@ -21,6 +21,8 @@ from brain_eval.rdms import (
 )
 from nmnc.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from rsatoolbox.data import Dataset

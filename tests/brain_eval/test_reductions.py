@@ -15,6 +15,8 @@ from brain_eval.random_projection import WIDTH, bound_in_words, error_bound, pro
 from brain_eval.reductions import Reduction, components_note, kept_of
 from nmnc.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 CPU = torch.device("cpu")
 
 

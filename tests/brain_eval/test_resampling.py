@@ -22,6 +22,8 @@ from brain_eval.resampling import (
 )
 from brain_eval.similarity import ranks
 
+pytestmark = pytest.mark.numeric
+
 
 def two_rdms(n, seed=0, shared=0.5):
     rng = np.random.default_rng(seed)

@@ -29,6 +29,8 @@ from brain_eval.similarity import (
 from brain_eval.whitened import row_sums, stimuli_of
 from nmnc.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import rsatoolbox

@@ -15,6 +15,8 @@ from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 
+pytestmark = pytest.mark.numeric
+
 SHAPE, CLASSES, BATCH = (3, 8, 8), 5, 12
 
 

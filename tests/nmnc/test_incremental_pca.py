@@ -11,6 +11,8 @@ from nmnc.incremental_pca import IncrementalPCA
 from nmnc.manifold import BLOCK, gram_matrix, principal_basis
 from nmnc.principal_angles import principal_angles
 
+pytestmark = pytest.mark.numeric
+
 
 def stream(images: int, units: int, spectrum: Tensor, seed: int = 0) -> Tensor:
     """float32 (images, units): Gaussian along random directions, `spectrum` standard deviations, mean of size 1."""

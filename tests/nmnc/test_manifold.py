@@ -8,6 +8,8 @@ from torch import Tensor
 from nmnc.errors import UserError
 from nmnc.manifold import RELATIVE_TOLERANCE, layer_basis, principal_basis, random_basis
 
+pytestmark = pytest.mark.numeric
+
 
 def activity(images: int, units: int, spectrum: Tensor, offset: float = 0.0, seed: int = 0) -> Tensor:
     """float32 (images, units) whose centred singular values are `spectrum`, about a mean of size `offset`."""

@@ -11,6 +11,8 @@ from nmnc.perturbation import Perturbation, isotropic, responses
 from nmnc.replay import recording, replaying
 from nmnc.stage_check import check_stages
 
+pytestmark = pytest.mark.numeric
+
 BATCH, IMAGES = 12, 5
 ESTIMATORS = ("antithetic", "one_sided", "forward_mode")
 

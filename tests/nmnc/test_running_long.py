@@ -1,8 +1,10 @@
 """Runs that are ended at any moment, by a signal, by kill -9 or by a full memory: the same command ends the same."""
 
 import io
+import itertools
 import random
 import re
+import shutil
 import signal
 import sys
 import time
@@ -188,7 +190,13 @@ def test_a_run_ended_again_and_again_ends_in_the_same_bytes(nmnc: Any, rule: str
     (file,) = nmnc.states()
     file.unlink()
     moments, ended, within = random.Random(rule), 0, 0
-    for number in [signal.SIGKILL, signal.SIGTERM] * 3:
+    for number in itertools.islice(itertools.cycle([signal.SIGKILL, signal.SIGTERM]), 100):
+        if ended >= 3 and within >= 1:
+            break
+        if nmnc.out(rule).exists():  # a busy machine: the signal came after the end
+            assert nmnc.results(nmnc.out(rule)) == nmnc.results(nmnc.folder / "undisturbed")
+            shutil.rmtree(nmnc.out(rule))
+            file.unlink()
         process = nmnc.start(*nmnc.train(rule))
         wait_for_training(nmnc, process, nmnc.last_saved())  # so that the end is reached
         time.sleep(moments.uniform(0, 0.05))

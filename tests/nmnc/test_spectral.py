@@ -14,6 +14,8 @@ from nmnc.networks import Network
 from nmnc.rules import make_rule
 from nmnc.rules.spectral import SpectralNoiseCorrelation, noise_deviations
 
+pytestmark = pytest.mark.numeric
+
 UNITS, CLASSES, DIMENSIONS, SCALE, BATCH = 40, 5, 6, 0.05, 32
 
 
