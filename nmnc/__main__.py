@@ -46,7 +46,7 @@ def fetch(config: Config, out: Annotated[Path, typer.Option(help="JSON file to w
         raise UserError(f"{config}: it has no dataset; add dataset.name")
     dataset = load_dataset(study.dataset, data_folder(study))
     facts = dataset.facts() | {"preprocessing": dataset.preprocessing(), "classes": dataset.classes}
-    write_text(out, json.dumps(facts, indent=2) + "\n")
+    write_text(out, json.dumps(facts, indent=2) + "\n", digest=True)
 
 
 @app.command()
@@ -82,9 +82,9 @@ def runs(
     study = load_study(config)
     rows = list(parameters(study))
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    write_csv(out, columns, rows)
+    write_csv(out, columns, rows, digest=True)
     if sweeps is not None:
-        write_csv(sweeps, ("sweep", "rule", "label", "value", "values"), list(sweep_points(study)))
+        write_csv(sweeps, ("sweep", "rule", "label", "value", "values"), list(sweep_points(study)), digest=True)
 
 
 @app.command()
@@ -98,7 +98,7 @@ def search(
     from nmnc.search import COLUMNS, rows
 
     study = load_study(config)
-    write_csv(out, COLUMNS, list(rows(study, results_folder(study), unfinished)))
+    write_csv(out, COLUMNS, list(rows(study, results_folder(study), unfinished)), digest=True)
 
 
 @app.command()

@@ -11,10 +11,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from torch import Tensor
 
+from nmnc.digests import check_seal
 from nmnc.errors import UserError
 from nmnc.files import replacing
 from nmnc.networks import Network, build_network
-from nmnc.reading import check_plain
+from nmnc.reading import check_plain, read_json
 from nmnc.validation import one_line
 from nmnc.weights import check_stored, check_values, load_plain
 
@@ -81,7 +82,19 @@ def load_network(path: Path, allowed: Collection[str] = ()) -> tuple[Network, di
     _refuse_unlike(network.state_dict(), weights, path, recipe.kind)
     network.load_state_dict(weights)
     check_values(network, str(path))
+    _refuse_swapped(path, network)
     return network.eval(), content["config"]
+
+
+def _refuse_swapped(path: Path, network: Network) -> None:
+    """UserError where the provenance.json beside a network.pt is that of another network."""
+    beside = path.with_name("provenance.json")
+    if path.name != "network.pt" or not beside.is_file():
+        return
+    told = read_json(beside)
+    expected = told.get("weights_sha256") if isinstance(told, dict) else None
+    if expected is not None and expected != weights_sha256(network):
+        raise UserError(f"{path}: not the network that {beside.name} beside it describes; delete it and rerun")
 
 
 class _Part(BaseModel):
@@ -160,6 +173,7 @@ def read_torch(path: Path) -> Any:
     """`torch.load` of plain data onto the CPU; UserError when missing, truncated or not plain data."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the network first, or fix the path")
+    check_seal(path)
     return load_plain(path, "truncated, or not a file of torch with plain data", "delete it and run again")
 
 
@@ -184,7 +198,7 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
     # Through memory: torch itself turns a full disk into a RuntimeError, and writes the file's name into the file.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as temporary:
+    with replacing(path, digest=True) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,18 @@ from nmnc.config import NetworkEntry, Study
 from nmnc.data import Dataset, image_shape_of, load_dataset
 from nmnc.device import memory_of, prepare_torch
 from nmnc.errors import UserError, did_you_mean
-from nmnc.files import only_writer, remove_remnants, write_csv, write_text
+from nmnc.files import claimed, only_writer, write_csv, write_text
 from nmnc.interruption import interruptible
 from nmnc.modules import code_sha256
 from nmnc.networks import build_network, layer_sizes
 from nmnc.provenance import git_commit, hardware, versions
+from nmnc.reading import read_json
 from nmnc.rules import make_rule
 from nmnc.runs import Identity, data_folder, results_folder
 from nmnc.training import EPOCH_COLUMNS, Trainer
 
-#: What a run leaves in its folder.
-FILES = ("epochs.csv", "alignment.csv", "timing.csv", "provenance.json", "network.pt")
+#: What a run leaves in its folder, in the order in which it is written.
+FILES = ("provenance.json", "epochs.csv", "alignment.csv", "timing.csv", "network.pt")
 
 
 def check(study: Study) -> list[str]:
@@ -94,9 +96,16 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     folder = results_folder(study)
     key = run_key(description)
     checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{key}"
-    out = out or folder / "networks" / identity.folder
+    own = folder / "networks" / identity.folder
+    out = out or own
     # The first lock is the run's, whatever its settings: they may have been edited while it was being trained.
-    with only_writer(folder / ".locks" / f"{network}-{label}-seed{seed}", wait), only_writer(checkpoints, wait):
+    with (
+        only_writer(folder / ".locks" / f"{network}-{label}-seed{seed}", wait),
+        only_writer(checkpoints, wait),
+        claimed(out / ".nmnc.lock", wait, out),
+    ):
+        if out.resolve() != own.resolve():
+            _refuse_to_replace(out, key)
         started = _now()
         with memory_of(device, lambda: f"training: building {network}"):
             trainer = Trainer(dataset, study.networks[network], run, seed, device)
@@ -110,20 +119,31 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
 
 def _published(out: Path, key: str) -> bool:
     """Whether `out` holds all files of the run with this key."""
-    if not all((out / name).exists() for name in FILES):
-        return False
+    return all((out / name).exists() for name in FILES) and _key_of(out) == key
+
+
+def _key_of(out: Path) -> str | None:
+    """Key of the run whose files are in `out`; None where that is not known."""
     try:
-        return json.loads((out / "provenance.json").read_text(encoding="utf-8")).get("run_key") == key
-    except (ValueError, AttributeError):
-        return False
+        provenance = read_json(out / "provenance.json")
+    except UserError:
+        return None
+    return provenance.get("run_key") if isinstance(provenance, dict) else None
+
+
+def _refuse_to_replace(out: Path, key: str) -> None:
+    """UserError where the user's folder has files that a run would replace and that are not of this very run."""
+    there = [name for name in FILES if os.path.lexists(out / name)]
+    if there and _key_of(out) != key:
+        raise UserError(f"{out / there[0]}: of another run, or your own; choose another --out, or remove it")
 
 
 def _publish(
     out: Path, study: Study, identity: Identity, trainer: Trainer, dataset: Dataset, when: dict[str, str]
 ) -> None:
-    """Write network.pt, the CSVs and the provenance, the network last: where it is, all is."""
-    remove_remnants(out)
-    (out / "network.pt").unlink(missing_ok=True)
+    """Write the provenance first, which says whose files these are, and the network last: where it is, all is."""
+    for name in reversed(FILES):
+        (out / name).unlink(missing_ok=True)
     entry = study.networks[identity.network]
     run = trainer.run.model_dump(mode="json")
     provenance = {
@@ -151,11 +171,11 @@ def _publish(
         "preprocessing": dataset.preprocessing(),
         "run": run | {"rule": identity.rule, "seed": identity.seed},
     }
-    write_csv(out / "epochs.csv", EPOCH_COLUMNS, trainer.epochs)
-    write_csv(out / "alignment.csv", diagnostics.COLUMNS, trainer.alignment)
     timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
-    write_csv(out / "timing.csv", ("stage", "seconds"), timing)
-    write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n")
+    write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n", digest=True)
+    write_csv(out / "epochs.csv", EPOCH_COLUMNS, trainer.epochs, digest=True)
+    write_csv(out / "alignment.csv", diagnostics.COLUMNS, trainer.alignment, digest=True)
+    write_csv(out / "timing.csv", ("stage", "seconds"), timing, digest=True)
     save_network(out / "network.pt", trainer.network, config)
 
 

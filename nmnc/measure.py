@@ -77,7 +77,7 @@ def measure_job(study: Study, network: Path, out: Path, images: int, seed: int, 
         raise UserError(f"{network}: trained on other images than the study's; give the --config it was trained with")
     generator = torch.Generator().manual_seed(seed)
     parts = choose_images(dataset, images, study.diagnostics.images, generator)
-    write_csv(out, COLUMNS, list(measure(model.to(device), parts, generator)))
+    write_csv(out, COLUMNS, list(measure(model.to(device), parts, generator)), digest=True)
 
 
 def choose_images(dataset: Dataset, activity: int, held_out: int, generator: torch.Generator) -> Images:

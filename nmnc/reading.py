@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from nmnc.digests import check_content
 from nmnc.errors import UserError, in_one_line
 
 #: Limits on one text file: bytes (of YAML: characters, and nodes as written), nested levels, values (an alias counts
@@ -33,7 +34,8 @@ def read_text(path: Path, advice: str = "check the path") -> str:
         advice: what to do where there is no such file.
 
     Raises:
-        UserError: missing, unreadable, not a regular file, not UTF-8, or over 128 MiB.
+        UserError: missing, unreadable, not a regular file, not UTF-8, over 128 MiB, or not what the digest beside it
+            says (see `nmnc.digests`).
     """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # reading could wait for ever, or never end
@@ -42,6 +44,7 @@ def read_text(path: Path, advice: str = "check the path") -> str:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UserError(f"{path}: over {MOST_BYTES} bytes; at most so many are read, check the path")
+        check_content(path, content)
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None

@@ -38,13 +38,16 @@ class StateFile:
         if state is None:
             return
         try:
+            owner = state.pop("run", self.path.parent.name)  # states of earlier versions do not say
+            if owner != self.path.parent.name:
+                raise UserError(f"{self.path}: the state of another run, {owner}; delete it and rerun")
             run.load_state_dict(state)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise UserError(f"{self.path}: not of this run ({in_one_line(error)}); delete it, run again") from None
+        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{self.path}: not of this run ({in_one_line(error)}); delete it and rerun") from None
 
     def write(self, run: Resumable) -> None:
         """Write the state of `run` in one move."""
-        save_state(self.path, run.state_dict())
+        save_state(self.path, {"run": self.path.parent.name, **run.state_dict()})
         self.written = time.monotonic()
 
     def due(self) -> bool:

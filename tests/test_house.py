@@ -171,8 +171,8 @@ def test_nmnc_knows_nothing_of_brains_or_workflow() -> None:
     assert forbidden_imports(python_files("nmnc"), {"brain_eval", "workflow", "snakemake"}) == []
 
 
-#: What both packages need once: errors, files, reading, the command line, and the only decoder of images.
-SHARED = ("nmnc.errors", "nmnc.files", "nmnc.reading", "nmnc.command_line", "nmnc.images")
+#: What both packages need once: errors, digests, files, reading, the command line, and the only decoder of images.
+SHARED = ("nmnc.errors", "nmnc.digests", "nmnc.files", "nmnc.reading", "nmnc.command_line", "nmnc.images")
 
 
 def test_brain_eval_meets_nmnc_in_models_and_in_what_both_need() -> None:

@@ -102,9 +102,9 @@ def test_a_file_cut_or_damaged_anywhere_is_refused(saved: Path) -> None:
     for length in {0, 1, 2, 100, len(whole) - 1, *random.integers(3, len(whole), 20).tolist()}:
         saved.write_bytes(whole[:length])
         for read in (load_network, read_torch, load_state):
-            refused(saved, r"truncated, or not a file of torch with plain data \(.+\); delete it and run again", read)
+            refused(saved, r"(truncated, or not a file of|damaged, its SHA-256 is not) .*; delete it and", read)
     saved.write_bytes(whole[:60] + bytes(300) + whole[360:])
-    refused(saved, "truncated, or not a file of torch")
+    refused(saved, "damaged, its SHA-256 is not the one it was written with; delete it and rerun")
 
 
 class Evil:

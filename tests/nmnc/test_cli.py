@@ -156,20 +156,59 @@ def test_a_disk_that_is_full_when_results_are_written(nmnc: Any) -> None:
     out, (state,) = nmnc.out(), nmnc.states()
     finished, sizes = nmnc.results(out), {path.name: path.stat().st_size for path in out.iterdir()}
     stamp = state.stat().st_mtime_ns
-    assert sizes["alignment.csv"] < sizes["provenance.json"] < sizes["network.pt"]
+    whole = {*nmnc.digested, *(f"{name}.sha256" for name in nmnc.digested)}
     for folder, missing, left in (
-        ("new", "alignment.csv", {"epochs.csv"}),
-        ("newer", "network.pt", nmnc.files - {"network.pt"}),
-        (str(out), "alignment.csv", nmnc.files - {"network.pt"}),  # over the files of another run
+        ("new", "provenance.json", set()),
+        ("newer", "network.pt", whole),
+        (str(out), "network.pt", whole),  # over the files of another run
     ):
         if folder == str(out):
             (out / "provenance.json").write_text("{}")
         again = nmnc.train("nmnc", "--out", folder)
         assert f"{folder}/{missing}: File too large; make room there" in nmnc.fails(*again, limit=sizes[missing] - 1)
-        assert {path.name for path in (nmnc.folder / folder).iterdir()} == left  # where network.pt is, all is
+        assert {path.name for path in (nmnc.folder / folder).glob("*")} == left  # where network.pt is, all is
         nmnc.succeeds(*again)
         assert nmnc.results(nmnc.folder / folder) == finished
     assert state.stat().st_mtime_ns == stamp  # no epoch was trained again
+
+
+def test_a_folder_of_the_users_keeps_what_is_in_it(nmnc: Any) -> None:
+    nmnc.write_study()
+    mine = nmnc.folder / "mine"
+    mine.mkdir()
+    for name in (".x.part", "notes.txt", "lock"):
+        (mine / name).write_text("mine")
+    (mine / "epochs.csv").write_text("my own table")
+    assert "mine/epochs.csv: of another run, or your own" in nmnc.fails(*nmnc.train("nmnc", "--out", "mine"))
+    (mine / "epochs.csv").unlink()
+    nmnc.succeeds(*nmnc.train("nmnc", "--out", "mine"))
+    assert {(mine / name).read_text() for name in (".x.part", "notes.txt", "lock")} == {"mine"}
+    finished = {path.name: path.read_bytes() for path in mine.iterdir()}
+    assert "mine/provenance.json: of another run" in nmnc.fails(*nmnc.train("backprop", "--out", "mine"))
+    nmnc.succeeds(*nmnc.train("nmnc", "--out", "mine"))  # the same run may be asked for again
+    nmnc.write_study(training={"epochs": 3})
+    assert "mine/provenance.json: of another run" in nmnc.fails(*nmnc.train("nmnc", "--out", "mine"))
+    assert {path.name: path.read_bytes() for path in mine.iterdir()} == finished
+
+
+def test_two_runs_never_write_to_one_folder(nmnc: Any) -> None:
+    nmnc.write_study(training={"epochs": 100_000})
+    first = nmnc.start(*nmnc.train("nmnc", "--out", "shared"))
+    while not nmnc.states() and first.alive():
+        time.sleep(0.01)
+    assert "another process is writing to shared; wait for it" in nmnc.fails(*nmnc.train("backprop", "--out", "shared"))
+    first.kill()
+    nmnc.write_study()
+    nmnc.succeeds(*nmnc.train("backprop", "--out", "shared"))
+
+
+@pytest.mark.parametrize("code", ["0", "None", "3", "'words'"])
+def test_a_network_that_ends_the_process_is_refused(nmnc: Any, code: str) -> None:
+    ending = OWN.replace("return nn.Sequential(body", f"raise SystemExit({code})\n    return nn.Sequential(body")
+    (nmnc.folder / "mine.py").write_text(ending)
+    nmnc.write_study(networks={"net": {"kind": "mine:small", "arguments": {"width": 12}}})
+    for arguments in (CHECK, nmnc.train()):
+        nmnc.fails(*arguments)
 
 
 # Your own network, your own images

@@ -5,17 +5,20 @@ import errno
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nmnc.errors import UserError
-from nmnc.files import only_writer, remove_remnants, replacing, write_csv, write_text
+from nmnc.files import claimed, only_writer, remove_remnants, replacing, write_csv, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -27,8 +30,8 @@ def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
-        assert temporary.parent == path.parent  # a rename within one folder is one move
-        assert temporary.name.startswith(".")
+        assert temporary.parent.parent == path.parent  # a rename within one file system is one move
+        assert stat.S_IMODE(temporary.parent.stat().st_mode) == 0o700  # nobody else can plant a link there
     assert path.read_text() == "new"
     assert names(path.parent) == ["file.txt"]
 
@@ -118,7 +121,7 @@ def test_a_second_process_is_refused_and_another_folder_is_free(tmp_path: Path, 
 
 
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    (tmp_path / ".state.pt.123.part").write_bytes(b"half")
+    killed_while_writing(tmp_path)
     threading.Timer(0.3, holder.send_signal, [signal.SIGKILL]).start()
     with only_writer(tmp_path, 600):
         assert holder.wait(timeout=600) == -signal.SIGKILL
@@ -132,10 +135,146 @@ def test_an_error_inside_frees_the_lock(tmp_path: Path) -> None:
         pass
 
 
-def test_only_remnants_are_removed(tmp_path: Path) -> None:
-    kept = ["a.part", ".hidden", "file.txt", "lock"]
-    for name in [*kept, ".file.txt.7.part", ".network.pt.12345.part"]:
-        (tmp_path / name).touch()
-    remove_remnants(tmp_path)
-    assert names(tmp_path) == sorted(kept)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("nmnc.files.fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"lock: this file system has no locks \(.*\); choose a folder on another"):
+        only_writer(tmp_path, 0).__enter__()
+    write_text(tmp_path / "text", "a file can be written all the same")
+    assert names(tmp_path) == ["lock", "text"]
+
+
+def test_a_lock_file_is_neither_followed_nor_emptied(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match=r"linked/lock: a symbolic link where a lock file belongs; remove it"):
+        only_writer(tmp_path / "linked", 0).__enter__()
+    (tmp_path / "lock").write_text("the user's own notes")
+    with only_writer(tmp_path, 0):
+        pass
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert (tmp_path / "lock").read_text() == "the user's own notes"
+
+
+def test_a_claim_excludes_others_and_leaves_no_trace(tmp_path: Path) -> None:
+    lock, what = tmp_path / "deep" / "down" / ".nmnc.lock", tmp_path / "deep" / "down"
+    with claimed(lock, 0, what):
+        with pytest.raises(UserError, match=r"another process is writing to .*deep/down; wait for it or stop it"):
+            claimed(lock, 0.3, what).__enter__()
+        assert lock.exists()
+    assert names(tmp_path) == []
+    with claimed(lock, 0, what):
+        (what / "file").touch()
+    assert names(what) == ["file"]
+
+
+def test_many_claims_follow_one_another(tmp_path: Path) -> None:
+    inside: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            with claimed(tmp_path / "folder" / ".lock", 60, tmp_path):
+                inside.append(1)
+                assert len(inside) == 1
+                inside.clear()
+
+    with monkey_sleep(), ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert not list(tmp_path.rglob(".lock"))
+
+
+@contextmanager
+def monkey_sleep() -> Iterator[None]:
+    """Wait for locks in short steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nmnc.files.time.sleep", lambda _: os.sched_yield())
+        yield
+
+
+# Remnants
+
+KILLED = """
+import os, pathlib, signal, sys
+from nmnc.files import replacing
+with replacing(pathlib.Path(sys.argv[1]) / "state.pt") as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_while_writing(folder: Path) -> None:
+    """Leave what a process leaves that is killed while it writes to `folder`."""
+    root = str(Path(__file__).parents[2])
+    run = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=root, check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert any(".nmnc-" in name for name in names(folder))
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    killed_while_writing(tmp_path)
+    write_text(tmp_path / "other", "x")
+    assert names(tmp_path) == ["other"]
+
+
+def test_what_others_own_is_no_remnant(tmp_path: Path) -> None:
+    for name in ("a.part", ".x.part", ".file.txt.7.part", ".network.pt.12345.part", ".nmnc-abcdefgh.part"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".nmnc-mine.part").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".owner").touch()
+    (tmp_path / ".nmnc-linklink.part").symlink_to(tmp_path / "elsewhere")
+    with replacing(tmp_path / "file") as living:  # another writer, which lives
+        before = names(tmp_path)
+        remove_remnants(tmp_path)
+        write_text(tmp_path / "new", "x")
+        assert names(tmp_path) == sorted([*before, "new"])
+        living.write_text("x")
+    assert (tmp_path / "elsewhere" / ".owner").exists()
     remove_remnants(tmp_path / "absent")
+
+
+def test_a_half_deleted_remnant_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / ".nmnc-aaaaaaaa.part").mkdir()
+    (tmp_path / ".nmnc-bbbbbbbb.part" / "deep").mkdir(parents=True)
+    for name in (".owner", "half", "deep/half"):
+        (tmp_path / ".nmnc-bbbbbbbb.part" / name).touch()
+    remove_remnants(tmp_path)
+    assert names(tmp_path) == []
+
+
+# Targets
+
+
+def test_a_link_is_replaced_and_not_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "file").symlink_to(tmp_path / "victim")
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert not (tmp_path / "file").is_symlink()
+
+
+def test_a_pipe_or_a_folder_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(OSError, match=r"exists|directory") as caught:
+            write_text(tmp_path / name, "x")
+        assert caught.value.filename == str(tmp_path / name)
+    assert names(tmp_path) == ["folder", "link", "pipe"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_csv(tmp_path / "table.csv", ("a",), [{"a": 1}], digest=True)
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("table.csv", "table.csv.sha256")}
+    assert modes == {0o666 & ~mask}
