@@ -9,12 +9,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from brain_eval import ceilings, gram, mahalanobis, rdms, recorded_rdms, resampling, similarity, whitened
-from brain_eval.benchmarks.base import Benchmark, Ceiling, Recording
+from brain_eval import (
+    ceilings,
+    cka,
+    gram,
+    mahalanobis,
+    rdms,
+    recorded_rdms,
+    repetitions,
+    resampling,
+    similarity,
+    whitened,
+)
+from brain_eval.benchmarks.base import Benchmark, Ceiling
 from brain_eval.ceilings import split_half_all
 from brain_eval.recorded_rdms import CORRELATION
 from nmnc.files import replacing
 
+#: The code behind a ceiling (a test compares it with what is imported).
+CODE = (ceilings, cka, gram, mahalanobis, rdms, recorded_rdms, repetitions, resampling, similarity, whitened)
 #: Random splits of the repetitions behind a split-half ceiling.
 SPLITS = 20
 
@@ -51,24 +64,25 @@ def ceilings_of(
 
 def _made(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) -> list[dict[str, Ceiling]]:
     progress = tqdm(benchmark.recordings, f"ceilings of {benchmark.description.name}", disable=None)
-    return [_ceilings(recording, metrics, seed, kind) for recording in progress]
-
-
-def _ceilings(recording: Recording, metrics: Sequence[str], seed: int, kind: str) -> dict[str, Ceiling]:
-    if recording.repetitions is None or not metrics:
-        return dict.fromkeys(metrics, UNKNOWN)
-    return split_half_all(recording.repetitions, list(metrics), SPLITS, seed, kind)
+    found = []
+    for recording in progress:
+        if recording.repetitions is None or not metrics:
+            found.append(dict.fromkeys(metrics, UNKNOWN))
+            continue
+        ids = benchmark.ids_of(recording)
+        found.append(split_half_all(recording.repetitions, list(metrics), SPLITS, seed, kind, ids))
+    return found
 
 
 def _digest(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) -> str:
     """Hex SHA-256 of all that a ceiling depends on: repetitions, settings and the modules that compute it."""
     digest = hashlib.sha256(json.dumps([list(metrics), seed, SPLITS, kind]).encode())
-    for module in (ceilings, gram, mahalanobis, rdms, recorded_rdms, resampling, similarity, whitened):
+    for module in CODE:
         digest.update(Path(str(module.__file__)).read_bytes())
     for recording in benchmark.recordings:
-        repetitions = np.zeros(0) if recording.repetitions is None else recording.repetitions
-        digest.update(repr((repetitions.shape, str(repetitions.dtype))).encode())
-        digest.update(np.ascontiguousarray(repetitions).tobytes())
+        trials = np.zeros(0) if recording.repetitions is None else recording.repetitions
+        digest.update(repr((trials.shape, str(trials.dtype), benchmark.ids_of(recording))).encode())
+        digest.update(np.ascontiguousarray(trials).tobytes())
     return digest.hexdigest()
 
 

@@ -1,15 +1,16 @@
 """Noise ceilings: how well the best possible model could do, given the noise of a recording."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling
 from brain_eval.cka import linear_cka
+from brain_eval.gram import RowError
 from brain_eval.rdms import Vector, upper_triangle
 from brain_eval.recorded_rdms import CORRELATION, Kind, find_kind
-from brain_eval.repetitions import which_available
+from brain_eval.repetitions import Trials, random_halves_of_trials, recorded_trials, trials_of, whole_trials
 from brain_eval.resampling import generator
 from brain_eval.similarity import Metric, correlate, find_metric, ranks
 from nmnc.errors import UserError
@@ -54,30 +55,27 @@ def leave_one_out(
     return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
 
 
-def _halves(available: NDArray[np.bool_], rng: np.random.Generator) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Split each image's repetitions in two at random: which are in one half, which in the other, (repetitions, n).
-
-    An odd repetition falls to either half by chance.
-    """
-    repetitions, n = available.shape
-    keys = np.where(available, rng.random((repetitions, n)), np.inf)
-    order = np.argsort(np.argsort(keys, axis=0, kind="stable"), axis=0, kind="stable")
-    counts = available.sum(axis=0)
-    cut = (counts + (rng.random(n) < 0.5)) // 2
-    return available & (order < cut), available & (order >= cut)
+def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: Kind) -> NDArray[np.floating]:
+    """RDM of a half of the trials alone, noise covariance included."""
+    try:
+        if kind.repeated:
+            return kind.of_recording(np.where(half[..., None], trials.values, np.nan))
+        return kind.of_recording(trials.means(half))
+    except RowError as error:
+        then = f" in a half of the repetitions{error.then}"
+        raise type(error)(error.what, int(trials.images[error.row]), then) from None
 
 
-def _rdm_of_half(values: NDArray[np.float64], chosen: NDArray[np.bool_], kind: Kind) -> NDArray[np.floating]:
-    """RDM of the chosen repetitions alone, noise covariance included; `values` holds 0 where not available."""
-    if kind.repeated:
-        return kind.of_recording(np.where(chosen[..., None], values, np.nan))
-    return kind.of_recording(_mean_of_half(values, chosen))
-
-
-def _mean_of_half(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(n, neuroids) averages over the chosen repetitions; `values` holds 0 where not available."""
-    sums = np.einsum("rn,rnp->np", chosen.astype(np.float64), values, optimize=True)
-    return np.asarray(sums / chosen.sum(axis=0)[:, None])
+def _splits(trials: Trials, n_splits: int, seed: int) -> Iterator[tuple[Trials, list[NDArray[np.bool_]]]]:
+    """Yield random splits: the trials of the images of which both halves have some of every neuroid, and the halves."""
+    rng = generator(seed, "split-half")
+    for _ in range(n_splits):
+        halves = random_halves_of_trials(trials, rng)
+        if not trials.partial:
+            yield trials, list(halves)
+            continue
+        usable = np.all([trials.counts(half).all(axis=1) for half in halves], axis=0)
+        yield trials.of(usable), [half[:, usable] for half in halves]
 
 
 def split_half_correlations(
@@ -87,42 +85,43 @@ def split_half_correlations(
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images
-            with fewer than two repetitions are left out; with fewer than four, where an RDM takes two.
+            with fewer than two repetitions of some neuroid are left out; with fewer than four that all neuroids have,
+            where an RDM takes two.
         metrics: names in similarity.METRICS; metrics that share a transform share its cost.
         n_splits: number of random splits.
         seed: of the splits.
         kind: of the RDMs, a name in recorded_rdms.KINDS.
 
     Returns:
-        Per metric (n_splits,) float64, and the number of images used.
+        Per metric (n_splits,) float64, and the number of images used, the fewest in any split.
 
     Raises:
-        UserError: fewer than 3 images with two (four) repetitions, infinity, or NaN for some neuroids only.
+        UserError: fewer than 3 images with two (four) repetitions, or infinity.
         UndefinedSimilarity: a half is constant over the neuroids for some image.
     """
     chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
     rdm_kind = find_kind(kind)
-    available = which_available(repetitions)
     needed = 4 if rdm_kind.repeated else 2
-    used = available.sum(axis=0) >= needed
-    if used.sum() < 3:
-        raise UserError(
-            f"a split-half ceiling needs 3 images with {needed} repetitions each, got {int(used.sum())}; "
-            "give the average only"
-        )
-    available = available[:, used]
-    values = np.nan_to_num(repetitions[:, used], nan=0.0)
-    rng = generator(seed, "split-half")
+    trials = trials_of(whole_trials(repetitions) if rdm_kind.repeated else repetitions, needed)
     correlations: dict[str, list[float]] = {name: [] for name in chosen}
-    for _ in range(n_splits):
-        halves = _halves(available, rng)
-        first, second = (upper_triangle(_rdm_of_half(values, half, rdm_kind)) for half in halves)
+    fewest = len(trials.images)
+    for split, halves in _splits(trials, n_splits if fewest >= 3 else 0, seed):
+        fewest = min(fewest, len(split.images))
+        if fewest < 3:
+            break
+        first, second = (upper_triangle(_half_rdm(split, half, rdm_kind)) for half in halves)
         transforms = {metric.transform for metric in chosen.values()}
         shared = {transform: (transform(first), transform(second)) for transform in transforms}
         for name, metric in chosen.items():
             a, b = shared[metric.transform]
             correlations[name].append(correlate(a, b, metric))
-    return {name: np.array(values) for name, values in correlations.items()}, int(used.sum())
+    if fewest < 3:
+        whose = " of every neuroid" if trials.partial else ""
+        raise UserError(
+            f"a split-half ceiling needs 3 images with {needed} repetitions each{whose}, got {fewest}; "
+            "give the average only"
+        )
+    return {name: np.array(values) for name, values in correlations.items()}, fewest
 
 
 def ceiling_of_halves(
@@ -154,26 +153,24 @@ def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: i
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images with
-            fewer than two repetitions are left out.
+            fewer than two repetitions of some neuroid are left out.
         unbiased: see cka.gram.
         n_splits: random splits of each image's repetitions.
         seed: of the splits.
 
     Raises:
-        UserError: infinity, or NaN for some neuroids only.
+        UserError: infinity.
     """
-    available = which_available(repetitions)
-    used = available.sum(axis=0) >= 2
-    available, values = available[:, used], np.nan_to_num(repetitions[:, used], nan=0.0)
-    rng = generator(seed, "split-half")
-    found = []
+    trials = trials_of(repetitions, 2)
+    found, fewest = [], len(trials.images)
     try:
-        for _ in range(n_splits):
-            first, second = (_mean_of_half(values, half) for half in _halves(available, rng))
+        for split, halves in _splits(trials, n_splits, seed):
+            fewest = min(fewest, len(split.images))
+            first, second = (split.means(half) for half in halves)
             found.append(linear_cka(first, second, unbiased))
     except UserError as error:
         return Ceiling(None, None, f"none: {error}")
-    words = f"split-half over repetitions ({n_splits} random splits; {int(used.sum())} images): "
+    words = f"split-half over repetitions ({n_splits} random splits; {fewest} images): "
     return Ceiling(float(np.mean(found)), None, words + "lower = mean CKA of half averages; upper unknown for CKA")
 
 
@@ -194,18 +191,21 @@ def split_half(
 
 
 def split_half_all(
-    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION
-) -> dict[str, Ceiling]:
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION,
+    stimulus_ids: Sequence[str] = (),
+) -> dict[str, Ceiling]:  # fmt: skip
     """Return `split_half` for several metrics at the cost of one; empty, with the reason, where it is undefined.
 
-    Too few images with enough repetitions leave it empty as well: the scores need no repetitions.
+    Too few images with enough repetitions leave it empty as well: the scores need no repetitions. The reason names
+    one of the `stimulus_ids`, where they are given, else its row.
 
     Raises:
-        UserError: infinity, or NaN for some neuroids only.
+        UserError: infinity.
     """
-    which_available(repetitions)
+    recorded_trials(repetitions)
     try:
         correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
     except UserError as error:
-        return {name: Ceiling(None, None, f"none: {error}") for name in metrics}
+        reason = error.of(stimulus_ids) if isinstance(error, RowError) and stimulus_ids else str(error)
+        return {name: Ceiling(None, None, f"none: {reason}") for name in metrics}
     return {name: ceiling_of_halves(correlations[name], n_images, name, kind) for name in metrics}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from brain_eval.gram import centred_gram, checked_features
 from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
-from brain_eval.repetitions import which_available
+from brain_eval.repetitions import recorded_trials
 from nmnc.errors import UserError
 
 #: Components of PLS, number of splits, share of training stimuli and seed of the splits: Brain-Score's.
@@ -177,37 +177,57 @@ def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) 
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses. NaN where one is missing: a
-            half's mean is over what it has, and a stimulus that a half lacks is left out of that split.
+            half's mean is over what it has, and a stimulus that a half lacks is left out of that split (for the
+            neuroids that lack it).
         splits, seed: of the halving.
 
     Returns:
-        (neuroids,) float64, at most 1, may be negative; NaN where a neuroid is constant.
+        (neuroids,) float64, at most 1, may be negative; NaN where a neuroid is constant, or has fewer than 3 stimuli
+        in both halves.
 
     Raises:
-        UserError: not three-dimensional; infinity, or NaN for some neuroids only (names repetition and row).
-        TooFew: fewer than 2 repetitions, or fewer than 3 stimuli in both halves.
+        UserError: not three-dimensional; infinity (names repetition and row).
+        TooFew: fewer than 2 repetitions, or fewer than 3 stimuli in both halves for every neuroid.
     """
     from sklearn.model_selection import ShuffleSplit
 
     values = np.asarray(repetitions, dtype=np.float64)
-    available = which_available(values)
+    recorded = recorded_trials(values)
     if values.shape[0] < 2:
         raise TooFew(f"reliability needs at least 2 repetitions x stimuli x neuroids, got shape {values.shape}")
     reliabilities = np.empty((splits, values.shape[2]))
     halves = ShuffleSplit(splits, train_size=0.5, random_state=seed).split(np.zeros(len(values)))
-    for index, parts in enumerate(halves):
-        known = [available[part] for part in parts]
-        both = known[0].any(axis=0) & known[1].any(axis=0)
-        if both.sum() < FEWEST:
-            raise TooFew(f"only {int(both.sum())} stimuli were repeated in both halves; reliability needs {FEWEST}")
-        means = []
-        for part, there in zip(parts, known, strict=True):
-            present = np.where(there[:, both, None], values[part][:, both], 0.0)
-            means.append(present.sum(axis=0) / there[:, both].sum(axis=0)[:, None])
-        r = pearson_by_column(*means)
-        with np.errstate(divide="ignore"):
-            reliabilities[index] = 2 * r / (1 + r)
+    for index, (one, other) in enumerate(halves):
+        reliabilities[index] = _reliability_of_split(values, recorded, one, other)
     return reliabilities.mean(axis=0)
+
+
+def _reliability_of_split(
+    values: NDArray[np.float64], recorded: NDArray[np.bool_], one: NDArray[np.intp], other: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Each neuroid's reliability by two halves of the repetitions; `recorded` as from `recorded_trials`.
+
+    Neuroids with the same stimuli in both halves are computed together: all of them, where none lacks a trial alone.
+    """
+    both = recorded[one].any(axis=0) & recorded[other].any(axis=0)
+    most = int(both.sum(axis=0).max(initial=0))
+    if most < FEWEST:
+        raise TooFew(f"only {most} stimuli were repeated in both halves; reliability needs {FEWEST}")
+    r = np.full(values.shape[2], np.nan)
+    patterns, whose = np.unique(both, axis=1, return_inverse=True)
+    for number, stimuli in enumerate(patterns.T):
+        if stimuli.sum() < FEWEST:
+            continue
+        neuroids = slice(None) if both.shape[1] == 1 else np.flatnonzero(whose.ravel() == number)
+        means = []
+        for part in (one, other):
+            there = recorded[part][:, stimuli]
+            there = there if both.shape[1] == 1 else there[:, :, neuroids]
+            present = np.where(there, values[part][:, stimuli][:, :, neuroids], 0.0)
+            means.append(present.sum(axis=0) / there.sum(axis=0))
+        r[neuroids] = pearson_by_column(*means)
+    with np.errstate(divide="ignore"):
+        return 2 * r / (1 + r)
 
 
 def corrected(correlations: NDArray[np.float64], reliabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ One symmetric BLAS product (syrk) of the n stimuli, accumulated over blocks of n
 features themselves memory holds one block and the (n, n) result, however wide the layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,24 @@ BLOCK_BYTES = 2**25
 ROWS = 128
 #: Bytes of the float64 copy of the rows that are read at a time.
 TILE_BYTES = 2**20
+
+
+class RowError(UserError):
+    """A mistake in one row of activity; whoever knows the stimuli behind the rows names the stimulus.
+
+    Attributes:
+        row: its number.
+        what: what is wrong with it.
+        then: what follows from that, or "".
+    """
+
+    def __init__(self, what: str, row: int, then: str = "", advice: str = "leave out that stimulus") -> None:
+        super().__init__(f"{what} in row {row}{then}; {advice}")
+        self.what, self.row, self.then = what, row, then
+
+    def of(self, stimulus_ids: Sequence[str]) -> str:
+        """What is wrong, with the stimulus_id and without advice."""
+        return f"{self.what} for stimulus_id '{stimulus_ids[self.row]}'{self.then}"
 
 
 def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") -> NDArray[np.floating]:
@@ -65,8 +83,7 @@ def checked_rows(features: ArrayLike, least: int = 3, what: str = "an RDM") -> R
     # Both pass NaN on and show an infinity, without a mask as large as the features.
     finite = np.isfinite(lowest[:, 0]) & np.isfinite(highest[:, 0])
     if not finite.all():
-        row = int(np.argmin(finite))
-        raise UserError(f"features hold NaN or infinity in row {row}; mend or leave out that stimulus")
+        raise RowError("features hold NaN or infinity", int(np.argmin(finite)))
     return Rows(values, lowest, highest, means)
 
 
@@ -145,7 +162,7 @@ def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
     finite = np.isfinite(np.diag(products))
     if not finite.all():
         row = int(np.argmin(finite))
-        raise UserError(f"the squares of row {row}'s activity overflow; divide all activity by the same number")
+        raise RowError("the squares of the activity overflow", row, advice="divide all activity by the same number")
     return mirrored(products.T)
 
 

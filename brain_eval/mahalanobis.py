@@ -2,8 +2,9 @@
 
 The noise covariance of the neuroids comes from the residuals of the repetitions around each stimulus'
 mean, shrunk as rsatoolbox shrinks it; both RDMs are squared distances divided by the number of neuroids
-(Walther et al. 2016, NeuroImage 137:188). Stimuli may have different numbers of repetitions: a missing
-one is NaN for all neuroids, and everything is as in rsatoolbox's forms for unbalanced data.
+(Walther et al. 2016, NeuroImage 137:188). Stimuli may have different numbers of repetitions: everything is as in
+rsatoolbox's forms for unbalanced data. Whitening mixes neuroids, so a repetition that some neuroid lacks (NaN) is left
+out for all of them.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from brain_eval.gram import RowError
 from brain_eval.rdms import euclidean_rdm, squared_distances
-from brain_eval.repetitions import which_available
+from brain_eval.repetitions import recorded_trials, whole_trials
 from nmnc.errors import UserError
 
 #: Estimators of the noise covariance, by rsatoolbox's names.
@@ -42,11 +44,15 @@ def _checked(repetitions: ArrayLike, fewest: int = 1) -> _Repetitions:
             "noise needs responses of at least 2 repetitions x 3 stimuli x 1 neuroid, "
             f"got shape {values.shape}; use another recording or a distance without noise"
         )
-    there = which_available(values)
+    recorded = recorded_trials(values)
+    there = recorded.all(axis=2)
     counts = there.sum(axis=0)
     if counts.min() < fewest or counts.max() < 2:
         row = int(np.argmin(counts))
-        raise UserError(f"row {row} has {counts[row]} repetitions where {max(fewest, 2)} are needed; leave it out")
+        whose = " of all neuroids" if recorded.shape[2] > 1 else ""
+        raise RowError(f"{counts[row]} repetitions{whose}, where {max(fewest, 2)} are needed,", row)
+    if recorded.shape[2] > 1:
+        values = whole_trials(values)
     return _Repetitions(values, there, counts)
 
 
@@ -64,9 +70,8 @@ def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") 
         the first of each stimulus.
 
     Raises:
-        UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, a repetition
-            that is NaN for some neuroids only (names repetition and row), a neuroid without noise (names it),
-            squares that overflow or underflow.
+        UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, infinity (names
+            repetition and row), a neuroid without noise (names it), squares that overflow or underflow.
     """
     if shrinkage not in SHRINKAGES:
         raise UserError(f"unknown shrinkage '{shrinkage}'; choose from {', '.join(SHRINKAGES)}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from brain_eval.gram import ROWS, centred_gram, checked_features, checked_rows, mirrored, row_products
+from brain_eval.gram import ROWS, RowError, centred_gram, checked_features, checked_rows, mirrored, row_products
 from nmnc.errors import UserError
 
 Vector = NDArray[np.float64]
@@ -26,14 +26,11 @@ ROUNDING_FLOAT32 = 1e-5
 
 
 class UndefinedSimilarity(UserError):
-    """The numbers are valid but have no correlation: a constant activity pattern or a constant RDM.
+    """The numbers are valid but have no correlation: a constant activity pattern or a constant RDM."""
 
-    `row` is the row of the constant pattern, or None where a whole RDM is constant.
-    """
 
-    def __init__(self, message: str, row: int | None = None) -> None:
-        super().__init__(message)
-        self.row = row
+class UndefinedRow(RowError, UndefinedSimilarity):
+    """The activity pattern of one row has no correlation, or no angle, with any other."""
 
 
 def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
@@ -49,13 +46,13 @@ def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
 
     Raises:
         UserError: fewer than 3 rows, NaN or infinity, or a sum that overflows (names the row).
-        UndefinedSimilarity: a row is constant (names the row).
+        UndefinedRow: a row is constant (names the row).
     """
     values, lowest, highest, means = checked_rows(features)
     _refuse(highest == lowest, "constant", "correlations")
     if not np.isfinite(means).all():
         row = int(np.argmin(np.isfinite(means)))
-        raise UserError(f"the sum of row {row}'s activity overflows; divide all activity by the same number")
+        raise RowError("the sum of the activity overflows", row, advice="divide all activity by the same number")
     scales = _power_of_two(np.maximum(highest, -lowest))
     return _angles(row_products(values, scales, means * scales, dtype))
 
@@ -71,7 +68,7 @@ def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
 
     Raises:
         UserError: fewer than 3 rows, NaN or infinity (names the row).
-        UndefinedSimilarity: a row is all zero (names the row).
+        UndefinedRow: a row is all zero (names the row).
     """
     values, lowest, highest, _ = checked_rows(features)
     largest = np.maximum(highest, -lowest)
@@ -124,10 +121,7 @@ def squared_distances(products: NDArray[np.float64], p: int) -> NDArray[np.float
 
 def _refuse(rows: NDArray[np.bool_], how: str, what: str) -> None:
     if rows.any():
-        row = int(np.argmax(rows))
-        raise UndefinedSimilarity(
-            f"activity is {how} in row {row}, so its {what} are undefined; leave out that stimulus or this layer", row
-        )
+        raise UndefinedRow(f"activity is {how}", int(np.argmax(rows)), f", so its {what} are undefined")
 
 
 def _power_of_two(largest: NDArray[np.floating]) -> NDArray[np.float64]:

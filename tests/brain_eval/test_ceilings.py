@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from brain_eval.ceilings import (
 )
 from brain_eval.similarity import METRICS, UndefinedSimilarity, compare, correlation_rdm, upper_triangle
 from nmnc.errors import UserError
+from workflow.sources import closure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -25,6 +27,8 @@ with warnings.catch_warnings():
     from rsatoolbox.inference.crossvalsets import sets_leave_one_out_rdm
 
 
+#: Modules behind ceilings that compute none.
+NO_NUMBERS = {"__init__.py", "files.py", "whole_regions.py"}
 #: Metrics that noise attenuates as it does a correlation.
 CORRELATIONS = [name for name, metric in METRICS.items() if metric.spearman_brown]
 #: rsatoolbox's names of our metrics, where they differ.
@@ -191,6 +195,24 @@ def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(tmp
     assert len(calls) == 5
 
 
+def test_kept_ceilings_depend_on_all_code_behind_them():
+    root = Path(ceiling_files.__file__).parents[1]
+    behind = {path for path in closure(root, ["brain_eval.ceilings"]) if path.startswith("brain_eval/")}
+    # What a benchmark is, and how one is read, is not how a ceiling is computed.
+    behind = {path for path in behind if "benchmarks" not in path and Path(path).name not in NO_NUMBERS}
+    assert behind == {Path(str(module.__file__)).relative_to(root).as_posix() for module in ceiling_files.CODE}
+
+
+def test_a_ceiling_that_is_undefined_names_the_stimulus():
+    _, repetitions = simulated_repetitions(1.0, repetitions=2, n=10)
+    repetitions[0, 6] = 0.0
+    repetitions[1, 2] = np.nan  # is left out: the row among those used is another one
+    (first, _) = ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, None)
+    assert first["spearman"].definition == (
+        "none: activity is constant for stimulus_id '6' in a half of the repetitions, so its correlations are undefined"
+    )
+
+
 def test_splits_are_seeded():
     _, repetitions = simulated_repetitions(2.0, repetitions=5, n=20)
     first = split_half(repetitions, "spearman", 4, 3)
@@ -259,10 +281,9 @@ def test_split_half_refuses_what_it_cannot_split():
         split_half(repetitions[:1], "spearman")
     with pytest.raises(UserError, match="must be"):
         split_half(repetitions[0], "spearman")
-    partial = repetitions.copy()
-    partial[3, 4, 5] = np.nan
-    with pytest.raises(UserError, match="some neuroids only"):
-        split_half(partial, "spearman")
+    repetitions[3, 4, 5] = np.inf
+    with pytest.raises(UserError, match="repetition 3 holds infinity in row 4"):
+        split_half(repetitions, "spearman")
 
 
 @pytest.mark.parametrize("kind", ["correlation", "euclidean", "crossnobis"])
@@ -271,8 +292,8 @@ def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind):
     found = split_half_all(repetitions[:1], ["spearman"], 3, 0, kind)["spearman"]
     assert (found.lower, found.upper) == (None, None)
     assert re.match(r"none: a split-half ceiling needs 3 images with \d repetitions each, got 0", found.definition)
-    repetitions[0, 0, 0] = np.nan
-    with pytest.raises(UserError, match="some neuroids only"):
+    repetitions[0, 0, 0] = np.inf
+    with pytest.raises(UserError, match="repetition 0 holds infinity in row 0"):
         split_half_all(repetitions, ["spearman"], 3, 0, kind)
 
 

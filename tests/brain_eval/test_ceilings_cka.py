@@ -69,10 +69,10 @@ def test_images_seen_once_do_not_count_and_too_few_leave_it_empty():
     assert few.definition.startswith("none: unbiased CKA needs features of at least 4 stimuli")
 
 
-def test_a_repetition_that_is_missing_in_part_is_refused():
+def test_an_infinite_response_is_refused():
     repetitions = repetitions_of(1.0)
-    repetitions[0, 0, 0] = np.nan
-    with pytest.raises(UserError, match="NaN for some neuroids only"):
+    repetitions[0, 0, 0] = np.inf
+    with pytest.raises(UserError, match="repetition 0 holds infinity in row 0"):
         split_half_cka(repetitions, True, 3, 0)
 
 

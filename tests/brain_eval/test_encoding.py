@@ -275,11 +275,10 @@ def test_missing_repetitions_are_left_out_and_too_many_of_them_refused():
     complete = reliability(repetitions)
     repetitions[rng.random((6, 300)) < 0.2] = np.nan
     np.testing.assert_allclose(reliability(repetitions), complete, atol=0.1)
-    for bad, where in ((np.nan, 1), (np.inf, 0)):
-        broken = np.ones((6, 300, 2))
-        broken[3, 8, where] = bad
-        with pytest.raises(UserError, match="repetition 3 holds infinity, or NaN for some neuroids only, in row 8"):
-            reliability(broken)
+    broken = np.ones((6, 300, 2))
+    broken[3, 8, 0] = np.inf
+    with pytest.raises(UserError, match="repetition 3 holds infinity in row 8"):
+        reliability(broken)
     repetitions[1:] = np.nan
     with pytest.raises(UserError, match="only 0 stimuli were repeated in both halves"):
         reliability(repetitions)

@@ -203,12 +203,12 @@ def test_repetitions_that_say_nothing_about_noise_are_refused():
             mahalanobis_rdm(np.random.default_rng(0).standard_normal((3, 10, 6)) * unit)
     with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
         crossnobis_rdm(same)
-    same[2, 5, 1] = np.nan
-    with pytest.raises(UserError, match="repetition 2 holds infinity, or NaN for some neuroids only, in row 5"):
+    same[2, 5, 1] = np.inf
+    with pytest.raises(UserError, match="repetition 2 holds infinity in row 5"):
         crossnobis_rdm(same)
     repetitions[1:, 4] = np.nan
-    with pytest.raises(UserError, match="row 4 has 1 repetitions where 2 are needed"):
+    with pytest.raises(UserError, match="1 repetitions, where 2 are needed, in row 4"):
         crossnobis_rdm(repetitions)
     repetitions[:, 4] = np.nan
-    with pytest.raises(UserError, match="row 4 has 0 repetitions"):
+    with pytest.raises(UserError, match="0 repetitions, where 2 are needed, in row 4"):
         mahalanobis_rdm(repetitions)

@@ -189,14 +189,14 @@ def test_tiny_and_huge_activity_neither_underflows_nor_overflows(size):
 def test_activity_whose_sum_overflows_is_refused_by_row():
     features = features_of("random")
     features[2] = np.linspace(1.6e308, 1.7e308, features.shape[1])
-    with pytest.raises(UserError, match="sum of row 2's activity overflows; divide"):
+    with pytest.raises(UserError, match="sum of the activity overflows in row 2; divide"):
         correlation_rdm(features)
 
 
 def test_squares_that_overflow_are_refused_by_row():
     features = features_of("random")
     features[3] *= 1e160
-    with pytest.raises(UserError, match=r"squares of row \d+'s activity overflow; divide"):
+    with pytest.raises(UserError, match=r"squares of the activity overflow in row \d+; divide"):
         euclidean_rdm(features)
 
 
