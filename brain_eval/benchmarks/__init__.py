@@ -4,6 +4,7 @@ import difflib
 import importlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -87,7 +88,8 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
     """Find or download the benchmarks' files, check them, write OUT/NAME.json for each.
 
     The JSON says what scores.csv needs to be traced back: name, version, species, regions, citation,
-    licence, note, simulated, n_stimuli, stimulus_set_sha256, recordings, files. It holds no absolute path.
+    licence, note, simulated, n_stimuli, stimulus_set_sha256, recordings, files; and not_used, where something
+    of a folder is not. It holds no absolute path.
 
     Raises:
         UserError: as `load_benchmark`; a name given twice; an unreadable image in a user's folder.
@@ -98,10 +100,17 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
             raise UserError(f"benchmark '{name}' is given {names.count(name)} times; name each once")
     for spec, name in zip(specs, names, strict=True):
         benchmark = load_benchmark(spec, Path(data))
+        say_notes(benchmark)
         if name not in MODULES:
             decode_all(benchmark)  # published files are pinned by their hash
         with replacing(Path(out) / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(_summary(benchmark), indent=2, ensure_ascii=False) + "\n")
+
+
+def say_notes(benchmark: Benchmark) -> None:
+    """Say on stderr what of a benchmark's files is not used, a line each."""
+    for note in benchmark.notes:
+        print(f"brain_eval: note: {benchmark.description.name}: {' '.join(note.split())}", file=sys.stderr)
 
 
 def decode_all(benchmark: Benchmark) -> None:
@@ -172,4 +181,4 @@ def _summary(benchmark: Benchmark) -> dict[str, object]:
             | {kind: value for kind in ("sha256", "sha1") if (value := getattr(file, kind))}
             for file in about.files
         ],
-    }
+    } | ({"not_used": list(benchmark.notes)} if benchmark.notes else {})

@@ -102,13 +102,15 @@ class Recording:
         session, animal, species, region: labels for the tables.
         stimuli: (n,) positions in the benchmark's stimulus set, in the order of the RDM's rows.
         n_neuroids: neurons, sites or voxels; None where the source does not say.
-        rdm: (n, n) float64 dissimilarities (1 - Pearson), zero diagonal.
-        repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a
-            repetition is missing; None where only averages or an RDM were published. They are
-            normalised like the averages: `rdm` is that of their mean over repetitions, or of more trials where
-            some neuroids have more than others (Brain-Score's assemblies: ceilings are then a little too low).
+        rdm: (n, n) float64 dissimilarities, zero diagonal: 1 - Pearson, or what was published; None where
+            there are responses whose correlation is undefined, e.g. of one neuroid.
+        repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a trial is missing, for
+            all neuroids or for some; None where only averages or an RDM were published. They are normalised
+            like the averages: `responses` are each neuroid's mean over those it has, or over more where a source
+            keeps only trials that all neuroids have (Brain-Score's assemblies: ceilings are then a little too low).
         responses: (n, neuroids) float64 responses averaged over repetitions, those behind `rdm`; None
             where only an RDM was published. For encoding models and CKA.
+        distance: of a published `rdm`, a name in recorded_rdms.KINDS; "" where the source does not say.
     """
 
     session: str
@@ -117,9 +119,30 @@ class Recording:
     region: str
     stimuli: NDArray[np.intp]
     n_neuroids: int | None
-    rdm: NDArray[np.float64]
+    rdm: NDArray[np.float64] | None
     repetitions: NDArray[np.float64] | None = None
     responses: NDArray[np.float64] | None = None
+    distance: str = ""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"session {self.session}, animal {self.animal}"
+
+
+def without_means(
+    responses: NDArray[np.float64], repetitions: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Subtract each neuroid's mean over the stimuli from averages (n, neuroids) and from single trials.
+
+    Uncentred, all stimuli correlate where some neuroids fire more than others whatever is shown.
+
+    Args:
+        responses: whose means are subtracted.
+        repetitions: (repetitions, n, neuroids), or None.
+    """
+    means = responses.mean(axis=0)
+    return responses - means, None if repetitions is None else repetitions - means
 
 
 @dataclass(frozen=True)
@@ -170,11 +193,30 @@ class Description:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A description, its stimuli and its recordings, loaded and checked."""
+    """A description, its stimuli and its recordings, loaded and checked.
+
+    Attributes:
+        description: what is known without its data.
+        stimulus_set: its images.
+        recordings: made with them.
+        file: what errors about recordings name, e.g. the path of responses.nc; "": the benchmark's name.
+        notes: what its files have that is not used, a line each.
+    """
 
     description: Description
     stimulus_set: StimulusSet
     recordings: tuple[Recording, ...] = field(default_factory=tuple)
+    file: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def place(self) -> str:
+        """What errors about its recordings name."""
+        return self.file or f"benchmark {self.description.name}"
+
+    def ids_of(self, recording: Recording) -> list[str]:
+        """The stimulus_id of each row of a recording's RDM."""
+        return [self.stimulus_set.stimulus_ids[position] for position in recording.stimuli]
 
 
 #: A source module offers `DESCRIPTION` and `load(data_folder) -> Benchmark`.

@@ -29,6 +29,7 @@ from brain_eval.benchmarks.base import (
     Recording,
     StimulusSet,
     stimulus_digest,
+    without_means,
 )
 from brain_eval.benchmarks.sources import ensure
 from nmnc.images import Pixels, decode_image
@@ -198,10 +199,8 @@ def _recording(session: str, stimuli: NDArray[np.intp], average: Path, raw: Path
 
     # Published as (neurons, images) and (neurons, images, repetitions).
     counts = np.load(average, allow_pickle=False).T.astype(np.float64)
-    means = counts.mean(axis=0)
-    repetitions = None
-    if raw is not None:
-        repetitions = np.load(raw, allow_pickle=False).T.astype(np.float64) - means
+    trials = None if raw is None else np.load(raw, allow_pickle=False).T.astype(np.float64)
+    responses, repetitions = without_means(counts, trials)
     return Recording(
         session=session,
         animal=_ANIMALS[session],
@@ -209,7 +208,7 @@ def _recording(session: str, stimuli: NDArray[np.intp], average: Path, raw: Path
         region="V4",
         stimuli=stimuli,
         n_neuroids=counts.shape[1],
-        rdm=correlation_rdm(counts - means),
+        rdm=correlation_rdm(responses),
         repetitions=repetitions,
-        responses=counts - means,
+        responses=responses,
     )

@@ -1,53 +1,52 @@
 """A benchmark of the user's own: a folder with images, responses (or an RDM) and a few words.
 
-    benchmark.yaml   name, species, region, citation, licence; optional version, animal, session
+    benchmark.yaml   name, species, region, citation, licence; optional version, animal, session, centre, distance
     stimuli.csv      stimulus_id, filename, degrees; optional category
     stimuli/         the images
     responses.nc     `responses`, dims (neuroid, presentation) or with repetition, coordinate stimulus_id;
                      optional neuroid coordinates animal and session: one recording for each
     or rdm.nc        `rdm`, (n, n) dissimilarities, coordinate stimulus_id
 
-Responses are used as they are: 1 - Pearson over neuroids of the mean over repetitions.
+Responses are used as they are, or with `centre` relative to each neuroid's mean over the stimuli; their RDM is
+1 - Pearson over neuroids of the mean over repetitions.
 """
 
-import csv
 import difflib
-import io
-import math
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from brain_eval.benchmarks.base import (
-    Benchmark,
-    DataFile,
-    Description,
-    StimulusSet,
-    stimuli_from_files,
-)
-from brain_eval.benchmarks.folder_data import read_rdm, read_responses, unique_ids
+from brain_eval.benchmarks.base import Benchmark, DataFile, Description
+from brain_eval.benchmarks.folder_data import read_responses
+from brain_eval.benchmarks.folder_rdm import read_rdm
+from brain_eval.benchmarks.folder_stimuli import read_stimuli
+from brain_eval.recorded_rdms import KINDS
 from brain_eval.whole_regions import ALL, MEAN
-from nmnc.errors import UserError
+from nmnc.errors import UserError, did_you_mean
 from nmnc.files import sha256_of_file
+from nmnc.reading import read_yaml
 
-Text = Annotated[str, Field(min_length=1)]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
 
 
 class About(BaseModel):
-    """What benchmark.yaml says."""
+    """What benchmark.yaml says, all of it as the text that was written."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    species: Text
-    region: Text
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+    species: Label
+    region: Label
     citation: Text
     licence: Text
-    version: Annotated[int, Field(ge=1)] = 1
-    animal: Text = "1"
-    session: Text = "1"
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")] = "1"
+    animal: Label = "1"
+    session: Label = "1"
+    centre: bool = False
+    distance: str = ""
 
 
 def load(name: str, folder: Path) -> Benchmark:
@@ -57,32 +56,32 @@ def load(name: str, folder: Path) -> Benchmark:
         UserError: one line with the file, the stimulus_id or key, and what to do.
     """
     if not folder.is_dir():
-        raise UserError(f"the folder {folder} of benchmark '{name}' does not exist; mend the path")
+        raise UserError(f"the folder {folder} of benchmark '{name}' does not exist; fix the path")
     about = read_about(folder / "benchmark.yaml")
     if about.name != name:
         raise UserError(
             f"{folder / 'benchmark.yaml'} names the benchmark '{about.name}', not '{name}'; "
             f"ask for {about.name}={folder}"
         )
-    stimulus_set = read_stimuli(about.name, folder)
+    stimulus_set, notes = read_stimuli(about.name, folder)
     data = _only_one(folder / "responses.nc", folder / "rdm.nc")
-    read = read_responses if data.name == "responses.nc" else read_rdm
     labels = {key: getattr(about, key) for key in ("session", "animal", "species", "region")}
-    recordings = read(data, labels, stimulus_set.stimulus_ids)
+    if data.name == "responses.nc":
+        _refuse_key(about, "distance", "says what rdm.nc has, not responses.nc", folder)
+        recordings, others = read_responses(data, labels, stimulus_set.stimulus_ids, about.centre)
+    else:
+        _refuse_key(about, "centre", "is for responses.nc, not rdm.nc", folder)
+        recordings, others = read_rdm(data, labels, stimulus_set.stimulus_ids, about.distance)
     for recording in recordings:
-        for key in ("session", "animal"):
-            if getattr(recording, key) in (MEAN, ALL):
-                raise UserError(
-                    f"{folder}: the {key} {getattr(recording, key)!r} would be taken for an average in the tables; "
-                    f"rename it in benchmark.yaml or {data.name}"
-                )
+        for key in labels:
+            _refuse_label(key, getattr(recording, key), f"benchmark.yaml or {data.name}", folder)
     files = tuple(
         DataFile(path.name, "", path.stat().st_size, sha256_of_file(path))
         for path in (folder / "benchmark.yaml", folder / "stimuli.csv", data)
     )
     description = Description(
         name=about.name,
-        version=about.version,
+        version=int(about.version),
         species=(about.species,),
         regions=(about.region,),
         citation=about.citation,
@@ -90,7 +89,22 @@ def load(name: str, folder: Path) -> Benchmark:
         files=files,
         n_stimuli=len(stimulus_set.stimulus_ids),
     )
-    return Benchmark(description, stimulus_set, recordings)
+    return Benchmark(description, stimulus_set, recordings, str(data), (*notes, *others))
+
+
+def _refuse_key(about: About, key: str, why: str, folder: Path) -> None:
+    if getattr(about, key):
+        raise UserError(f"{folder / 'benchmark.yaml'}: {key} {why}; remove the key")
+
+
+def _refuse_label(key: str, label: str, files: str, folder: Path) -> None:
+    """Refuse labels that tables could not tell from their own, or not show in one line."""
+    if key in ("session", "animal") and label in (MEAN, ALL):
+        raise UserError(
+            f"{folder}: the {key} {label!r} would be taken for an average in the tables; rename it in {files}"
+        )
+    if any(unicodedata.category(character) == "Cc" for character in label):
+        raise UserError(f"{folder}: the {key} {label!r} has a character that is no text; rename it in {files}")
 
 
 def _only_one(*paths: Path) -> Path:
@@ -108,21 +122,19 @@ def read_about(path: Path) -> About:
     Raises:
         UserError: absent, not YAML, or a key is missing, misspelt ("did you mean") or wrong.
     """
-    try:
-        content = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where else ""
-        raise UserError(f"{path} is not valid YAML{line}; mend that") from error
+    content = read_yaml(path, "a benchmark folder needs it (docs/adding-a-benchmark.md)", verbatim=True)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold keys and values: {', '.join(About.model_fields)}")
     try:
-        return About.model_validate(content)
+        about = About.model_validate(content)
     except ValidationError as error:
-        # A misspelt key is also a missing one: tell the misspelling.
+        # A misspelt key is also a missing one: name the misspelling.
         first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {_explain(key, first['type'], first['msg'], content)}") from error
+    if about.distance and about.distance not in KINDS:
+        raise UserError(f"{path}: unknown distance {about.distance!r}{did_you_mean(about.distance, KINDS)}")
+    return about
 
 
 def _explain(key: str, kind: str, message: str, content: dict[Any, Any]) -> str:
@@ -133,58 +145,4 @@ def _explain(key: str, kind: str, message: str, content: dict[Any, Any]) -> str:
         return f"unknown key '{key}'; {hint}"
     if kind == "missing":
         return f"the key '{key}' is missing; add it"
-    return f"{key}: {message}, got {content.get(key)!r}; mend that"
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; a benchmark folder needs it (docs/adding-a-benchmark.md)")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a UTF-8 text file; save it as one") from error
-
-
-def read_stimuli(name: str, folder: Path) -> StimulusSet:
-    """Read stimuli.csv and check that every image is there; images are decoded when they are read.
-
-    Raises:
-        UserError: a column or an image is missing, an id is empty or duplicated, degrees is not a size.
-    """
-    path = folder / "stimuli.csv"
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    columns = reader.fieldnames or []
-    for column in ("stimulus_id", "filename", "degrees"):
-        if column not in columns:
-            raise UserError(f"{path} has no column '{column}', only {', '.join(columns)}; add it")
-    rows = list(reader)
-    if not rows:
-        raise UserError(f"{path} lists no stimuli; add a line for each image")
-    ids = unique_ids([row["stimulus_id"] for row in rows], path)
-    images = [_image_path(folder / "stimuli", row, path) for row in rows]
-    degrees = tuple(_degrees(row, path) for row in rows)
-    categories = tuple(row["category"] or "" for row in rows) if "category" in columns else ()
-    return stimuli_from_files(name, ids, images, categories, degrees)
-
-
-def _image_path(images: Path, row: dict[str, str], table: Path) -> Path:
-    path = images / (row["filename"] or "")
-    if not path.is_file():
-        raise UserError(
-            f"the image {path} of stimulus_id '{row['stimulus_id']}' does not exist; "
-            f"put it there or mend its filename in {table}"
-        )
-    return path
-
-
-def _degrees(row: dict[str, str], path: Path) -> float:
-    try:
-        degrees = float(row["degrees"] or "nan")
-    except ValueError:
-        degrees = math.nan
-    if not 0 < degrees < math.inf:
-        raise UserError(
-            f"{path} gives stimulus_id '{row['stimulus_id']}' degrees {row['degrees']!r}; "
-            "give the image's width in degrees of visual angle, above 0"
-        )
-    return degrees
+    return f"{key}: {message}, got {content.get(key)!r}; fix that"

@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import pytest
+import xarray
+from PIL import Image
 
 from brain_eval import activation_files, benchmarks
+from brain_eval.benchmarks import folder
 from brain_eval.scoring import score_model
 
 
@@ -31,8 +34,8 @@ def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
 class Study:
     """A folder with activations, and the scores made from them."""
 
-    def __init__(self, folder, monkeypatch):
-        self.folder, self.known = folder, {}
+    def __init__(self, place, monkeypatch):
+        self.folder, self.known = place, {}
         monkeypatch.setattr(benchmarks, "load_benchmark", lambda spec, data: self.known[spec.partition("=")[0]])
 
     def write(self, benchmark, layers, **attributes):
@@ -63,3 +66,57 @@ class Study:
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     return Study(tmp_path, monkeypatch)
+
+
+class OwnBenchmark:
+    """A benchmark folder of the user's own, `mine`, whose parts are written one by one."""
+
+    def __init__(self, path, n=6):
+        self.path, self.n = path, n
+        self.ids = [f"s{i}" for i in range(n)]
+        self.about()
+        self.table()
+
+    def about(self, **keys):
+        """benchmark.yaml, each value as it would be typed."""
+        given = {"name": "mine", "species": "macaque", "region": "V4", "citation": "Me (2026)", "licence": "CC0"}
+        self.path.mkdir(exist_ok=True)
+        lines = [f"{key}: {value}" for key, value in (given | keys).items()]
+        (self.path / "benchmark.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def table(self, ids=None, names=None, columns="stimulus_id,filename,degrees"):
+        """stimuli.csv and its images."""
+        self.ids = ids or self.ids
+        names = names or [f"{i}.png" for i in range(len(self.ids))]
+        (self.path / "stimuli").mkdir(exist_ok=True)
+        for i, name in enumerate(names):
+            pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.path / "stimuli" / name, format="png")
+        rows = [[one, name, "8"] for one, name in zip(self.ids, names, strict=True)]
+        with (self.path / "stimuli.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
+
+    def responses(self, values, ids=None, dims=("neuroid", "presentation", "repetition"), encoding=None, **coords):
+        """responses.nc: `values` along `dims`, labels as name=values along neuroid, or name=(dim, values)."""
+        along = {"stimulus_id": ("presentation", self.ids if ids is None else ids)}
+        along |= {key: one if isinstance(one, tuple) else ("neuroid", one) for key, one in coords.items()}
+        data = xarray.Dataset({"responses": (dims[: np.ndim(values)], values)}, along)
+        data.to_netcdf(self.path / "responses.nc", encoding=encoding or {})
+
+    def rdm(self, matrix, ids=None):
+        """rdm.nc."""
+        own = {"stimulus_id": ("row", self.ids if ids is None else ids)}
+        data = {"rdm": (("row", "column", "more")[: np.ndim(matrix)], matrix)}
+        xarray.Dataset(data, own).to_netcdf(self.path / "rdm.nc")
+
+    def load(self):
+        return folder.load("mine", self.path)
+
+    def recordings(self):
+        return self.load().recordings
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder without recordings so far; 6 stimuli, s0 to s5."""
+    return OwnBenchmark(tmp_path / "mine")
