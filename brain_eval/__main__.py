@@ -52,11 +52,15 @@ def check(
         ),
     ] = None,
     data: Data = Path("data"),
+    metrics: Annotated[str, typer.Option(help="Comma-separated, as of score: what the folders must have data for.")] = (
+        "spearman,rho-a"
+    ),
+    recorded_rdms: Annotated[str, typer.Option(help="Comma-separated, as of score.")] = "correlation",
 ) -> None:
-    """Load reference models and folders of your own, to refuse mistakes early; silent when all is well."""
+    """Load reference models and folders of your own, to refuse mistakes early; says what of a folder is not used."""
     from brain_eval.check import check_all
 
-    check_all(model_spec or [], benchmark or [], data)
+    check_all(model_spec or [], benchmark or [], data, metrics.split(","), recorded_rdms.split(","))
 
 
 @app.command()

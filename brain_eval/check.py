@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from brain_eval.benchmarks import decode_all, load_benchmark, module_of
+from brain_eval.benchmarks import decode_all, load_benchmark, module_of, say_notes
+from brain_eval.recorded_rdms import CORRELATION
+from brain_eval.scoring import known_kinds, known_metrics, refuse_undefined
 from nmnc.errors import UserError
 
 
@@ -32,24 +34,36 @@ class ModelSpec(BaseModel):
     preprocessing: dict[str, Any] | None = None
 
 
-def check_all(model_specs: Sequence[str], benchmark_specs: Sequence[str], data: Path) -> None:
+def check_all(
+    model_specs: Sequence[str], benchmark_specs: Sequence[str], data: Path,
+    metrics: Sequence[str] = ("spearman",), recorded_rdms: Sequence[str] = (CORRELATION,),
+) -> None:  # fmt: skip
     """Load every model, pass blank images through it, and load every benchmark folder with all its images.
+
+    What a folder has that is not used is said on stderr.
 
     Args:
         model_specs: JSON objects, see `ModelSpec`.
         benchmark_specs: NAME=FOLDER; of a plain NAME only the name is checked, and nothing downloaded.
         data: the data folder.
+        metrics, recorded_rdms: what the folders are scored by; what they lack for it is a mistake.
 
     Raises:
         UserError: the first mistake found.
     """
+    metrics, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
     for text in model_specs:
         _check_model(_read(text), data)
+    loaded = []
     for spec in benchmark_specs:
-        if "=" in spec:
-            decode_all(load_benchmark(spec, data))
-        else:
+        if "=" not in spec:
             module_of(spec)
+            continue
+        benchmark = load_benchmark(spec, data)
+        say_notes(benchmark)
+        decode_all(benchmark)
+        loaded.append(benchmark)
+    refuse_undefined(loaded, metrics, kinds, others=len(loaded) < len(benchmark_specs))
 
 
 def _read(text: str) -> ModelSpec:

@@ -4,13 +4,14 @@ A model's layer has no noise, so what is Mahalanobis or crossnobis distance in a
 Euclidean distance in a layer: the same geometry, with noise that is alike and independent in all units.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Recording
+from brain_eval.gram import RowError
 from brain_eval.mahalanobis import crossnobis_rdm, mahalanobis_rdm
 from brain_eval.rdms import correlation_rdm, cosine_rdm, euclidean_rdm
 from nmnc.errors import UserError
@@ -47,6 +48,11 @@ KINDS = {
 }
 #: The kind that every recording has, since some are published as an RDM alone.
 CORRELATION = "correlation"
+#: What to do where it is undefined.
+WAYS_OUT = (
+    "leave that out (NaN where that recording has nothing), or compare other distances (recorded_rdms: [euclidean], "
+    "--recorded-rdms euclidean), or score by cka or ridge alone"
+)
 
 
 def find_kind(name: str) -> Kind:
@@ -66,17 +72,27 @@ def recorded_as(benchmark: Benchmark, kind: str) -> tuple[Benchmark, dict[str, s
 
     Returns:
         The benchmark, and for each recording that is left out its name and why.
+
+    Raises:
+        UserError: a correlation RDM that is undefined: every recording has one, or the mean over recordings would
+            silently be of fewer (names the stimulus, and what can be done).
     """
-    if kind == CORRELATION:
-        return benchmark, {}
-    find_kind(kind)
     kept, reasons = [], {}
     for recording in benchmark.recordings:
         try:
-            kept.append(replace(recording, rdm=_rdm(recording, kind)))
+            kept.append(_with_rdm(recording, kind))
         except UserError as error:
-            reasons[f"{recording.species} {recording.region}, session {recording.session}"] = str(error)
+            reason = error.of(benchmark.ids_of(recording)) if isinstance(error, RowError) else str(error)
+            if kind == CORRELATION:
+                raise UserError(f"{benchmark.place}, {recording.name}: {reason}; {WAYS_OUT}") from None
+            reasons[f"{recording.species} {recording.region}, session {recording.session}"] = reason
     return replace(benchmark, recordings=tuple(kept)), reasons
+
+
+def refuse_absent(kind: str, places: str, reasons: Mapping[str, str]) -> None:
+    """UserError: no recording of `places` has a kind of RDM, with the first recording's reason."""
+    why = next((f" ({recording}: {reason})" for recording, reason in reasons.items()), "")
+    raise UserError(f"no recording of {places} has a {kind} RDM{why}; leave it out of the recorded RDMs")
 
 
 def source_of(recording: Recording, kind: str) -> NDArray[np.float64] | None:
@@ -84,8 +100,13 @@ def source_of(recording: Recording, kind: str) -> NDArray[np.float64] | None:
     return recording.repetitions if find_kind(kind).repeated else recording.responses
 
 
-def _rdm(recording: Recording, kind: str) -> NDArray[np.floating]:
+def _with_rdm(recording: Recording, kind: str) -> Recording:
+    """The recording with an RDM of this kind: the one that it has, or one that is made of its responses."""
     source = source_of(recording, kind)
+    if recording.rdm is not None and (kind == CORRELATION or (source is None and kind == recording.distance)):
+        return recording
     if source is None:
         raise UserError(f"it has no {'repetitions' if KINDS[kind].repeated else 'responses'}")
-    return KINDS[kind].of_recording(source)
+    if kind == CORRELATION and source.shape[1] < 2:
+        raise UserError("correlation distances need 2 neuroids, and it has 1")
+    return replace(recording, rdm=KINDS[kind].of_recording(source))

@@ -14,15 +14,15 @@ from brain_eval.activation_reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.files import netcdf_errors
 from brain_eval.rdm_files import Rdms, whole_rdm, write_rdms
-from brain_eval.rdms import UndefinedSimilarity, upper_triangle
-from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as
+from brain_eval.rdms import UndefinedRow, upper_triangle
+from brain_eval.recorded_rdms import CORRELATION, find_kind, recorded_as, refuse_absent
 from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.score_draws import write_draws
 from brain_eval.score_rows import COLUMNS as COLUMNS
 from brain_eval.score_rows import rows_of_layer
 from brain_eval.scoring_memory import refuse_too_much
 from brain_eval.similarity import METRICS, find_metric
-from brain_eval.targets import Score, Scores, Target
+from brain_eval.targets import Score, Scores, Target, pairs_of
 from nmnc.errors import UserError
 from nmnc.files import replacing
 
@@ -61,10 +61,10 @@ def score_model(
             other stimuli, NaN in them, a full disk.
     """
     who = _identity(identity)
-    chosen = _metrics([name.strip() for name in metrics])
-    kinds = _kinds([name.strip() for name in recorded_rdms])
+    chosen, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
     rows: list[dict[str, Any]] = []
     stored: Rdms = {}
+    reasons: dict[str, dict[str, str]] = {}
     scored: list[tuple[Target, str, dict[str, Scores]]] = []
     benchmarks = [brain_eval.benchmarks.load_benchmark(spec, data) for spec in specs]
     refuse_too_much(benchmarks, chosen, len(kinds), draws)
@@ -75,7 +75,7 @@ def score_model(
         with open_activations(activations_folder / f"{name}.nc", benchmark) as activations:
             about: dict[str, Any] = who | {"preprocessing": activations.preprocessing}
             about |= {"benchmark": name, "version": benchmark.description.version}
-            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, ceilings):
+            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, ceilings, reasons):
                 layers: dict[str, Scores] = {}
                 for layer in tqdm(activations.layers, f"score {name}, {target.kind}", disable=None):
                     layers[layer] = _in_order(score_layer(target, responses, activations, layer), chosen)
@@ -86,7 +86,9 @@ def score_model(
             if len(ids) <= MOST_STIMULI_STORED:
                 every = np.arange(len(ids))
                 stored[name] = ids, {layer: whole_rdm(activations.read(layer, every)) for layer in activations.layers}
-    _refuse_absent(kinds, {target.kind for target, _, _ in scored}, specs)
+    for kind in kinds:
+        if kind not in {target.kind for target, _, _ in scored}:
+            refuse_absent(kind, ", ".join(specs), reasons.get(kind, {}))
     # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
     with replacing(rdms_out) as rdms_part, netcdf_errors(rdms_out):
         write_rdms(rdms_part, who, stored)
@@ -99,32 +101,27 @@ def score_model(
 
 def _targets(
     benchmark: Benchmark, chosen: Sequence[str], kinds: Sequence[str],
-    draws: int, seed: int, ceilings: Path | None,
+    draws: int, seed: int, ceilings: Path | None, reasons: dict[str, dict[str, str]],
 ) -> Iterator[tuple[Target, ResponseTarget]]:  # fmt: skip
     """Yield what the layers are compared with: the RDMs of one kind after the other, responses beside the first.
 
-    Recordings that lack a kind are warned of; a kind that all of them lack is left out.
+    Recordings that lack a kind are warned of, with the reason, which is also added to `reasons`; a kind that all of
+    them lack is left out.
     """
     compared = {one: find_metric(one) for one in chosen if one in METRICS}
     others = [one for one in chosen if one in RESPONSE_METRICS]
     # Every recording is in the target of the correlation RDMs, and so is every response.
     for kind in kinds if CORRELATION in kinds or not others else (CORRELATION, *kinds):
-        own, lacking = recorded_as(benchmark, kind)
+        metrics = compared if kind in kinds else {}
+        # Without metrics of RDMs no RDM is looked at, so none need be defined.
+        own, lacking = recorded_as(benchmark, kind) if metrics or kind != CORRELATION else (benchmark, {})
         for recording, reason in lacking.items():
             text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
             tqdm.write(text, file=sys.stderr)
+            reasons.setdefault(kind, {})[recording] = reason
         if own.recordings:
-            target = Target(own, compared if kind in kinds else {}, draws, seed, ceilings, kind)
+            target = Target(own, metrics, draws, seed, ceilings, kind)
             yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
-
-
-def _refuse_absent(kinds: Sequence[str], found: set[str], specs: Sequence[str]) -> None:
-    for kind in kinds:
-        if kind not in found:
-            raise UserError(
-                f"no recording of {', '.join(specs)} has a {kind} RDM (the warnings above say why); "
-                "leave it out of the recorded RDMs"
-            )
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -141,18 +138,47 @@ def _identity(text: str) -> dict[str, str]:
     return dict(zip(("network", "rule", "kind", "seed"), parts, strict=True))
 
 
-def _metrics(names: Sequence[str]) -> list[str]:
+def known_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics' names, each once and without blanks; UserError for an unknown one."""
     known = (*METRICS, *RESPONSE_METRICS)
+    names = [name.strip() for name in names]
     for name in names:
         if name not in known:
             raise UserError(f"unknown metric '{name}'; choose from {', '.join(known)}")
     return list(dict.fromkeys(names))
 
 
-def _kinds(names: Sequence[str]) -> list[str]:
+def known_kinds(names: Sequence[str]) -> list[str]:
+    """The same of kinds of recorded RDMs."""
+    names = [name.strip() for name in names]
     for name in names:
         find_kind(name)
     return list(dict.fromkeys(names))
+
+
+def refuse_undefined(
+    benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, others: bool
+) -> None:
+    """Make the recordings' RDMs that `score_model` would compare, to refuse before anything runs what it would refuse.
+
+    Args:
+        benchmarks: loaded.
+        metrics, kinds: names.
+        others: whether benchmarks that are not looked at are scored too, and may have what all of these lack.
+
+    Raises:
+        UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
+    """
+    compared = any(name in METRICS for name in metrics)
+    for kind in (kind for kind in kinds if compared or kind != CORRELATION):
+        reasons: dict[str, str] = {}
+        found = False
+        for benchmark in benchmarks:
+            own, lacking = recorded_as(benchmark, kind)
+            reasons |= lacking
+            found |= bool([pairs_of(recording, benchmark.place) for recording in own.recordings])
+        if benchmarks and not found and not others:
+            refuse_absent(kind, ", ".join(benchmark.place for benchmark in benchmarks), reasons)
 
 
 def _cell(value: object) -> str:
@@ -177,9 +203,8 @@ def score_layer(target: Target, responses: ResponseTarget, activations: Activati
         if target.metrics:
             try:
                 scores |= target.compare(number, upper_triangle(find_kind(target.kind).of_layer(features)))
-            except UndefinedSimilarity as error:
-                stimulus = target.stimulus_ids[stimuli[error.row or 0]]
-                reason = f"none: {str(error).partition(' in row')[0]} for stimulus '{stimulus}'"
+            except UndefinedRow as error:
+                reason = f"none: {error.what} for stimulus '{target.stimulus_ids[stimuli[error.row]]}'"
                 scores |= {(i, name): Score(None, None, reason) for i in group for name in target.metrics}
         scores |= responses.score(group, features)
         for reason in dict.fromkeys(s.words for (i, _), s in scores.items() if i in group and s.raw is None):

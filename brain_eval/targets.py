@@ -104,6 +104,7 @@ class Target:
     ) -> None:  # fmt: skip
         self.metrics, self.draws, self.seed, self.kind = metrics, draws, seed, kind
         self.name, self.recordings = benchmark.description.name, benchmark.recordings
+        self._place = benchmark.place
         self.stimulus_ids = benchmark.stimulus_set.stimulus_ids
         #: One label per stimulus whose share the splits of encoding models keep; empty: splits at random.
         self.categories = benchmark.stimulus_set.categories if benchmark.description.stratified else ()
@@ -116,7 +117,7 @@ class Target:
         self._coarse = self._groups_of_stimuli(min(draws, RECOMPUTED_DRAWS))
         self.halves = split_halves(self.strata, n, SPLITS_OF_STIMULI, generator(seed, self.name, "halves for layers"))
         self._weights = [self.weights(self.stimuli(group)) for group in self.groups]
-        self._pairs = [_pairs(recording, self.name) for recording in self.recordings] if metrics else []
+        self._pairs = [pairs_of(recording, self._place) for recording in self.recordings] if metrics else []
         self._recorded: dict[tuple[int, Transform], tuple[Vector, Moments | None]] = {}
         for group, weights in zip(self.groups, self._weights, strict=True):
             for index, transform in ((i, t) for i in group for t in {one.transform for one in metrics.values()}):
@@ -217,7 +218,7 @@ class Target:
         what = next((what for what, own in labels.items() if len(set(own)) > 1), None)
         if metric not in self.metrics or what is None or not same:
             return UNKNOWN
-        rdms = [r.rdm[np.ix_(order, order)] for r, order in zip(recordings, orders, strict=True)]
+        rdms = [_rdm(r, self._place)[np.ix_(order, order)] for r, order in zip(recordings, orders, strict=True)]
         try:
             return leave_one_out(rdms, metric, labels[what], what)
         except UndefinedSimilarity as error:  # RDMs that are not constant may cancel in their mean
@@ -232,11 +233,28 @@ def _grouped(keys: Sequence[object]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _pairs(recording: Recording, benchmark: str) -> Vector:
-    whose = f"benchmark {benchmark}, session {recording.session}, animal {recording.animal}"
-    if np.shape(recording.rdm)[0] != len(recording.stimuli) or len(recording.stimuli) < 3:
-        raise UserError(f"{whose}: its RDM must have a row for each of its stimuli, at least 3; mend the data")
-    pairs = upper_triangle(recording.rdm)
+def _rdm(recording: Recording, place: str) -> Matrix:
+    if recording.rdm is None:
+        raise UserError(f"{place}, {recording.name}: no correlation RDM; choose other recorded RDMs")
+    return recording.rdm
+
+
+def pairs_of(recording: Recording, place: str) -> Vector:
+    """Return the pairs of a recording's RDM, (m,).
+
+    Args:
+        recording: with an RDM.
+        place: what errors name beside the recording.
+
+    Raises:
+        UserError: no RDM, of fewer than 3 stimuli, with NaN, or constant.
+    """
+    rdm = _rdm(recording, place)
+    if np.shape(rdm)[0] != len(recording.stimuli) or len(recording.stimuli) < 3:
+        raise UserError(
+            f"{place}, {recording.name}: its RDM must have a row for each of its stimuli, at least 3; fix the data"
+        )
+    pairs = upper_triangle(rdm)
     if not np.isfinite(pairs).all() or pairs.max() == pairs.min():
-        raise UserError(f"{whose}: its RDM holds NaN or is constant; mend the data or leave it out")
+        raise UserError(f"{place}, {recording.name}: its RDM holds NaN or is constant; fix the data or leave it out")
     return pairs

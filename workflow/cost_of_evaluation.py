@@ -18,6 +18,7 @@ from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.sources import state
 from brain_eval.ceilings import split_half_all
 from brain_eval.models import Model
+from brain_eval.rdms import euclidean_rdm
 from brain_eval.recorded_rdms import CORRELATION, source_of
 from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
 from brain_eval.scoring import MOST_STIMULI_STORED
@@ -185,7 +186,9 @@ def evaluation_cost(
 def _cut(recording: Recording) -> Recording:
     few = slice(COMPARED)
     responses = None if recording.responses is None else recording.responses[few]
-    rdm = recording.rdm[few, few]
+    rdm = None if recording.rdm is None else recording.rdm[few, few]
+    if rdm is None and responses is not None:  # no correlation is defined; any other RDM takes as long to compare
+        rdm = euclidean_rdm(responses)
     return replace(recording, stimuli=recording.stimuli[few], rdm=rdm, responses=responses, repetitions=None)
 
 

@@ -17,6 +17,10 @@ def check_options(study: Study, specs: Sequence[str]) -> list[str]:
         specs: its benchmarks, NAME or NAME=FOLDER.
     """
     options = [f"--benchmark={spec}" for spec in specs if "=" in spec]
+    if options:
+        options = [f"--benchmark={spec}" for spec in specs]  # others may have what a folder lacks
+        options.append(f"--metrics={','.join(study.evaluation.metrics)}")
+        options.append(f"--recorded-rdms={','.join(study.evaluation.recorded_rdms)}")
     for name, model in study.evaluation.models.items():
         options.append(f"--model-spec={json.dumps({'name': name, **model.model_dump(mode='json')})}")
     return [*options, f"--data={runs.data_folder(study)}"] if options else []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 
-from brain_eval.benchmarks.base import Benchmark, Recording
+from brain_eval.benchmarks.base import Benchmark
 from brain_eval.figures.similarity import region_title
 from brain_eval.figures.style import CaptionedFigure, RuleStyle, file_name, plain, styled
 
@@ -69,17 +69,15 @@ def recorded_means(benchmark: Benchmark) -> dict[tuple[str, str], tuple[NDArray[
     The mean's own percentiles again, (n, n) float64, 0 to 100.
     """
     n = len(benchmark.stimulus_set.stimulus_ids)
-    regions: dict[tuple[str, str], list[Recording]] = {}
+    totals: dict[tuple[str, str], NDArray[np.float64]] = {}
+    counts: dict[tuple[str, str], int] = {}
     for recording in benchmark.recordings:
-        if len(recording.stimuli) == n:
-            regions.setdefault((recording.species, recording.region), []).append(recording)
-    means = {}
-    for key, recordings in regions.items():
-        total = np.zeros((n, n))
-        for recording in recordings:
+        if len(recording.stimuli) == n and recording.rdm is not None:
+            key = (recording.species, recording.region)
+            total = totals.setdefault(key, np.zeros((n, n)))
             total[np.ix_(recording.stimuli, recording.stimuli)] += percentiles(recording.rdm)
-        means[key] = (percentiles(total), len(recordings))
-    return means
+            counts[key] = counts.get(key, 0) + 1
+    return {key: (percentiles(total), counts[key]) for key, total in totals.items()}
 
 
 def _draw(
