@@ -34,7 +34,7 @@ COLUMNS = ("kind", "outcome", "inputs", "seconds_most", "gigabytes_most", "seed"
 
 
 class Outcome(NamedTuple):
-    """What came of one input: success, refused, traceback, status, lines, hang, memory, crash or touched; and its cost."""
+    """What came of one input (success, refused, traceback, hang, ...: see `judge`), and its cost."""
 
     number: int
     kind: str
@@ -90,7 +90,7 @@ def try_input(number: int, kind: str, seed: int, keep: Path | None = None) -> Ou
     parent = Path(tempfile.mkdtemp(prefix="fuzz-"))
     folder, said = parent / "input", parent / "said"
     folder.mkdir()
-    command, _ = INPUTS[kind](folder, Random(f"{seed} {number} {kind}"))
+    command = INPUTS[kind](folder, Random(f"{seed} {number} {kind}"))
     before = snapshot(folder)
     pid = os.fork()
     if pid == 0:
@@ -101,8 +101,12 @@ def try_input(number: int, kind: str, seed: int, keep: Path | None = None) -> Ou
     if outcome in FINE and snapshot(folder) != before:
         outcome = "touched"
     if keep is not None and outcome not in FINE:
-        shutil.copytree(parent, keep / f"{seed}-{number}-{kind}-{outcome}", symlinks=True, dirs_exist_ok=True, ignore=pipes)
-        (keep / f"{seed}-{number}-{kind}-{outcome}" / "command").write_text("\n".join(command), errors="backslashreplace")
+        shutil.copytree(
+            parent, keep / f"{seed}-{number}-{kind}-{outcome}", symlinks=True, dirs_exist_ok=True, ignore=pipes
+        )
+        (keep / f"{seed}-{number}-{kind}-{outcome}" / "command").write_text(
+            "\n".join(command), errors="backslashreplace"
+        )
     shutil.rmtree(parent, ignore_errors=True)
     return Outcome(number, kind, outcome, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, text[-300:])
 
@@ -142,7 +146,11 @@ def judge(ended: bool, status: int, usage: resource.struct_rusage, text: str) ->
         return "success"
     if status != 2:
         return "status"
-    return "refused" if len(lines) >= 1 and lines[-1].startswith(("nmnc: ", "brain_eval: ")) and len(lines) == 1 else "lines"
+    return (
+        "refused"
+        if len(lines) >= 1 and lines[-1].startswith(("nmnc: ", "brain_eval: ")) and len(lines) == 1
+        else "lines"
+    )
 
 
 def preload() -> None:
@@ -157,7 +165,7 @@ def preload() -> None:
     import brain_eval.activations
     import brain_eval.benchmarks.folder
     import brain_eval.check
-    import brain_eval.models
+    import brain_eval.models  # noqa: F401
     import nmnc.__main__
     import nmnc.job  # noqa: F401
 
@@ -200,7 +208,10 @@ def write(path: Path, outcomes: list[Outcome], seed: int) -> None:
     rows = []
     for (kind, what), number in sorted(counts.items()):
         same = [one for one in outcomes if (one.kind, one.outcome) == (kind, what)]
-        most = {"seconds_most": max(one.seconds for one in same), "gigabytes_most": max(one.memory for one in same) / 1e9}
+        most = {
+            "seconds_most": max(one.seconds for one in same),
+            "gigabytes_most": max(one.memory for one in same) / 1e9,
+        }
         rows.append({"kind": kind, "outcome": what, "inputs": number} | most | shared)
     write_csv(path, COLUMNS, rows)
 
@@ -233,7 +244,10 @@ def main() -> None:
             continue
         outcomes.append(outcome)
         if outcome.outcome not in FINE or options.number is not None:
-            print(f"{outcome.kind} {outcome.number}: {outcome.outcome}, {outcome.seconds:.1f} s: {outcome.said}", flush=True)
+            print(
+                f"{outcome.kind} {outcome.number}: {outcome.outcome}, {outcome.seconds:.1f} s: {outcome.said}",
+                flush=True,
+            )
     counts = Counter(outcome.outcome for outcome in outcomes)
     if options.out:
         write(options.out, outcomes, options.seed)

@@ -1,4 +1,4 @@
-"""What bench/fuzz.py throws at the checks: valid studies, data, benchmarks and networks, and what can be wrong with them.
+"""What bench/fuzz.py throws at the checks: valid studies, data, benchmarks and networks, and ways to damage them.
 
 Each kind of input is a function (folder, random) that writes a damaged one and returns the command to try on it.
 """
@@ -19,8 +19,8 @@ import torch
 import yaml
 from PIL import Image
 
-#: The command, and the part of the folder it may write to.
-Command = tuple[list[str], str]
+#: Arguments of python -m.
+Command = list[str]
 SIDE = 8
 NET = """
 from torch import nn
@@ -69,7 +69,8 @@ STUDY: dict[str, Any] = {
 ODD: list[Any] = [
     None, True, False, 0, -1, 1, 2, 3.5, -0.0, 1e300, -1e300, float("inf"), float("nan"), 1e-320, 2**31, 2**63, 2**64,
     10**12, 10**30, "", " ", "x" * 300, "\0", "é", "ﷺ" * 100, "../..", "/", "{x}", "%s", "'", '"', "a\nb", "nan", "1e5",
-    "NO", "a,b", "a=b", ":", "os:system", "net:absent", "torchvision:resnet18", [], {}, [[]], [1, 2], {"a": 1}, ["x", None],
+    "NO", "a,b", "a=b", ":", "os:system", "net:absent", "torchvision:resnet18", [], {}, [[]], [1, 2], {"a": 1},
+    ["x", None],
 ]  # fmt: skip
 
 
@@ -93,7 +94,9 @@ def reshaped(content: Any, random: Random) -> Any:
         case 4 if isinstance(node, dict):
             name = str(key)
             place = random.randrange(len(name) + 1)
-            node[random.choice([name[:place] + "x" + name[place:], name[:-1], name * 60, f"{name} ", 7, None])] = node.pop(key)
+            node[random.choice([name[:place] + "x" + name[place:], name[:-1], name * 60, f"{name} ", 7, None])] = (
+                node.pop(key)
+            )
         case 4:
             node.extend([node[key]] * random.choice([1, 1000]))
         case 5:
@@ -104,7 +107,9 @@ def reshaped(content: Any, random: Random) -> Any:
         case 7:
             value = node[key]
             number = isinstance(value, int | float) and not isinstance(value, bool)
-            node[key] = value * random.choice([-1, 0, 1000, 10**9, 0.5]) if number else str(value) * random.choice([1, 50])
+            node[key] = (
+                value * random.choice([-1, 0, 1000, 10**9, 0.5]) if number else str(value) * random.choice([1, 50])
+            )
         case _:
             for _ in range(random.choice([3, 60, 2000])):
                 node[key] = [node[key]]
@@ -133,7 +138,9 @@ def damaged(content: bytes, random: Random) -> bytes:
             case 5:
                 data[first : first + length] = random.randbytes(length)
             case _:
-                data[first:first] = random.choice([b"\xff", b"\0", b"\t", b"\n", b"\xef\xbb\xbf", b"{", b"- ", b'"', b"&a *a", b": "])
+                data[first:first] = random.choice(
+                    [b"\xff", b"\0", b"\t", b"\n", b"\xef\xbb\xbf", b"{", b"- ", b'"', b"&a *a", b": "]
+                )
     return bytes(data)
 
 
@@ -239,7 +246,7 @@ def study(folder: Path, random: Random) -> Command:
     content = copy.deepcopy(STUDY)
     (folder / "study.yaml").write_bytes(text_of(content, random, as_yaml))
     spoil(folder, random, 0.05)
-    return ["nmnc", "check", "--config", "study.yaml"], ""
+    return ["nmnc", "check", "--config", "study.yaml"]
 
 
 def base(folder: Path, random: Random) -> None:
@@ -263,10 +270,12 @@ def data_npz(folder: Path, random: Random) -> Command:
     write_npz(folder / "data" / "toy.npz", arrays, random)
     content = copy.deepcopy(STUDY)
     if random.random() < 0.5:
-        content["dataset"] = {"name": "toy.npz"} | random.choice([{}, {"train_images": 10**6}, {"test_images": 1}, {"validation_images": 60}])
+        content["dataset"] = {"name": "toy.npz"} | random.choice(
+            [{}, {"train_images": 10**6}, {"test_images": 1}, {"validation_images": 60}]
+        )
     (folder / "study.yaml").write_text(as_yaml(content))
     spoil(folder / "data", random, 0.3)
-    return ["nmnc", "check", "--config", "study.yaml"], ""
+    return ["nmnc", "check", "--config", "study.yaml"]
 
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16")
@@ -281,7 +290,9 @@ def odd_image(path: Path, random: Random) -> None:
         image = image.convert(random.choice(MODES))
     except ValueError:
         image = image.convert("RGB")
-    kind = {".jpg": "JPEG", ".tif": "TIFF", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP"}.get(path.suffix.lower(), "PNG")
+    kind = {".jpg": "JPEG", ".tif": "TIFF", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP"}.get(
+        path.suffix.lower(), "PNG"
+    )
     stream = io.BytesIO()
     try:
         image.save(stream, kind)
@@ -314,7 +325,7 @@ def data_folder(folder: Path, random: Random) -> Command:
     content["dataset"] = {"name": "images"} | random.choice([{}, {"image_size": 8}])
     (folder / "study.yaml").write_text(as_yaml(content))
     spoil(folder / "data" / "images", random, 0.3)
-    return ["nmnc", "check", "--config", "study.yaml"], ""
+    return ["nmnc", "check", "--config", "study.yaml"]
 
 
 ABOUT = {"name": "mine", "species": "macaque", "region": "IT", "citation": "Somebody 2024", "licence": "none"}
@@ -346,7 +357,7 @@ def benchmark(folder: Path, random: Random) -> Command:
     write_responses(mine / random.choice(["responses.nc", "rdm.nc"]), ids, random, odd=part == 2)
     if part == 3:
         spoil(mine, random, 1.0)
-    return ["brain_eval", "check", "--benchmark", "mine=mine"], ""
+    return ["brain_eval", "check", "--benchmark", "mine=mine"]
 
 
 def write_responses(path: Path, ids: list[str], random: Random, odd: bool) -> None:
@@ -364,25 +375,58 @@ def write_responses(path: Path, ids: list[str], random: Random, odd: bool) -> No
             match random.randrange(8):
                 case 0:
                     values = odd_array(values, random)
-                    values = values if values.dtype.kind in "fiu" else values.astype("f4", casting="unsafe", copy=True) if values.dtype.kind == "b" else generator.random(values.shape)
+                    values = (
+                        values
+                        if values.dtype.kind in "fiu"
+                        else values.astype("f4", casting="unsafe", copy=True)
+                        if values.dtype.kind == "b"
+                        else generator.random(values.shape)
+                    )
                 case 1:
-                    labels = random.choice([labels[:-1], labels[::-1], ["x"] * len(labels), [""] * len(labels), ["é"] * len(labels), labels[:1] * len(labels)])
+                    labels = random.choice(
+                        [
+                            labels[:-1],
+                            labels[::-1],
+                            ["x"] * len(labels),
+                            [""] * len(labels),
+                            ["é"] * len(labels),
+                            labels[:1] * len(labels),
+                        ]
+                    )
                 case 2:
                     dims = random.choice([dims[::-1], ["a", "b", "c"][: len(dims)], dims[:1] * len(dims)])
                 case 3:
                     values = np.array(values, dtype=float)
-                    values.flat[random.randrange(max(values.size, 1)) : None if random.random() < 0.3 else 1] = random.choice([np.nan, np.inf, -1, 0])
+                    values.flat[random.randrange(max(values.size, 1)) : None if random.random() < 0.3 else 1] = (
+                        random.choice([np.nan, np.inf, -1, 0])
+                    )
                 case 4:
-                    attributes = random.choice([{"scale_factor": "x"}, {"scale_factor": np.nan}, {"_FillValue_": "x"}, {"units": "days since x"}, {"dtype": "bool"}, {"add_offset": 1e308}, {"coordinates": "no such"}, {"calendar": 3}])
+                    attributes = random.choice(
+                        [
+                            {"scale_factor": "x"},
+                            {"scale_factor": np.nan},
+                            {"_FillValue_": "x"},
+                            {"units": "days since x"},
+                            {"dtype": "bool"},
+                            {"add_offset": 1e308},
+                            {"coordinates": "no such"},
+                            {"calendar": 3},
+                        ]
+                    )
                 case 5:
-                    coordinates = {random.choice(["animal", "session", "stimulus_id", "presentation"]): [random.choice(["", "mean", "all", "é", "x" * 300])] * 5}
+                    coordinates = {
+                        random.choice(["animal", "session", "stimulus_id", "presentation"]): [
+                            random.choice(["", "mean", "all", "é", "x" * 300])
+                        ]
+                        * 5
+                    }
                 case 6:
                     values = np.zeros_like(np.array(values, dtype=float))
                 case _:
                     labels = [random.choice([0, 7, -1])] * len(labels)
     with netCDF4.Dataset(path, "w", format=random.choice(["NETCDF4", "NETCDF4", "NETCDF3_CLASSIC"])) as file:
         values = np.asarray(values)
-        dims = (dims + ["d0", "d1", "d2"])[: values.ndim]
+        dims = [*dims, "d0", "d1", "d2"][: values.ndim]
         for name, size in zip(dims, values.shape, strict=True):
             if name not in file.dimensions:
                 file.createDimension(name, size or None)
@@ -395,7 +439,10 @@ def write_responses(path: Path, ids: list[str], random: Random, odd: bool) -> No
         except (ValueError, IndexError, RuntimeError, TypeError):
             pass
         text = file.data_model == "NETCDF4"
-        for key, words, dim in [("stimulus_id", labels, "presentation"), *((k, v, "neuroid") for k, v in coordinates.items())]:
+        for key, words, dim in [
+            ("stimulus_id", labels, "presentation"),
+            *((k, v, "neuroid") for k, v in coordinates.items()),
+        ]:
             if dim not in file.dimensions or key in file.variables:
                 continue
             try:
@@ -420,7 +467,7 @@ def model(folder: Path, random: Random) -> Command:
     """A reference model with wrong settings."""
     base(folder, random)
     text = text_of(spec(layers=["conv"]), random, json.dumps).decode("utf-8", "surrogateescape").replace("\0", "")
-    return ["brain_eval", "check", f"--model-spec={text}"], ""
+    return ["brain_eval", "check", f"--model-spec={text}"]
 
 
 def weights(folder: Path, random: Random) -> Command:
@@ -432,10 +479,18 @@ def weights(folder: Path, random: Random) -> Command:
     if random.random() < 0.6:
         state = odd_tensors(state, random)
     if random.random() < 0.4:
-        state = random.choice([{"state_dict": state}, {"model": state, "ema": state}, [state], {"epoch": 3}, state and next(iter(state.values()))])
+        state = random.choice(
+            [
+                {"state_dict": state},
+                {"model": state, "ema": state},
+                [state],
+                {"epoch": 3},
+                state and next(iter(state.values())),
+            ]
+        )
     torch.save(state, folder / "data" / "weights.pt")
     spoil(folder / "data", random, 0.5)
-    return ["brain_eval", "check", f"--model-spec={json.dumps(spec(weights='weights.pt'))}", "--data=data"], ""
+    return ["brain_eval", "check", f"--model-spec={json.dumps(spec(weights='weights.pt'))}", "--data=data"]
 
 
 def odd_tensors(state: dict[str, Any], random: Random) -> dict[Any, Any]:
@@ -444,9 +499,13 @@ def odd_tensors(state: dict[str, Any], random: Random) -> dict[Any, Any]:
     tensor = state[name]
     match random.randrange(6):
         case 0:
-            state[name] = tensor.to(random.choice([torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.int8, torch.bool]))
+            state[name] = tensor.to(
+                random.choice([torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.int8, torch.bool])
+            )
         case 1:
-            state[name] = random.choice([tensor[:1], tensor[None], tensor.new_zeros(0), tensor.to_sparse(), torch.tensor(1.0)])
+            state[name] = random.choice(
+                [tensor[:1], tensor[None], tensor.new_zeros(0), tensor.to_sparse(), torch.tensor(1.0)]
+            )
         case 2:
             state[random.choice(["other", 3, "", "module." + name])] = state.pop(name)
         case 3:
@@ -480,11 +539,11 @@ def checkpoint(folder: Path, random: Random) -> Command:
         torch.save([], folder / "network.pt")
     if random.random() < 0.3:
         (folder / "network.pt").write_bytes(damaged((folder / "network.pt").read_bytes(), random))
-    return ["brain_eval", "check", f"--model-spec={json.dumps({'network': 'network.pt'})}"], ""
+    return ["brain_eval", "check", f"--model-spec={json.dumps({'network': 'network.pt'})}"]
 
 
 MODULES = (
-    "def small(width=4): import sys; sys.exit(0)", "raise SystemExit(0)", "raise KeyboardInterrupt", "def small(", "1/0",
+    "def small(width=4): import sys; sys.exit(0)", "raise SystemExit(0)", "def small(", "1/0",
     "def small(width=4): return None", "def small(width=4): return [1][width]", "import absent", "small = 3", "\0", "",
     "def small(width=4):\n  from torch import nn\n  return nn.Sequential(nn.ReLU())",
     "def small(width=4):\n  from torch import nn\n  return nn.ModuleList([nn.ReLU()])",
@@ -492,8 +551,9 @@ MODULES = (
     "def small(width=4): return small(width)",
     "def stages(*a, **k): return object()", "def stages(image_shape, classes): raise Exception", "def stages(): pass",
     "def stages(image_shape, classes, width=4):\n  from torch import nn\n  return nn.Sequential()",
-    "def stages(image_shape, classes, width=4):\n  import os\n  os.remove('study.yaml')" if False else "stages = property()",
-    "import os; os.chdir('/')", "print('noise')\n" + NET, "import sys; sys.path.clear()\n" + NET, "small = stages = lambda **k: exit()",
+    "stages = property()",
+    "import os; os.chdir('/')", "print('noise')\n" + NET, "import sys; sys.path.clear()\n" + NET,
+    "small = stages = lambda *a, **k: exit()",
 )  # fmt: skip
 
 
@@ -503,8 +563,8 @@ def module(folder: Path, random: Random) -> Command:
     text = random.choice(MODULES).encode() if random.random() < 0.7 else damaged(NET.encode(), random)
     (folder / "net.py").write_bytes(text)
     if random.random() < 0.5:
-        return ["nmnc", "check", "--config", "study.yaml"], ""
-    return ["brain_eval", "check", f"--model-spec={json.dumps(spec())}"], ""
+        return ["nmnc", "check", "--config", "study.yaml"]
+    return ["brain_eval", "check", f"--model-spec={json.dumps(spec())}"]
 
 
 INPUTS: dict[str, Callable[[Path, Random], Command]] = {

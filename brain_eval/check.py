@@ -11,6 +11,7 @@ from brain_eval.benchmarks import decode_all, load_benchmark, module_of, say_not
 from brain_eval.recorded_rdms import CORRELATION
 from brain_eval.scoring import known_kinds, known_metrics, refuse_undefined
 from nmnc.errors import UserError
+from nmnc.reading import parse_json
 
 
 class ModelSpec(BaseModel):
@@ -68,7 +69,7 @@ def check_all(
 
 def _read(text: str) -> ModelSpec:
     try:
-        return ModelSpec.model_validate_json(text)
+        return ModelSpec.model_validate(parse_json(text, "--model-spec"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

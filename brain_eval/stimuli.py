@@ -1,6 +1,6 @@
 """Images of a benchmark -> tensors, as the model was trained to see them."""
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +15,17 @@ from torch.nn.functional import interpolate
 
 from nmnc.errors import UserError
 from nmnc.images import Pixels
+from nmnc.reading import parse_json, read_json
 
+#: Pixels a side of the images that a model sees.
+LARGEST = 4096
 #: Weights of red, green and blue in the luma of ITU-R BT.601, section 2.5.1.
 LUMA = (0.299, 0.587, 0.114)
 EXAMPLE = '{"image_size": 32, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}'
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -51,12 +58,14 @@ class Preprocessing:
         if not isinstance(values, dict) or set(values) != set(keys):
             raise UserError(f"{where}: preprocessing needs exactly {', '.join(keys)}; e.g. {EXAMPLE}")
         size, channels = values["image_size"], values["channels"]
-        if type(size) is not int or size < 1 or channels not in (1, 3):
-            raise UserError(f"{where}: image_size must be a whole number from 1 and channels 1 or 3; e.g. {EXAMPLE}")
-        try:
-            mean, std = (tuple(float(value) for value in values[key]) for key in ("mean", "std"))
-        except (TypeError, ValueError):
-            raise UserError(f"{where}: mean and std must be lists of numbers; e.g. {EXAMPLE}") from None
+        if type(size) is not int or not 1 <= size <= LARGEST or type(channels) is not int or channels not in (1, 3):
+            raise UserError(
+                f"{where}: image_size must be a whole number from 1 to {LARGEST} and channels 1 or 3; e.g. {EXAMPLE}"
+            )
+        mean, std = values["mean"], values["std"]
+        if not all(isinstance(given, list | tuple) and all(map(_is_number, given)) for given in (mean, std)):
+            raise UserError(f"{where}: mean and std must be lists of numbers; e.g. {EXAMPLE}")
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
         if not len(mean) == len(std) == channels or not all(value > 0 for value in std):
             raise UserError(f"{where}: mean and std need {channels} values each, and std values above 0")
         return cls(size, int(channels), mean, std)
@@ -64,11 +73,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, text: str, where: str) -> "Preprocessing":
         """The same from a JSON object. Raises UserError."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error}); e.g. {EXAMPLE}") from None
-        return cls.from_plain(values, where)
+        return cls.from_plain(parse_json(text, where, f"e.g. {EXAMPLE}"), where)
 
     @classmethod
     def from_option(cls, text: str, where: str) -> "Preprocessing":
@@ -80,11 +85,9 @@ class Preprocessing:
         if not text.endswith(".json"):
             return cls.from_json(text, where)
         try:
-            values = json.loads(Path(text).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{where} {text}: cannot be read ({error.strerror}); give a file with {EXAMPLE}") from None
-        except ValueError as error:
-            raise UserError(f"{where} {text}: not JSON ({error}); give a file with {EXAMPLE}") from None
+            values = read_json(Path(text), f"give a file with {EXAMPLE}")
+        except UserError as error:
+            raise UserError(f"{where} {error}") from None
         inner = values.get("preprocessing", values) if isinstance(values, dict) else values
         return cls.from_plain(inner, f"{where} {text}")
 

@@ -7,7 +7,7 @@ have ten significant digits. So the same files give the same bytes.
 
 import csv
 import itertools
-import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from brain_eval.wide_tables import mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.means import COLUMNS as MEANS
 from nmnc.errors import UserError
 from nmnc.files import replacing
+from nmnc.reading import read_object, read_rows
 
 RUN = ("network", "rule", "kind", "seed")
 EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")
@@ -109,14 +110,9 @@ def _cells(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
 
 def _read(path: Path, columns: Sequence[str], command: str) -> list[Row]:
     """Read a CSV as text; UserError where it is missing or lacks a column."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, restval="")
-            rows, header = list(reader), reader.fieldnames or ()
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; make it with: {command}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a CSV table ({error}); delete it and run: {command}") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: {command}")
+    header, rows = read_rows(path, (), f"delete it and run: {command}")
     missing = [column for column in columns if column not in header]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}; delete it and run: {command}")
@@ -163,19 +159,21 @@ def _layers(run: _Run) -> list[dict[str, Any]]:
 
 
 def _read_provenance(path: Path, command: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; make it with: {command}") from None
-    except (ValueError, TypeError):
-        raise UserError(f"{path} is not a JSON object; delete it and run: {command}") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: {command}")
+    content = read_object(path, {}, f"delete it and run: {command}")
+    if not isinstance(content.get("hardware"), dict | None):
+        raise UserError(f"{path}: the field 'hardware' is not an object; delete it and run: {command}")
+    return content
 
 
 def _check_numbers(rows: Sequence[Row], columns: Sequence[str], path: Path) -> None:
     for row, column in itertools.product(rows, columns):
         try:
-            _number(row, column)
+            value = _number(row, column)
         except ValueError:
+            value = math.inf
+        if value is not None and math.isinf(value):
             raise UserError(
                 f"{path}: '{row[column]}' in column {column} is no number; delete the file and run that stage again"
             ) from None

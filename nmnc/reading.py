@@ -9,7 +9,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -164,6 +164,24 @@ def parse_json(text: str, place: str, advice: str = "fix it") -> Any:
 def read_json(path: Path, advice: str = "check the path") -> Any:
     """Return the content of a JSON file; see `read_text` and `parse_json` for what is refused."""
     return parse_json(read_text(path, advice), str(path), advice)
+
+
+def read_object(path: Path, fields: Mapping[str, type | tuple[type, ...]], advice: str) -> dict[str, Any]:
+    """Return the object of a JSON file in which these fields are there and of these types.
+
+    Raises:
+        UserError: as `read_json`; a field is missing or of another type (it is named).
+    """
+    content = read_json(path, advice)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; {advice}")
+    for name, kinds in fields.items():
+        if name not in content:
+            raise UserError(f"{path}: the field {name!r} is missing; {advice}")
+        value = content[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is int):
+            raise UserError(f"{path}: the field {name!r} is of the type {type(value).__name__}; {advice}")
+    return content
 
 
 def check_plain(content: Any, place: str) -> None:

@@ -1,6 +1,5 @@
 """The search for step sizes: every rule gets the same number of trials, judged on held-out training images."""
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
@@ -8,6 +7,7 @@ from typing import Any
 
 from nmnc.config import Study
 from nmnc.errors import UserError
+from nmnc.reading import read_rows
 
 COLUMNS = (
     "network",
@@ -77,8 +77,10 @@ def _trial(study: Study, results: Path, network: str, label: str, unfinished: bo
             return about | {"accuracy": None, "lowest": None, "highest": None}
         if not path.exists():
             raise UserError(f"{path} is missing; make it with: python -m nmnc train --rule {label} --seed {seed}")
-        with path.open(newline="", encoding="utf-8") as file:
-            epochs = list(csv.DictReader(file))
-        accuracies.append(mean(float(row["test_accuracy"]) for row in epochs[-LAST_EPOCHS:]))
+        _, epochs = read_rows(path, ("test_accuracy",), "delete it and train again")
+        try:
+            accuracies.append(mean(float(row["test_accuracy"]) for row in epochs[-LAST_EPOCHS:]))
+        except ValueError:  # also of no rows at all
+            raise UserError(f"{path}: no numbers in the column test_accuracy; delete it and train again") from None
     found = {"accuracy": mean(accuracies), "lowest": min(accuracies), "highest": max(accuracies)}
     return about | {"n_seeds": len(seeds)} | found

@@ -1,9 +1,8 @@
 """The tables of docs/predictions.md from predictions and published verdicts: python -m workflow.claims_page."""
 
-import csv
 from pathlib import Path
 
-import yaml
+from nmnc.reading import read_rows, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PREDICTIONS = ROOT / "docs" / "predictions.md", ROOT / "docs" / "predictions.yaml"
@@ -22,7 +21,7 @@ def page() -> str:
 
 
 def _tables() -> str:
-    claims = yaml.safe_load(PREDICTIONS.read_text(encoding="utf-8"))["claims"]
+    claims = read_yaml(PREDICTIONS)["claims"]
     published = {tier: _published(study) for tier, study in TIERS.items()}
     parts = []
     for key, claim in claims.items():
@@ -50,8 +49,7 @@ def _published(study: str) -> dict[str, dict[str, str]]:
     path = ROOT / "results" / "reference" / study / "tables" / "claims.csv"
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["prediction"]: row for row in csv.DictReader(file)}
+    return {row["prediction"]: row for row in read_rows(path, ("prediction",))[1]}
 
 
 def _effect(row: dict[str, str] | None) -> str:

@@ -18,6 +18,7 @@ from nmnc.command_line import run_command
 from nmnc.config import Study, load_study, study_from
 from nmnc.errors import UserError
 from nmnc.files import write_text
+from nmnc.reading import read_object, read_rows
 from nmnc.runs import Identity, results_folder, trained
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def brought_back(study: Study) -> dict[str, set[Identity]]:
     path = list_of(results)
     if not path.exists():
         return {name: set() for name in PLACES}
-    listed: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    listed = read_object(path, {}, "delete it and run make records again")
     runs = [run for run in trained(study) if listed.get(run.folder) == settings_sha256(study, run)]
     return {
         name: {run for run in runs if (results / place.format(run.folder)).exists()}
@@ -78,11 +79,13 @@ def bring_back(study: Study, published: Path) -> int:
     Raises:
         UserError: nothing is published there, or it cannot be read.
     """
-    try:
-        provenance = json.loads((published / "provenance.json").read_text(encoding="utf-8"))
-        tables = {name: _table(published, name) for name in PLACES}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{published}: no published runs to bring back ({error}); run the study instead") from None
+    advice = "run the study instead"
+    if not (published / "provenance.json").exists():
+        raise UserError(f"{published}: no published runs to bring back; {advice}")
+    provenance = read_object(published / "provenance.json", {"config": dict, "runs": list}, advice)
+    if not all(isinstance(run, dict) and set(IDENTITY) <= run.keys() for run in provenance["runs"]):
+        raise UserError(f"{published / 'provenance.json'}: a run lacks one of {', '.join(IDENTITY)}; {advice}")
+    tables = {name: _table(published, name) for name in PLACES}
     results = results_folder(study)
     fitting = dict(_fitting(study, study_from(provenance["config"], str(published)), provenance["runs"]))
     wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
@@ -112,7 +115,9 @@ def _table(published: Path, name: str) -> "pd.DataFrame":
     import pandas as pd  # Snakemake reads this file at every start
 
     path = published / "tables" / "claims" / "runs" / f"{name}.csv"
-    table = pd.read_csv(path if path.exists() else path.with_name(f"{path.name}.gz"), dtype=str, keep_default_na=False)
+    file = path if path.exists() else path.with_name(f"{path.name}.gz")
+    header, rows = read_rows(file, IDENTITY, "run the study instead")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     table = table.replace("", pd.NA)
     table.index = pd.MultiIndex.from_frame(table[IDENTITY].astype(str))
     return table

@@ -17,6 +17,7 @@ from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 from nmnc.files import write_text
 from nmnc.provenance import git_commit
+from nmnc.reading import read_json, read_object
 from nmnc.runs import results_folder, trained
 
 #: Tables of more bytes than this are published as .csv.gz.
@@ -29,11 +30,13 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
     `git` is the commit that trained the networks, `git_published` that of the code that copies the tables.
     """
     files = [results / "networks" / run.folder / "provenance.json" for run in trained(study)]
-    runs = [json.loads(path.read_text()) for path in files if path.exists()]
+    advice = "delete it and run the study again"
+    fields = {"network": str, "rule": str, "kind": str, "seed": int, "study": str, "versions": dict}
+    runs = [read_object(path, fields, advice) for path in files if path.exists()]
     shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
     # The last, where a run's scores are those of another network of the same settings: which one.
     own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256", "git", "scores_from")
-    benchmarks = [json.loads(path.read_text()) for path in sorted((results / "benchmarks").glob("*.json"))]
+    benchmarks = [read_json(path, advice) for path in sorted((results / "benchmarks").glob("*.json"))]
     return {
         **{key: _common(key, runs) for key in shared if runs},
         "git_published": git_commit(),
@@ -46,7 +49,7 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
 
 def _common(key: str, runs: list[dict[str, Any]]) -> Any:
     """The value all runs agree on, else the list of the different ones."""
-    values = list({json.dumps(run[key], sort_keys=True): run[key] for run in runs}.values())
+    values = list({json.dumps(run.get(key), sort_keys=True): run.get(key) for run in runs}.values())
     return values[0] if len(values) == 1 else values
 
 

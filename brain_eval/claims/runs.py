@@ -1,6 +1,5 @@
 """The finished runs of a study as data frames: what the claims are computed from."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from brain_eval.files import read_frame
 from brain_eval.whole_regions import rows_of_whole_regions
 from nmnc.errors import UserError
+from nmnc.reading import read_object
 
 #: Accuracy fluctuates by several points from epoch to epoch, so a run is judged by its last two.
 LAST_EPOCHS = 2
@@ -65,11 +66,8 @@ class Runs:
     @cached_property
     def training_images(self) -> int:
         """Images that the networks were trained on."""
-        path = self.folder / "dataset.json"
-        try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["n_train"])
-        except (OSError, ValueError, KeyError):
-            raise UserError(f"{path} is missing or damaged; make it with: python -m nmnc fetch") from None
+        advice = "make it with: python -m nmnc fetch"
+        return int(read_object(self.folder / "dataset.json", {"n_train": int}, advice)["n_train"])
 
     def select(self, frame: pd.DataFrame, rule: str | Sequence[str], network: str | None = None) -> pd.DataFrame:
         """Rows of one label (or of several, on different networks), on one network or on all."""
@@ -105,7 +103,7 @@ class Runs:
         path = self.folder / "tables" / f"{name}.csv"
         if not path.exists():
             raise UserError(f"{path} is missing; make it with: python -m nmnc runs")
-        return pd.read_csv(path, keep_default_na=False)
+        return read_frame(path, ("rule",), "make it with: python -m nmnc runs")
 
     def _collected(self, name: str, part: str, ending: str, identified: bool = False) -> pd.DataFrame:
         """Files of all runs as one frame; `identified`: they name their run themselves."""
@@ -119,7 +117,7 @@ class Runs:
             path = self.folder / part / str(network) / str(rule) / f"seed{seed}{ending}"
             if not path.exists():
                 continue
-            frame = pd.read_csv(path)
+            frame = read_frame(path, (), f"delete it and run the study again: it makes {path.name}")
             frames.append(frame if identified else frame.assign(**dict(zip(identity, values, strict=True))))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=identity)
 
@@ -128,5 +126,5 @@ class Runs:
         path = self.folder / "tables" / "claims" / "runs" / f"{name}.csv"
         for candidate in (path, path.with_name(f"{path.name}.gz")):
             if candidate.exists():
-                return pd.read_csv(candidate)
+                return read_frame(candidate, ("network", "rule", "seed"), "bring it back with git, or run the study")
         raise UserError(f"{self.folder}: neither networks/ nor {path.relative_to(self.folder)}; run the study first")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from brain_eval.claims.quantities import QUANTITIES
 from brain_eval.claims.runs import Runs
 from brain_eval.statistics import holm, t_interval
 from nmnc.errors import UserError
+from nmnc.reading import read_yaml
 
 #: Below this many seeds a claim is undecided, whatever the interval says.
 FEWEST_SEEDS = 6
@@ -29,24 +29,34 @@ def load_predictions(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: unreadable, an unknown quantity, or a prediction without exactly one threshold.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        claims = dict(content["claims"])
-    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: no readable file of predictions ({str(error).splitlines()[0]}); mend it") from None
+    content = read_yaml(path, "give a file of predictions")
+    claims = content.get("claims") if isinstance(content, dict) else None
+    if not isinstance(claims, dict):
+        raise UserError(f"{path}: no readable file of predictions; it needs the key claims, name -> title, predictions")
     for key, claim in claims.items():
         if not isinstance(claim, dict) or not isinstance(claim.get("predictions"), dict):
             raise UserError(f"{path}: {key}: no predictions; add them, or delete the claim")
         for name, prediction in claim["predictions"].items():
-            absent = [part for part in ("says", "quantity", "arguments") if part not in prediction]
-            if absent:
-                raise UserError(f"{path}: {name}: {absent[0]} is missing; add it")
-            quantity = prediction["quantity"]
-            if quantity not in QUANTITIES:
-                raise UserError(f"{path}: {name}: unknown quantity {quantity!r}; choose from {', '.join(QUANTITIES)}")
-            if ("above" in prediction) == ("below" in prediction):
-                raise UserError(f"{path}: {name}: give one threshold, either above or below")
+            _check_prediction(prediction, f"{path}: {name}")
     return claims
+
+
+def _check_prediction(prediction: Any, place: str) -> None:
+    parts = {"says": str, "quantity": str, "arguments": dict}
+    for part, kind in parts.items():
+        if not isinstance(prediction, dict) or part not in prediction:
+            raise UserError(f"{place}: {part} is missing; add it")
+        if not isinstance(prediction[part], kind):
+            raise UserError(f"{place}: {part} must be {'keys and values' if kind is dict else 'text'}; fix it")
+    quantity = prediction["quantity"]
+    if quantity not in QUANTITIES:
+        raise UserError(f"{place}: unknown quantity {quantity!r}; choose from {', '.join(QUANTITIES)}")
+    sides = [side for side in ("above", "below") if side in prediction]
+    if len(sides) != 1:
+        raise UserError(f"{place}: give one threshold, either above or below")
+    threshold = prediction[sides[0]]
+    if not isinstance(threshold, int | float) or isinstance(threshold, bool):
+        raise UserError(f"{place}: {sides[0]} must be a number (got {threshold!r}); fix it")
 
 
 def verdict(low: float | None, high: float | None, n: int, side: str, threshold: float) -> str:

@@ -1,13 +1,14 @@
 """The claims of a study in its report: verdicts and figures, where `python -m brain_eval claims` has made them."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from brain_eval.files import read_frame
 from nmnc.errors import UserError
+from nmnc.reading import read_json
 
 COLUMNS = (
     "prediction", "claim", "says", "side", "threshold", "effect", "ci_low", "ci_high", "n", "n_missing",
@@ -53,10 +54,7 @@ def read_claims(results: Path) -> Claims | None:
     path = results / "tables" / "claims.csv"
     if not path.exists():
         return None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise UserError(f"{path} is not a CSV table; delete it and {_REMEDY}") from None
+    table = read_frame(path, (), f"delete it and {_REMEDY}", text=True)
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}; delete it and {_REMEDY}")
@@ -68,9 +66,9 @@ def _figures(folder: Path) -> tuple[ClaimFigure, ...]:
     if not captions.exists():
         return ()
     try:
-        words: dict[str, dict[str, Any]] = json.loads(captions.read_text(encoding="utf-8"))
+        words: dict[str, dict[str, Any]] = read_json(captions, f"delete {folder} and {_REMEDY}")
         return tuple(
-            ClaimFigure(folder / Path(name).name, own["title"], own["caption"], own["alt"])
+            ClaimFigure(folder / Path(name).name, str(own["title"]), str(own["caption"]), str(own["alt"]))
             for name, own in words.items()
             if (folder / Path(name).name).exists()
         )

@@ -1,22 +1,22 @@
 """Reading a study's folder for its report, and saying what is missing."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.comparisons import ScoredRun
 from brain_eval.figures import ModelRdms
+from brain_eval.files import open_netcdf, read_frame
 from brain_eval.report.claims import Claims, read_claims
 from brain_eval.score_draws import read_draws
 from brain_eval.score_rows import REFERENCES
 from nmnc.errors import UserError
+from nmnc.reading import parse_yaml, read_object, read_text
 
 _RUN = ("network", "rule", "kind", "seed")
 #: Tables of a study and the columns its report needs.
@@ -132,17 +132,15 @@ def _folder(results: Path, stage: str, run: dict[str, Any]) -> Path:
 
 
 def _read_text(path: Path, remedy: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; {remedy}") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing; {remedy}")
+    return read_text(path, remedy)
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(_read_text(path, f"make it with: {command}")))
-    except ValueError:
-        raise UserError(f"{path} is not a JSON object; make it anew with: {command}") from None
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: {command}")
+    return read_object(path, {}, f"delete it and make it with: {command}")
 
 
 def _read_table(results: Path, name: str) -> pd.DataFrame:
@@ -153,10 +151,7 @@ def _read_table(results: Path, name: str) -> pd.DataFrame:
     )
     if not path.exists():
         raise UserError(f"{path} is missing; make it with: {command}")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise UserError(f"{path} is not a CSV table; delete it and make it anew with: {command}") from None
+    table = read_frame(path, (), f"delete it and make it with: {command}", text=True)
     missing = [column for column in (COLUMNS | OPTIONAL)[name] if column not in table]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]}; delete it and make it anew with: {command}")
@@ -189,11 +184,14 @@ def _refuse_unlike(scores: pd.DataFrame, means: pd.DataFrame, results: Path) -> 
 
 
 def _yaml_content(config: str, path: Path) -> dict[str, Any]:
-    """The study's YAML as a dictionary; its values were checked when the networks were trained."""
-    try:
-        content = yaml.safe_load(config)
-    except yaml.YAMLError:
-        raise UserError(f"{path} is not valid YAML; mend it") from None
+    """The study's YAML as a dictionary, as far as the report needs it checked."""
+    content = parse_yaml(config, str(path))
+    evaluation = (content.get("evaluation") if isinstance(content, dict) else None) or {}
+    folders = evaluation.get("benchmark_folders") or {} if isinstance(evaluation, dict) else None
+    if not isinstance(folders, dict) or not isinstance(evaluation.get("confidence", 0.95), int | float):
+        raise UserError(
+            f"{path}: evaluation is not what a study has; check it with: python -m nmnc check --config {path}"
+        )
     return content if isinstance(content, dict) else {}
 
 
@@ -232,20 +230,12 @@ def _read_rdms(
 
 def _model_rdms(path: Path, run: dict[str, Any], names: list[str]) -> list[tuple[str, ModelRdms]]:
     """(benchmark, RDMs) of one model, from the file that `score` wrote."""
-    import netCDF4
-
     if not path.exists():
         raise UserError(f"{path} is missing; make it with: python -m brain_eval score")
-    try:
-        with netCDF4.Dataset(path) as file:
-            file.set_auto_mask(False)
-            models = []
-            for name in (name for name in names if name in file.variables):
-                layers = tuple(str(layer) for layer in file[file[name].dimensions[0]][:])
-                values = np.asarray(file[name][:], dtype=np.float64)
-                models.append((name, ModelRdms(run["network"], run["rule"], run["seed"], layers, values)))
-            return models
-    except (OSError, IndexError) as error:
-        raise UserError(
-            f"{path} holds no RDMs ({error}); delete it and make it anew with: python -m brain_eval score"
-        ) from None
+    models = []
+    with open_netcdf(path, "delete it and make it with: python -m brain_eval score") as file:
+        for name in (name for name in names if name in file.variables):
+            layers = tuple(str(layer) for layer in file[file[name].dimensions[0]][:])
+            values = np.asarray(file[name][:], dtype=np.float64)
+            models.append((name, ModelRdms(run["network"], run["rule"], run["seed"], layers, values)))
+    return models

@@ -107,7 +107,7 @@ def test_a_network_file_never_chooses_code(kind: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "--model-spec: Invalid JSON"),
+        ("{", "--model-spec: not JSON"),
         ("{}", "--model-spec: network: Field required"),
         ('{"network": "a:b", "layer": []}', "--model-spec: layer: Extra inputs .* its keys are network, name"),
         ('{"network": "a:b", "layers": "fc"}', "--model-spec: layers: "),

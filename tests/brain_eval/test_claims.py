@@ -313,7 +313,8 @@ def test_effects_of_a_whole_sweep_wait_for_all_of_its_points(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("claims: [", "no readable file of predictions"),
+        ("claims: [", "not valid YAML"),
+        ("claims: {}\nclaims: {}", "the key 'claims' is given twice"),
         ("x: 1", "no readable file of predictions"),
         (yaml.safe_dump({"claims": prediction(quantity="luck")}), r"C4\.1: unknown quantity 'luck'; choose from"),
         (yaml.safe_dump({"claims": {"C4": {"title": "a claim"}}}), r"C4: no predictions; add them, or delete"),

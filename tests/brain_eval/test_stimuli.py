@@ -109,7 +109,10 @@ def test_json_and_plain_data_agree():
         ({"channels": 4}, "channels 1 or 3"),
         ({"mean": [0.5]}, "need 3 values each"),
         ({"std": [0.5, 0.0, 0.5]}, "above 0"),
-        ({"std": [0.5, float("nan"), 0.5]}, "above 0"),
+        ({"std": [0.5, float("nan"), 0.5]}, "lists of numbers"),
+        ({"std": ["0.5"] * 3}, "lists of numbers"),
+        ({"image_size": 10**6}, "image_size must be a whole number from 1 to 4096"),
+        ({"channels": True}, "channels 1 or 3"),
         ({"mean": "abc"}, "lists of numbers"),
         ({"mean": 3}, "lists of numbers"),
     ],
@@ -139,9 +142,9 @@ def test_a_file_gives_the_same_as_its_text(content, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read \\(No such file"),
+        (None, r"cannot be read \(No such file"),
         (b"{32}", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not UTF-8 text"),
         (b"{}", "needs exactly image_size"),
         (b"[32]", "needs exactly image_size"),
         (b'{"preprocessing": 3}', "needs exactly image_size"),

@@ -303,9 +303,9 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(results, missing
     ("path", "content", "complaint"),
     [
         ("scores/net/vnc/seed1.csv", "network,rule\nnet,vnc\n", "lacks the column kind"),
-        ("networks/net/vnc/seed1/epochs.csv", "", "lacks the column epoch"),
-        ("networks/net/vnc/seed1/epochs.csv", b"\xff\xfe\x00", "not a CSV table"),
-        ("networks/net/vnc/seed1/provenance.json", "{", "not a JSON object"),
+        ("networks/net/vnc/seed1/epochs.csv", "", "empty; it needs a header line"),
+        ("networks/net/vnc/seed1/epochs.csv", b"\xff\xfe\x00", "not UTF-8 text"),
+        ("networks/net/vnc/seed1/provenance.json", "{", "not JSON"),
         ("networks/net/vnc/seed1/provenance.json", "3", "not a JSON object"),
         (
             "networks/net/vnc/seed1/epochs.csv",

@@ -124,7 +124,7 @@ def test_settings_are_told_apart_by_everything_that_decides_a_run() -> None:
 
 def test_nothing_published_is_one_line(published: Path, tmp_path: Path) -> None:
     assert brought_back(study()) == {name: set() for name in PLACES}
-    with pytest.raises(UserError, match=r"nowhere: no published runs to bring back \(.*\); run the study instead"):
+    with pytest.raises(UserError, match=r"nowhere: no published runs to bring back; run the study instead"):
         bring_back(study(), tmp_path / "nowhere")
     config = tmp_path / "study.yaml"
     config.write_text(json.dumps(CONTENT))

@@ -313,9 +313,9 @@ def test_other_missing_files_are_named(fake_study: Any, path: str, message: str)
     ("path", "content", "message"),
     [
         ("tables/scores.csv", "network,rule\na,b\n", r"scores\.csv lacks the column kind"),
-        ("tables/accuracy.csv", "", r"accuracy\.csv is not a CSV table"),
-        ("benchmarks/scenes.json", "{", r"scenes\.json is not a JSON object"),
-        ("scores/convnet/nmnc/seed0_rdms.nc", "text", r"seed0_rdms\.nc holds no RDMs"),
+        ("tables/accuracy.csv", "", r"accuracy\.csv: empty; it needs a header line"),
+        ("benchmarks/scenes.json", "{", r"scenes\.json: not JSON"),
+        ("scores/convnet/nmnc/seed0_rdms.nc", "text", r"seed0_rdms\.nc: damaged, or not the NetCDF file"),
     ],
 )
 def test_damaged_files_are_named(fake_study: Any, path: str, content: str, message: str) -> None:
@@ -343,7 +343,7 @@ def test_missing_or_broken_config_is_named(fake_study: Any) -> None:
     with pytest.raises(UserError, match=r"absent\.yaml is missing; give the study's YAML file"):
         read_study(fake_study.results, Path("absent.yaml"), fake_study.data)
     fake_study.config.write_text("a: [")
-    with pytest.raises(UserError, match=r"study\.yaml is not valid YAML"):
+    with pytest.raises(UserError, match=r"study\.yaml line 1: not valid YAML"):
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
 

@@ -95,8 +95,8 @@ def test_verdicts_without_figures_are_shown_alone(fake_study: Any) -> None:
     ("path", "content", "message"),
     [
         ("tables/claims.csv", "prediction,claim\na,b\n", r"claims\.csv lacks the column says; .*brain_eval claims"),
-        ("tables/claims.csv", "", r"claims\.csv is not a CSV table; .*brain_eval claims"),
-        ("figures/claims/captions.json", "{", r"captions\.json holds no captions; .*brain_eval claims"),
+        ("tables/claims.csv", "", r"claims\.csv: empty; it needs a header line"),
+        ("figures/claims/captions.json", "{", r"captions\.json: not JSON .*brain_eval claims"),
         ("figures/claims/captions.json", "[1]", r"captions\.json holds no captions"),
         ("figures/claims/captions.json", '{"claims_verdicts.png": {}}', r"captions\.json holds no captions"),
     ],
