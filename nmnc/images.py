@@ -6,9 +6,11 @@ what has none is refused in one line. docs/adding-a-benchmark.md lists the rules
 
 import hashlib
 import io
+import logging
 import stat
 import struct
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -38,10 +40,15 @@ OTHER_ENDINGS = {
 MOST_PIXELS, MOST_BYTES = 89_478_485, 2**30
 #: Primaries of sRGB: x and y of white, red, green and blue.
 PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+#: First column and row, steps to the next column and row, of each pass of an interlaced PNG.
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 #: Tags of TIFF files.
 BITS, PLANES, TRANSFER, WHITE, CHROMATICITIES, COLOUR_MAP, EXTRA_BANDS, SAMPLE_FORMAT = (
     258, 284, 301, 318, 319, 320, 338, 339,
 )  # fmt: skip
+
+# Pillow logs what it dislikes of damaged files; without a handler Python would print that beside our one line.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 def read_image(path: Path, name: str | None = None) -> Pixels:
@@ -123,7 +130,9 @@ def _opened(content: bytes) -> Any:
         import_module(f"PIL.{kind}ImagePlugin")
 
     if content.startswith(b"\x89PNG"):
-        _check_chunks(content)
+        for name, settings in _chunks(content):
+            if name == b"cICP" and settings != bytes((1, 13, 0, 1)):  # Pillow skips it
+                raise Refused("has other colours than sRGB (PNG, chunk cICP); convert it to sRGB")
     # Not Image.open: it warns of large pictures, and a warning cannot be caught while other threads run.
     for kind in PLUGINS:
         factory, accept = Image.OPEN[kind.upper()]
@@ -134,19 +143,40 @@ def _opened(content: bytes) -> Any:
     )
 
 
-def _check_chunks(png: bytes) -> None:
-    """Refuse a PNG that is damaged anywhere, or whose chunk cICP, which Pillow skips, asks for more than sRGB."""
-    place = 8
-    while True:
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Name and content of each chunk of a PNG; Refused where it is damaged anywhere, before its end too."""
+    place, name = 8, b""
+    while name != b"IEND":
         (length,) = struct.unpack(">I", png[place : place + 4].rjust(4, b"\xff"))
         body, check = png[place + 4 : place + 8 + length], png[place + 8 + length : place + 12 + length]
         if zlib.crc32(body).to_bytes(4, "big") != check:
             raise Refused("cannot be read as an image (PNG, truncated or damaged); replace that file")
-        if body[:4] == b"cICP" and body[4:] != bytes((1, 13, 0, 1)):
-            raise Refused("has other colours than sRGB (PNG, chunk cICP); convert it to sRGB")
-        if body[:4] == b"IEND":
-            return
+        name = body[:4]
+        yield name, body[4:]
         place += 12 + length
+
+
+def _check_pixels(png: bytes) -> None:
+    """Refuse a PNG with fewer rows than its header says: Pillow would leave the others black."""
+    stream, found, needed = zlib.decompressobj(), 0, 0
+    for name, content in _chunks(png):
+        if name == b"IHDR":
+            needed = _bytes_of_rows(*struct.unpack(">IIBBxxB", content))
+        while name == b"IDAT" and content and found < needed:
+            found += len(stream.decompress(content, 2**20))
+            content = stream.unconsumed_tail
+    if found + len(stream.flush()) < needed:
+        raise Refused("has fewer pixels than its header says; replace that file")
+
+
+def _bytes_of_rows(width: int, height: int, bits: int, colour: int, interlaced: int) -> int:
+    """Bytes of a PNG's unpacked pixels: each row begins with the byte of its filter."""
+    bits *= {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    sizes = [
+        (len(range(left, width, right)), len(range(top, height, down)))
+        for left, top, right, down in (ADAM7 if interlaced else [(0, 0, 1, 1)])
+    ]
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns)
 
 
 def _check(image: Any, content: bytes) -> None:
@@ -158,6 +188,8 @@ def _check(image: Any, content: bytes) -> None:
         raise Refused(f"is {width} x {height} pixels, more than {MOST_PIXELS}; make it smaller")
     if (frames := getattr(image, "n_frames", 1)) > 1:
         raise Refused(f"has {frames} frames; save the one that is meant as a file of its own")
+    if image.format == "PNG":
+        _check_pixels(content)
     if image.format == "TIFF":
         _check_tiff(image)
     if image.format == "PPM" and image.mode == "RGB" and layout(image)[-1] not in ("RGB", *range(256)):
