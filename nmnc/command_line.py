@@ -3,6 +3,7 @@
 import errno
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from nmnc.errors import UserError, in_one_line
@@ -24,6 +25,8 @@ def run_command(app: Callable[[], None], program: str) -> None:
         app: reads sys.argv and runs the command.
         program: stands in front of every message.
     """
+    # What Pillow finds odd about a file's own notes; what it cannot read is an error.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     try:
         _refuse_bytes(sys.argv[1:])
         app()
