@@ -48,7 +48,8 @@ def check(
         list[str] | None,
         typer.Option(
             help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "weights_key": "KEY", '
-            '"layers": ["..."], "preprocessing": {..}, "kind": ..}; all but network may be left out; repeatable.'
+            '"layers": ["..."], "preprocessing": {..}, "kind": .., "channel_axis": ..}; all but network may be left out; '
+            "repeatable."
         ),
     ] = None,
     data: Data = Path("data"),
@@ -56,11 +57,16 @@ def check(
         "spearman,rho-a"
     ),
     recorded_rdms: Annotated[str, typer.Option(help="Comma-separated, as of score.")] = "correlation",
+    reduction: Annotated[str, typer.Option(help="As of extract: which channels must be known depends on it.")] = "none",
+    channel_axis: Annotated[str | None, typer.Option(help="As of extract, for models without their own.")] = None,
 ) -> None:
-    """Load reference models and folders of your own, to refuse mistakes early; says what of a folder is not used."""
+    """Load folders of your own, and reference models, which see images, to refuse mistakes early."""
     from brain_eval.check import check_all
 
-    check_all(model_spec or [], benchmark or [], data, metrics.split(","), recorded_rdms.split(","))
+    check_all(
+        model_spec or [], benchmark or [], data, metrics.split(","), recorded_rdms.split(","),
+        reduction=reduction, channel_axis=channel_axis,
+    )  # fmt: skip
 
 
 @app.command()
@@ -81,7 +87,9 @@ def extract(
     benchmark: Benchmarks,
     out: Annotated[Path, typer.Option(help="Folder; one NAME.nc per benchmark is written there.")],
     data: Data = Path("data"),
-    layers: Annotated[str, typer.Option(help="Comma-separated layers; empty: all stages.")] = "",
+    layers: Annotated[
+        str, typer.Option(help="Comma-separated LAYER or LAYER@STEP; empty: all stages, or the children that run.")
+    ] = "",
     weights: Annotated[
         Path | None, typer.Option(help="State dict or safetensors file, for all but network.pt.")
     ] = None,
@@ -109,6 +117,9 @@ def extract(
         ),
     ] = None,
     compression: Annotated[bool, typer.Option("--compression", help="Compress the files, without loss.")] = False,
+    channel_axis: Annotated[
+        str | None, typer.Option(help="first or last: of layers whose channels no image of another size shows.")
+    ] = None,
     network: Kind = "",
 ) -> None:
     """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""
@@ -117,7 +128,7 @@ def extract(
     from brain_eval.reductions import Reduction
 
     kept = Reduction(reduction, reduction_dimensions, reduction_seed)
-    settings = Settings(memory_gb, kept, dtype, channels_last, compression)
+    settings = Settings(memory_gb, kept, dtype, channels_last, compression, channel_axis)
     loaded = load_model(model, layers, weights, arguments, preprocessing, kind=network, weights_key=weights_key)
     extract_all(loaded, benchmark, data, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
 

@@ -5,7 +5,7 @@ One file per model and benchmark. It opens with a plain `xarray.open_dataset`: f
 stimulus_id and stimulus_num (presentation; the latter is the position in the stimulus set), layer,
 channel, channel_x, channel_y and neuroid_num (neuroid; the latter counts within its layer). As in
 Brain-Score's activations extractor, channel_x is the index along the first and channel_y along the
-second axis of a map after its channel (row and column of a torch layer), both 0 where a layer has none,
+second axis of a map beside its channel (row and column of a torch layer), both 0 where a layer has none,
 and both -1 where a reduction left no place on the map.
 `stimulus_num` is there because a NeuroidAssembly drops the name of a dimension's only coordinate.
 """
@@ -38,7 +38,8 @@ FILE_BYTES, NEUROID_BYTES = 2**20, 20
 #: Held while one thread writes: the netCDF library may not be entered by two.
 NETCDF = Lock()
 
-#: (channels, extent along channel_x, extent along channel_y) of a layer's output for one image.
+#: Extents of a layer's output for one image along its axes, 1 where it has fewer than three. Most often (channels,
+#: extent along channel_x, extent along channel_y).
 Shape = tuple[int, int, int]
 
 
@@ -51,6 +52,7 @@ def write(
     chunk: tuple[int, int],
     *,
     unplaced: Collection[str] = (),
+    channel_axes: Mapping[str, int] | None = None,
     compression: bool = False,
     check: Callable[[int, NDArray[np.float32]], None] = lambda first, block: None,
 ) -> None:
@@ -67,6 +69,7 @@ def write(
             The memory of a block may be used again for the next but one.
         chunk: from `layout`.
         unplaced: layers whose neuroids have no place on a map: channel_x and channel_y are -1.
+        channel_axes: layer -> axis of its shape along which its channels lie; the first where it is not there.
         compression: zlib, without loss.
         check: called with each block before it is written; what it raises ends the writing.
 
@@ -78,7 +81,9 @@ def write(
             dataset = netCDF4.Dataset(temporary, "w", format="NETCDF4")
         try:
             with netcdf_errors(path):
-                variable = _define(dataset, stimulus_ids, shapes, attributes, chunk, unplaced, compression)
+                variable = _define(
+                    dataset, stimulus_ids, shapes, attributes, chunk, unplaced, channel_axes or {}, compression
+                )
 
             def put(first: int, block: NDArray[np.float32]) -> None:
                 check(first, block)
@@ -167,6 +172,7 @@ def _define(
     attributes: Mapping[str, str],
     chunk: tuple[int, int],
     unplaced: Collection[str],
+    channel_axes: Mapping[str, int],
     compression: bool,
 ) -> netCDF4.Variable:
     """Dimensions, coordinates, attributes and the empty variable `activations`."""
@@ -174,7 +180,11 @@ def _define(
     dataset.createDimension("presentation", len(stimulus_ids))
     dataset.createDimension("neuroid", neuroids(shapes))
     dataset.setncatts(dict(attributes))
-    grids = [np.indices(shape).reshape(3, -1) for shape in shapes.values()]
+    grids = []
+    for layer, shape in shapes.items():
+        axis = channel_axes.get(layer, 0)
+        places = [other for other in range(3) if other != axis]
+        grids.append(np.indices(shape).reshape(3, -1)[[axis, *places]])
     channel, channel_x, channel_y = np.concatenate(grids, axis=1)
     _text(dataset, "stimulus_id", "presentation", stimulus_ids)
     _integers(dataset, "stimulus_num", "presentation", np.arange(len(stimulus_ids)))

@@ -19,11 +19,13 @@ from brain_eval import activation_files
 from brain_eval.activation_files import Shape
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, StimulusSet
-from brain_eval.layer_outputs import Computation, forward, laid_out, output_shapes
-from brain_eval.memory_budget import MemoryPlan, memory_plan, refuse_without_memory
+from brain_eval.layer_outputs import Computation, Output, forward
+from brain_eval.layer_probe import Probe, laid_out, print_notes, probe
+from brain_eval.memory_budget import memory_plan, refuse_without_memory
 from brain_eval.models import Model
 from brain_eval.principal_layers import memory_of_components, write_components
 from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
+from brain_eval.repeats import Repeats, Sample, refuse_changes, rows_to_repeat, state_of
 from nmnc.errors import UserError
 from nmnc.images import decoding
 
@@ -33,8 +35,8 @@ RESIZING = 16
 FIRST_PART = 8
 #: Files whose code decides the values.
 SOURCES = (
-    "activations.py", "activation_files.py", "layer_outputs.py", "reductions.py", "pca.py", "gram.py",
-    "principal_layers.py", "random_projection.py", "stimuli.py",
+    "activations.py", "activation_files.py", "layer_outputs.py", "layer_probe.py", "hooks.py", "reductions.py",
+    "pca.py", "gram.py", "principal_layers.py", "random_projection.py", "stimuli.py",
 )  # fmt: skip
 
 
@@ -45,8 +47,9 @@ class Settings:
     Attributes:
         memory_gb: for batches and buffers, beside the process itself and the network's weights.
         reduction: of each layer.
-        dtype, channels_last: see `layer_outputs.laid_out`.
+        dtype, channels_last: see `layer_probe.laid_out`.
         compression: of the file, without loss.
+        channel_axis: "first" or "last": where the channels of those layers lie that do not show it.
     """
 
     memory_gb: float = 2.0
@@ -54,6 +57,11 @@ class Settings:
     dtype: str = "float32"
     channels_last: bool | None = None
     compression: bool = False
+    channel_axis: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.channel_axis not in (None, "first", "last"):
+            raise UserError(f"--channel-axis {self.channel_axis}: unknown; use first or last")
 
 
 DEFAULT = Settings()
@@ -102,7 +110,8 @@ def extract(
     preprocessing, stimuli, layers, reduction, number format and versions. Memory is bounded by
     `settings.memory_gb`, whatever the number of stimuli. The form of the file: see
     brain_eval.activation_files. While a batch passes the network, the next one is read and the last
-    block is written.
+    block is written. In every batch each layer must be called as often as in the first pass and give the same form; a
+    few images of the first and the last batch are shown twice, see brain_eval.repeats.
 
     Args:
         model: its module is moved and laid out in place.
@@ -115,15 +124,17 @@ def extract(
 
     Raises:
         UserError: unknown device, images the model does not take, a layer whose output
-            cannot be recorded or is not finite, too little disk or memory.
+            cannot be recorded, is not finite or depends on more than the image, too little disk or memory.
     """
     torch.set_num_threads(threads)
-    computation, shapes, forward_bytes = laid_out(model, _device(device), settings.dtype, settings.channels_last)
+    computation, found = laid_out(model, _device(device), settings.dtype, settings.channels_last)
+    found = found.with_channels(settings.channel_axis)
+    print_notes(model, found)
     out.mkdir(parents=True, exist_ok=True)
     jobs = []
     for benchmark in benchmarks:
         stimuli, path = benchmark.stimulus_set, out / f"{benchmark.description.name}.nc"
-        job = _Job(model, stimuli, path, computation, settings, shapes, forward_bytes, batch_size)
+        job = _Job(model, stimuli, path, computation, settings, found, batch_size)
         if not activation_files.is_current(path, job.attributes):
             jobs.append(job)
     for job in jobs:
@@ -135,9 +146,22 @@ def extract(
 
 
 def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
-    """(channels, channel_x, channel_y) of each layer's output, 1 where it has none; raises as `output_shapes`."""
-    shapes, _ = output_shapes(model, Computation(device))
-    return {layer: kept_of(layer, shape, WHOLE, 1, device).shape for layer, shape in shapes.items()}
+    """Extents of each layer's output along its axes, 1 where it has fewer than three; raises as `layer_probe.probe`."""
+    outputs = probe(model, Computation(device)).outputs
+    return {layer: one.shape for layer, one in kept_layers(model, outputs, WHOLE, 1, device).items()}
+
+
+def kept_layers(
+    model: Model, outputs: Mapping[str, Output], reduction: Reduction, n: int, device: torch.device
+) -> dict[str, Kept]:
+    """What is recorded of each layer; UserError, with the model's name, as `reductions.kept_of`."""
+    try:
+        return {
+            layer: kept_of(layer, output.shape, output.channel_axis, reduction, n, device)
+            for layer, output in outputs.items()
+        }
+    except UserError as error:
+        raise UserError(f"{model.name}: {error}") from None
 
 
 class _Job:
@@ -150,21 +174,19 @@ class _Job:
         path: Path,
         computation: Computation,
         settings: Settings,
-        shapes: Mapping[str, tuple[int, ...]],
-        forward_bytes: int,
+        found: Probe,
         batch_size: int,
     ) -> None:
         self.model, self.stimuli, self.path = model, stimuli, path
         self.computation, self.settings = computation, settings
         self.n, self.reduction = len(stimuli.stimulus_ids), settings.reduction
-        self.kept = {
-            layer: kept_of(layer, shape, self.reduction, self.n, computation.device) for layer, shape in shapes.items()
-        }
+        self.kept = kept_layers(model, found.outputs, self.reduction, self.n, computation.device)
+        self.repeats = Repeats(model, computation, found, self.kept)
         self.shapes = {layer: one.shape for layer, one in self.kept.items()}
         seen, row = model.preprocessing, 4 * activation_files.neuroids(self.shapes)
         image = 4 * seen.channels * seen.image_size**2
-        self.plan = memory_plan(model.name, settings.memory_gb, batch_size, image, forward_bytes, row)
-        self.attributes = _attributes(model, stimuli, computation, settings)
+        self.plan = memory_plan(model.name, settings.memory_gb, batch_size, image, found.bytes_per_image, row)
+        self.attributes = _attributes(model, stimuli, computation, settings) | found.describe()
 
     def refuse_without_memory(self) -> None:
         where = f"{self.model.name} on {self.stimuli.name}"
@@ -202,51 +224,63 @@ class _Job:
         rows, chunk = activation_files.layout(self.n, self.shapes, self.plan.batch_size, self.plan.block_bytes)
         columns = activation_files.columns(self.shapes)
         activation_files.write(
-            path, self.stimuli.stimulus_ids, self.shapes, attributes,
-            _blocks(self.model, self.stimuli, self.kept, rows, self.plan, self.computation), chunk,
+            path, self.stimuli.stimulus_ids, self.shapes, attributes, self._blocks(rows, columns), chunk,
             unplaced=[layer for layer, one in self.kept.items() if not one.placed],
+            channel_axes={layer: one.channel_axis for layer, one in self.kept.items()},
             compression=compression,
             check=lambda first, block: _refuse_not_finite(self.model, self.stimuli, block, columns, first),
         )  # fmt: skip
 
+    def _blocks(self, rows: int, columns: Mapping[str, slice]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Activations (up to `rows`, neuroids) with the position of their first stimulus, in order.
 
-def _blocks(
-    model: Model,
-    stimuli: StimulusSet,
-    kept: Mapping[str, Kept],
-    rows: int,
-    plan: MemoryPlan,
-    computation: Computation,
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Activations (up to `rows`, neuroids) with the position of their first stimulus, in order.
+        The array is used again for the next block but one.
+        """
+        n, width = self.n, activation_files.neuroids(self.shapes)
+        blocks = [torch.empty(min(rows, n), width, dtype=torch.float32) for _ in range(1 + (n > rows))]
+        planned = list(_batches(n, rows, self.plan.batch_size))
+        batches = [part for _, parts in planned for part in parts]
+        reading = _read_ahead(self.model, self.stimuli, batches, self.plan.images)
+        before, samples = state_of(self.model.module), list[Sample]()
+        with tqdm(total=n, unit="image", desc=f"{self.model.name} {self.stimuli.name}", disable=None) as progress:
+            for first, parts in planned:
+                block = blocks[first // rows % 2]
+                for part in parts:
+                    images, target = next(reading), block[part.start - first : part.stop - first]
+                    again = rows_to_repeat(len(part), n)
+                    shown = images[again].clone()  # the network may change its images in place
+                    self._show(images, part, target, columns)
+                    if part in (batches[0], batches[-1]):
+                        values = {layer: target[again, column].clone() for layer, column in columns.items()}
+                        samples.append(Sample(self.stimuli.stimulus_ids[part.start : part.stop][again], shown, values))
+                        self._repeat(samples, len(part))
+                    progress.update(len(images))
+                if part is batches[-1]:
+                    refuse_changes(self.model, before)
+                yield first, block[: parts[-1].stop - first].numpy()
 
-    The array is used again for the next block but one.
-    """
-    n = len(stimuli.stimulus_ids)
-    shapes = {layer: one.shape for layer, one in kept.items()}
-    columns = activation_files.columns(shapes)
-    blocks = [torch.empty(min(rows, n), activation_files.neuroids(shapes)) for _ in range(1 + (n > rows))]
-    planned = list(_batches(n, rows, plan.batch_size))
-    batches = _read_ahead(model, stimuli, [part for _, parts in planned for part in parts], plan.images)
-    with tqdm(total=n, unit="image", desc=f"{model.name} {stimuli.name}", disable=None) as progress:
-        for first, parts in planned:
-            block = blocks[first // rows % 2]
-            for part in parts:
-                images = next(batches)
-                target = block[part.start - first : part.stop - first]
+    def _show(self, images: Tensor, part: range, target: Tensor, columns: Mapping[str, slice]) -> None:
+        """Pass a batch through the network; what is kept of it goes to `target` (images, neuroids)."""
+        target.fill_(torch.nan)  # what no layer gives is not mistaken for a value
 
-                def record(layer: str, output: Tensor, target: Tensor = target) -> None:
-                    taken = kept[layer].take(output)
-                    target[:, columns[layer]].unflatten(1, taken.shape[1:]).copy_(taken)
+        def record(layer: str, output: Tensor) -> None:
+            taken = self.kept[layer].take(output)
+            target[:, columns[layer]].unflatten(1, taken.shape[1:]).copy_(taken)
 
-                try:
-                    forward(model, images, computation, record)
-                except torch.OutOfMemoryError:
-                    raise UserError(
-                        f"{model.name}: no memory for {len(images)} images; use a smaller --batch-size"
-                    ) from None
-                progress.update(len(images))
-            yield first, block[: parts[-1].stop - first].numpy()
+        begin = self.stimuli.stimulus_ids[part.start]
+        where = f"in the batch that begins with stimulus {begin!r} of {self.stimuli.name}"
+        try:
+            forward(self.model, images, self.computation, self.repeats.probe.outputs, record, where)
+        except torch.OutOfMemoryError:
+            raise UserError(
+                f"{self.model.name}: no memory for {len(images)} images; use a smaller --batch-size"
+            ) from None
+
+    def _repeat(self, samples: Sequence[Sample], before: int) -> None:
+        """Show images of the first batch a second time and, after the last one, some of either."""
+        if len(samples) == 2:
+            samples = [sample[: (1 + len(sample.ids)) // 2] for sample in samples]
+        self.repeats.check(samples, before)
 
 
 def _batches(n: int, rows: int, batch_size: int) -> Iterator[tuple[int, list[range]]]:

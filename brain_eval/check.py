@@ -3,15 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brain_eval.benchmarks import decode_all, load_benchmark, module_of, say_notes
 from brain_eval.recorded_rdms import CORRELATION
 from brain_eval.scoring import known_kinds, known_metrics, refuse_undefined
 from nmnc.errors import UserError
+from nmnc.images import Pixels
 from nmnc.reading import parse_json
+
+if TYPE_CHECKING:
+    from brain_eval.models import Model
+
+#: Images of the benchmark folders that a model is shown.
+SHOWN = 4
 
 
 class ModelSpec(BaseModel):
@@ -21,6 +29,7 @@ class ModelSpec(BaseModel):
         name: what errors call it; empty: its network.
         network, kind, arguments, weights_key, layers, preprocessing: see `brain_eval.models.load_model`.
         weights: file of weights, absolute or below the data folder.
+        channel_axis: see `brain_eval.activations.Settings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,13 +42,15 @@ class ModelSpec(BaseModel):
     weights_key: str | None = None
     layers: list[str] = []
     preprocessing: dict[str, Any] | None = None
+    channel_axis: Literal["first", "last"] | None = None
 
 
 def check_all(
     model_specs: Sequence[str], benchmark_specs: Sequence[str], data: Path,
     metrics: Sequence[str] = ("spearman",), recorded_rdms: Sequence[str] = (CORRELATION,),
+    *, reduction: str = "none", channel_axis: str | None = None,
 ) -> None:  # fmt: skip
-    """Load every model, pass blank images through it, and load every benchmark folder with all its images.
+    """Load every benchmark folder with all its images, and every model; pass noise and some of the images through it.
 
     What a folder has that is not used is said on stderr.
 
@@ -48,14 +59,14 @@ def check_all(
         benchmark_specs: NAME=FOLDER; of a plain NAME only the name is checked, and nothing downloaded.
         data: the data folder.
         metrics, recorded_rdms: what the folders are scored by; what they lack for it is a mistake.
+        reduction: what the activations will be reduced by.
+        channel_axis: see `brain_eval.activations.Settings`; a model's own comes first.
 
     Raises:
         UserError: the first mistake found.
     """
     metrics, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
-    for text in model_specs:
-        _check_model(_read(text), data)
-    loaded = []
+    loaded, images = [], list[Pixels]()
     for spec in benchmark_specs:
         if "=" not in spec:
             module_of(spec)
@@ -64,6 +75,9 @@ def check_all(
         say_notes(benchmark)
         decode_all(benchmark)
         loaded.append(benchmark)
+        images += benchmark.stimulus_set.read(np.arange(min(SHOWN, len(benchmark.stimulus_set.stimulus_ids))))
+    for text in model_specs:
+        _check_model(_read(text), data, images[:SHOWN], reduction, channel_axis)
     refuse_undefined(loaded, metrics, kinds, others=len(loaded) < len(benchmark_specs))
 
 
@@ -77,10 +91,10 @@ def _read(text: str) -> ModelSpec:
         raise UserError(f"--model-spec: {place + ': ' if place else ''}{first['msg']}; its keys are {keys}") from None
 
 
-def _check_model(spec: ModelSpec, data: Path) -> None:
-    import torch
-
-    from brain_eval.activations import layer_shapes
+def _check_model(
+    spec: ModelSpec, data: Path, images: Sequence[Pixels], reduction: str, channel_axis: str | None
+) -> None:
+    """Load a model and show it images, as `extract` would."""
     from brain_eval.models import load_model
 
     weights = None if spec.weights is None else data / spec.weights
@@ -90,6 +104,31 @@ def _check_model(spec: ModelSpec, data: Path) -> None:
             spec.network, ",".join(spec.layers), weights, json.dumps(spec.arguments), preprocessing,
             kind=spec.kind or "", weights_key=spec.weights_key or "",
         )  # fmt: skip
-        layer_shapes(model, torch.device("cpu"))
+        _show(model, images, reduction, spec.channel_axis or channel_axis)
     except UserError as error:
         raise UserError(f"model {spec.name or spec.network}: {error}") from None
+
+
+def _show(model: "Model", images: Sequence[Pixels], reduction: str, channel_axis: str | None) -> None:
+    """Show a model noise and images twice; raises as `activations.extract`."""
+    import torch
+
+    from brain_eval.activations import Settings, kept_layers
+    from brain_eval.hooks import probe_images
+    from brain_eval.layer_outputs import Computation
+    from brain_eval.layer_probe import print_notes, probe
+    from brain_eval.reductions import WHOLE, Reduction
+    from brain_eval.repeats import Repeats, refuse_changes, state_of
+
+    device, settings = torch.device("cpu"), Settings(reduction=Reduction(reduction), channel_axis=channel_axis)
+    found = probe(model, Computation(device)).with_channels(settings.channel_axis)
+    means = settings.reduction if reduction == "spatial_mean" else WHOLE  # the others do not ask for the channels
+    repeats = Repeats(model, Computation(device), found, kept_layers(model, found.outputs, means, 1, device))
+    before = state_of(model.module)
+    shown = torch.cat([probe_images(model.preprocessing, 2), model.preprocessing(images)])
+    ids = [*(f"noise {number}" for number in (1, 2)), *(f"image {1 + number}" for number in range(len(images)))]
+    repeats.check(
+        [repeats.first(ids, shown, "in a pass over noise and the first images of the benchmarks")], len(shown)
+    )
+    refuse_changes(model, before)
+    print_notes(model, found)

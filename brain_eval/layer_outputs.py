@@ -1,23 +1,16 @@
-"""The outputs of a model's layers: one forward pass with hooks, the layers' shapes, the memory it takes."""
+"""The outputs of a model's layers: one forward pass with hooks, held to what the probe of the network promised."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
+from brain_eval.hooks import run_hooked, unrecordable
 from brain_eval.models import Model
 from nmnc.errors import UserError
-
-#: Blank images in the pass that finds the layers' shapes; two, so that the batch axis shows.
-PROBES = 2
-#: What an operation takes beside its inputs and outputs: oneDNN keeps copies of both in its own layout.
-WORKSPACE = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,9 @@ class Computation:
         """Move a module where it is computed and lay out its weights, in place."""
         module.to(self.device)
         module.to(memory_format=self.memory_format)
+        for part in module.modules():
+            if isinstance(part, nn.DataParallel):
+                part.device_ids = []  # its copies would each see a part of the images
 
     def describe(self) -> dict[str, str]:
         """Attributes of a file of activations."""
@@ -58,145 +54,107 @@ class Computation:
         }
 
 
-def forward(model: Model, images: Tensor, computation: Computation, take: Callable[[str, Tensor], None]) -> None:
-    """One pass in inference mode.
+@dataclass(frozen=True)
+class Output:
+    """What a layer gives in every pass; see `layer_probe.probe`.
+
+    Attributes:
+        shape: for one image, without the batch axis.
+        dtype: before it is kept as float32.
+        calls: how often a pass calls its module.
+        call: which of the calls is recorded, from 0.
+        channel_axis: the axis of `shape` along which the channels lie; None where that is not known.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    calls: int = 1
+    call: int = 0
+    channel_axis: int | None = 0
+
+    @property
+    def channels(self) -> str:
+        """Where the channels lie, in words."""
+        if self.channel_axis is None:
+            return "unknown: coordinates follow the order of the axes"
+        return {0: "first", len(self.shape) - 1: "last"}.get(self.channel_axis, "middle")
+
+    def difference(self, output: Any, n: int) -> str:
+        """How what a layer gave for `n` images differs from this, in words; "" where it does not."""
+        kind = unrecordable(output)
+        if kind:
+            return f"gives {kind}"
+        if output.shape != (n, *self.shape):
+            return f"gives {tuple(output.shape)} for {n} images, not {(n, *self.shape)}"
+        return "" if output.dtype == self.dtype else f"gives {output.dtype} values, not {self.dtype}"
+
+
+def forward(
+    model: Model,
+    images: Tensor,
+    computation: Computation,
+    outputs: Mapping[str, Output],
+    take: Callable[[str, Tensor], None],
+    where: str,
+) -> None:
+    """One pass in inference mode, in which every layer must give what was promised.
 
     Args:
         model: its module lies where the computation asks.
-        images: float32 (images, channels, height, width), on the CPU.
+        images: float32 (images, channels, height, width), on the CPU; in-place operations may change them.
         computation: where and how.
+        outputs: of the model's layers.
         take: gets each layer's name and output as it appears. What it keeps it must copy at once: an
             in-place operation behind a layer changes what the layer gave.
+        where: for errors, which images these are, such as "in the batch that begins with stimulus 's1'".
 
     Raises:
-        UserError: a layer's output is not a tensor.
+        UserError: the network fails, or a layer's output or the number of its calls is not as promised.
     """
+    counts: Counter[str] = Counter()
+
+    def note(layer: str, output: Any) -> None:
+        counts[layer] += 1
+        if counts[layer] - 1 == outputs[layer].call:
+            difference = outputs[layer].difference(output, len(images))
+            if difference:
+                raise UserError(
+                    f"{model.name}: layer {layer!r} {difference}, {where}: its form depends on the images; "
+                    "choose layers that give the same form for all images"
+                )
+            take(layer, output)
+
+    try:
+        run(model, images, computation, note)
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:  # the user's network may raise anything
+        raise UserError(f"{model.name}: fails {where} ({one_line(error)}); fix the network or these images") from error
+    for layer, promised in outputs.items():
+        if counts[layer] != promised.calls:
+            raise UserError(
+                f"{model.name}: layer {layer!r} is called {times(counts[layer])} {where}, and "
+                f"{times(promised.calls)} for other images: whether it runs depends on the images (an early exit?); "
+                "choose layers that run on every image"
+            )
+
+
+def run(model: Model, images: Tensor, computation: Computation, note: Callable[[str, Any], None]) -> None:
+    """One pass in inference mode; arguments and errors as `forward` and `hooks.run_hooked`."""
     images = images.to(computation.device, memory_format=computation.memory_format)
     with (
-        _hooked(model, take),
         torch.inference_mode(),
         torch.autocast(computation.device.type, torch.bfloat16, enabled=computation.dtype == "bfloat16"),
         torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False),
     ):
-        model.module(images)
+        run_hooked(model.module, images, model.layers, note)
 
 
-@contextmanager
-def _hooked(model: Model, take: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Forward hooks on all layers, gone afterwards whatever happens."""
-
-    def hook_for(layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                kind = type(output).__name__
-                raise UserError(
-                    f"{model.name}: layer {layer!r} gives a {kind}, not a tensor; choose a layer inside or after it"
-                )
-            take(layer, output)
-
-        return hook
-
-    with ExitStack() as hooks:
-        for layer, module in model.layers.items():
-            hooks.callback(module.register_forward_hook(hook_for(layer)).remove)
-        yield
+def times(number: int) -> str:
+    """A number of calls in words."""
+    return "once" if number == 1 else f"{number} times"
 
 
-def laid_out(
-    model: Model, device: torch.device, dtype: str, channels_last: bool | None
-) -> tuple[Computation, dict[str, tuple[int, ...]], int]:
-    """Move the module and lay out its weights; returns how it is computed from now on, and its `output_shapes`.
-
-    Args:
-        model: its module is changed in place.
-        device, dtype: see `Computation`.
-        channels_last: None: on a CPU, if the network takes it. One that flattens with `view` does not.
-
-    Raises:
-        UserError: as `output_shapes`; with None, what it says of the contiguous layout.
-    """
-    trials = [device.type == "cpu", False] if channels_last is None else [channels_last]
-    for trial in dict.fromkeys(trials):
-        computation = Computation(device, dtype, trial)
-        computation.place(model.module)
-        try:
-            return computation, *output_shapes(model, computation)
-        except UserError:
-            if trial is trials[-1]:
-                raise
-    raise AssertionError("the last trial returns or raises")
-
-
-def output_shapes(model: Model, computation: Computation) -> tuple[dict[str, tuple[int, ...]], int]:
-    """Each layer's output for one image, without the batch axis, and the bytes a pass takes per image.
-
-    Found in a pass of blank images. The bytes are those of the tensors alive at its worst moment, with
-    room for the operations' own copies (WORKSPACE); weights are not counted.
-
-    Raises:
-        UserError: the model fails on such images, or a layer does not run exactly once, or its output
-            is not one tensor of 2 to 4 dimensions (batch, channel[, channel_x[, channel_y]]).
-    """
-    seen = model.preprocessing
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def note(layer: str, output: Tensor) -> None:
-        if layer in shapes:
-            raise UserError(f"{model.name}: layer {layer!r} runs more than once an image; name one that runs once")
-        if not 2 <= output.ndim <= 4 or len(output) != PROBES:
-            form = "(batch, channel) to (batch, channel, channel_x, channel_y)"
-            raise UserError(
-                f"{model.name}: layer {layer!r} gives {tuple(output.shape)} for {PROBES} images, not {form}; "
-                "choose another layer"
-            )
-        shapes[layer] = tuple(output.shape[1:])
-
-    images = torch.zeros(PROBES, seen.channels, seen.image_size, seen.image_size)
-    live = _LiveBytes(model.module)
-    try:
-        with live:
-            forward(model, images, computation, note)
-    except UserError:
-        raise
-    except Exception as error:  # the user's network may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        mend = "use --contiguous or mend --preprocessing" if computation.channels_last else "mend --preprocessing"
-        raise UserError(f"{model.name}: fails on images as {seen.describe()}; {mend} ({reason})") from error
-    for layer in model.layers:
-        if layer not in shapes:
-            raise UserError(f"{model.name}: layer {layer!r} never runs on an image; choose another layer")
-    per_image = WORKSPACE * live.peak // PROBES
-    return {layer: shapes[layer] for layer in model.layers}, per_image
-
-
-class _LiveBytes(TorchFunctionMode):
-    """Counts the bytes of tensors that are alive, but for a module's weights; `peak` is the most there were.
-
-    By torch's functions and not by its operators below them: a TorchDispatchMode would load torch's
-    compiler, which takes a second and 150 MB.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        state = [*module.parameters(), *module.buffers()]
-        self._known = {tensor.untyped_storage()._cdata for tensor in state}
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        self.peak = max(self.peak, self.live)
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.live += size
-            finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
+def one_line(error: BaseException) -> str:
+    """An error of somebody else's code: its kind and all its text, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

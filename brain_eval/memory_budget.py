@@ -36,7 +36,7 @@ def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forwar
         budget_gb: for batches and buffers, beside the process itself and the network's weights.
         batch_size: images wanted in a forward pass.
         image: bytes of a preprocessed image.
-        forward: bytes of the forward pass per image; see `layer_outputs.output_shapes`.
+        forward: bytes of the forward pass per image; see `layer_probe.Probe`.
         row: bytes kept of one image.
 
     Raises:

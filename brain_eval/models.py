@@ -4,13 +4,14 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from brain_eval.chosen_layers import Chosen, default_layers, named_layers, refuse_script
 from brain_eval.stimuli import EXAMPLE, Preprocessing
 from nmnc.errors import UserError, did_you_mean
 from nmnc.modules import LIBRARIES, code_sha256, import_function, running_users_code
@@ -35,6 +36,7 @@ class Model:
         weights_sha256: hex digest over names, shapes and values of all weights and buffers.
         code_sha256: hex digest over the module's structure and the source files of its classes, so
             that activations of an edited network are not mistaken for those of the old one.
+        steps, note: see `chosen_layers.Chosen`.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Model:
     preprocessing: Preprocessing
     weights_sha256: str
     code_sha256: str
+    steps: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 def load_model(
@@ -61,8 +65,8 @@ def load_model(
         source: path of a network.pt; "MODULE:FUNCTION", called as FUNCTION(**arguments) to give an
             nn.Module (the current directory is on the path); "torchvision:NAME"; "timm:NAME" where timm
             is installed; or "pixels".
-        layers: comma-separated stage names or dotted submodule names; "" means every stage of a
-            nmnc network and every direct child of any other.
+        layers: comma-separated stage names or dotted submodule names, LAYER@STEP for one of several calls; "" means
+            every stage of a nmnc network and the direct children of any other that run on an image.
         weights: state dict for MODULE:FUNCTION, torchvision or timm, see `nmnc.weights.fill`. Without it the network
             keeps its initial weights, drawn from seed 0. Nothing is ever downloaded.
         arguments: JSON object, keyword arguments of FUNCTION.
@@ -95,13 +99,17 @@ def load_model(
     with running_users_code(f"{source}: cannot be described"):  # its own __repr__ and train run
         module.eval()
         code = code_sha256(module, built_by)
+    weights_sha256 = _weights_sha256(module)  # before a pass, which could change them
+    chosen = _chosen(module, layers, source, own)
     return Model(
         name=name,
         module=module,
-        layers=_chosen(module, layers, source),
+        layers=chosen.layers,
         preprocessing=own,
-        weights_sha256=_weights_sha256(module),
+        weights_sha256=weights_sha256,
         code_sha256=code,
+        steps=chosen.steps,
+        note=chosen.note,
     )
 
 
@@ -196,24 +204,13 @@ def _timm(name: str, filled: bool) -> Callable[..., nn.Module]:
     return lambda **arguments: timm.create_model(name, **(arguments | {"pretrained": False}))
 
 
-def _chosen(module: nn.Module, layers: str, source: str) -> dict[str, nn.Module]:
-    """The submodules of the layers asked for, by name."""
-    if source == "pixels":
-        default = known = {"pixels": module}
-    else:
-        default = _stages(module) or dict(module.named_children())
-        known = dict(module.named_modules(remove_duplicate=False)) | default
-        known.pop("", None)
-    if not layers:
-        if not default:
-            raise UserError(f"{source}: has no submodules to record; give its parts names")
-        return default
-    names = [name.strip() for name in layers.split(",")]
-    for name in names:
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise UserError(f"{source}: no layer {name!r}{hint if '?' in hint else did_you_mean(name, default)}")
-    return {name: known[name] for name in names}
+def _chosen(module: nn.Module, layers: str, source: str, preprocessing: Preprocessing) -> Chosen:
+    """The layers asked for, or those recorded by default."""
+    refuse_script(module, source)
+    stages = {"pixels": module} if source == "pixels" else _stages(module)
+    if layers:
+        return named_layers(module, layers, source, stages)
+    return Chosen(stages) if stages else default_layers(module, source, preprocessing)
 
 
 def _stages(module: nn.Module) -> dict[str, nn.Module]:

@@ -21,8 +21,8 @@ class Reduction:
 
     Attributes:
         name: "none": all of it. "spatial_mean": of each channel the mean over its map; outputs that are
-            no maps are kept whole. "pca": exact principal components, fitted on the benchmark's stimuli,
-            without their labels or recordings. "random_projection": scikit-learn's SparseRandomProjection
+            no maps, such as tokens, are kept whole. "pca": exact principal components, fitted on the benchmark's
+            stimuli, without their labels or recordings. "random_projection": scikit-learn's SparseRandomProjection
             (Achlioptas 2003; density 1/sqrt(values) as Li, Hastie & Church 2006).
         dimensions: most values kept of a layer by the last two; smaller layers are projected no further
             than they have values.
@@ -59,7 +59,8 @@ class Kept:
     """What is recorded of one layer while the images pass.
 
     Attributes:
-        shape: channels and the extents along channel_x and channel_y, 1 where there is none.
+        shape: of the values of an image, in the order in which they are recorded; 1 where there is no axis.
+        channel_axis: of `shape`; the other two are channel_x and channel_y.
         placed: whether channel_x and channel_y mean a place on a map.
         take: the layer's output (images, ...) -> float (images, values); or (images, ...) in the values' order, which
             whoever copies it flattens: of an output in the channels-last layout a copy less.
@@ -70,18 +71,44 @@ class Kept:
     placed: bool
     take: Callable[[Tensor], Tensor]
     note: str = ""
+    channel_axis: int = 0
 
 
-def kept_of(layer: str, shape: tuple[int, ...], reduction: Reduction, n_images: int, device: torch.device) -> Kept:
-    """How a layer with outputs of this shape, without the batch axis, is recorded.
+def kept_of(
+    layer: str,
+    shape: tuple[int, ...],
+    channel_axis: int | None,
+    reduction: Reduction,
+    n_images: int,
+    device: torch.device,
+) -> Kept:
+    """How a layer is recorded.
 
     For principal components, which need all images, everything is recorded; see `components_note`.
+
+    Args:
+        layer: its name.
+        shape: of its output, without the batch axis.
+        channel_axis: of `shape`; None where it is not known: then coordinates follow the order of the axes.
+        reduction: what is kept.
+        n_images: of the stimulus set.
+        device: where the output lies.
+
+    Raises:
+        UserError: the mean over places is wanted of a map whose channel axis is not known.
     """
     whole: Shape = (*shape, 1, 1)[:3]  # type: ignore[assignment]
     size = int(np.prod(shape))
     if reduction.name == "spatial_mean" and len(shape) == 3:
-        note = f"mean over {shape[1]} x {shape[2]} places; channel_x and channel_y are -1"
-        return Kept((shape[0], 1, 1), False, lambda output: output.mean((2, 3), dtype=torch.float32), note)
+        if channel_axis is None:
+            raise UserError(
+                f"layer {layer!r} gives {shape} for an image, and no image of another size shows which axis has the "
+                "channels; set --channel-axis (channel_axis of the model) to first or last, or choose another reduction"
+            )
+        places = [axis for axis in range(3) if axis != channel_axis]
+        note = f"mean over {' x '.join(str(shape[axis]) for axis in places)} places; channel_x and channel_y are -1"
+        axes = [1 + axis for axis in places]
+        return Kept((shape[channel_axis], 1, 1), False, lambda output: output.mean(axes, dtype=torch.float32), note)
     if reduction.name == "random_projection" and size > reduction.dimensions:
         projection = random_projection(layer, shape, reduction.dimensions, reduction.seed, device)
         note = (
@@ -91,7 +118,7 @@ def kept_of(layer: str, shape: tuple[int, ...], reduction: Reduction, n_images: 
         )
         return Kept((reduction.dimensions, 1, 1), False, projection, note)
     note = "kept whole" if reduction.name in ("spatial_mean", "random_projection") else ""
-    return Kept(whole, True, lambda output: output, note)
+    return Kept(whole, True, lambda output: output, note, channel_axis or 0)
 
 
 def components_note(components: Components, size: int, asked: int) -> str:

@@ -68,6 +68,9 @@ class ImagePreprocessing(Section):
         return self
 
 
+ChannelAxis = Literal["first", "last"]
+
+
 class ReferenceModel(Section):
     """A network that is scored but not trained here."""
 
@@ -80,8 +83,12 @@ class ReferenceModel(Section):
         None, description="state dict or safetensors file, absolute or below the data folder; empty: initial weights"
     )
     weights_key: str | None = Field(None, description="which state dict of weights, where the file has several")
-    layers: list[str] = Field([], description="names of its modules; empty: all direct children")
+    layers: list[str] = Field(
+        [],
+        description="names of its modules, or LAYER@STEP for one of several calls; empty: the direct children that run",
+    )
     preprocessing: ImagePreprocessing | None = Field(None, description="required unless network is a network.pt")
+    channel_axis: ChannelAxis | None = Field(None, description="as in activations, for this model")
 
     @model_validator(mode="after")
     def _seen_somehow(self) -> "ReferenceModel":
@@ -118,6 +125,11 @@ class Activations(Section):
         "1.000000, measured likewise); empty: on a CPU, where the network takes it",
     )
     compression: bool = Field(False, description="compress the files, without loss")
+    channel_axis: ChannelAxis | None = Field(
+        None,
+        description="where channels lie in layers whose output for images of another size does not show it, as in "
+        "networks of one image size; spatial_mean needs it there",
+    )
 
 
 class Evaluation(Section):

@@ -23,6 +23,10 @@ def check_options(study: Study, specs: Sequence[str]) -> list[str]:
         options.append(f"--recorded-rdms={','.join(study.evaluation.recorded_rdms)}")
     for name, model in study.evaluation.models.items():
         options.append(f"--model-spec={json.dumps({'name': name, **model.model_dump(mode='json')})}")
+    kept = study.evaluation.activations
+    if study.evaluation.models:
+        options += [f"--reduction={kept.reduction}"] * (kept.reduction != "none")
+        options += [f"--channel-axis={kept.channel_axis}"] * (kept.channel_axis is not None)
     return [*options, f"--data={runs.data_folder(study)}"] if options else []
 
 

@@ -281,8 +281,8 @@ class Odd(nn.Module):
     ("layer", "message"),
     [
         ("rnn", "layer 'rnn' gives a tuple, not a tensor"),
-        ("twice", "layer 'twice' runs more than once"),
-        ("never", "layer 'never' never runs"),
+        ("twice", "layer 'twice' is called 2 times in a pass; choose one of its calls, such as twice@0"),
+        ("never", "layer 'never' is never called on an image"),
         ("total", r"layer 'total' gives \(\) for 2 images"),
         ("volume", r"layer 'volume' gives \(2, 3, 1, 12, 12\) for 2 images"),
         ("inner", r"layer 'inner' gives \(3, 2, 12, 12\) for 2 images"),
@@ -304,12 +304,12 @@ def test_tokens_by_embedding_lie_along_channel_and_channel_x(toy, tmp_path):
     images = images_of(model, toy["toy"]).numpy()
     assert (values.channel_y == 0).all()
     pixels = images.reshape(23, 3, -1)
-    np.testing.assert_array_equal(values.values, pixels[:, values.channel_x.values, values.channel.values])
+    np.testing.assert_array_equal(values.values, pixels[:, values.channel.values, values.channel_x.values])
 
 
 def test_images_the_network_does_not_take_are_one_line(toy, tmp_path):
     model = replace(model_of(Net(), LAYERS), preprocessing=Preprocessing(SIZE, 1, (0.0,), (1.0,)))
-    with pytest.raises(UserError, match=r"net: fails on images as 12x12 grey.*mend --preprocessing") as error:
+    with pytest.raises(UserError, match=r"net: fails on images as 12x12 grey.*fix --preprocessing") as error:
         extract(model, tmp_path)
     assert "\n" not in str(error.value)
     assert no_hooks(model.module)

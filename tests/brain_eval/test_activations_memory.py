@@ -17,7 +17,8 @@ from torch import nn
 from brain_eval import activation_files
 from brain_eval.activations import Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.layer_outputs import WORKSPACE, Computation, output_shapes
+from brain_eval.layer_outputs import Computation
+from brain_eval.layer_probe import WORKSPACE, probe
 from brain_eval.memory_budget import memory_plan
 from brain_eval.models import Model
 from brain_eval.reductions import Reduction
@@ -141,7 +142,8 @@ def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path):
         extract(model, [benchmark_of(300)], tmp_path / str(memory_gb), settings=Settings(memory_gb), device="cpu")
         with xr.open_dataset(tmp_path / str(memory_gb) / "toy.nc") as dataset:
             files.append(dataset["activations"].values)
-    assert sizes[0] == [2, 32, 224, 44]  # a probe; a first batch of 256, cut in two; the rest
+    # A probe; a first batch of 256, cut in two, and the rest; a few of the first and of the last batch again.
+    assert sizes[0] == [2, 32, 4, 224, 44, 4]
     assert 2 < max(sizes[1]) < 200
     np.testing.assert_allclose(files[1], files[0], rtol=1e-5, atol=1e-5)
 
@@ -167,10 +169,10 @@ def test_the_forward_pass_is_measured_where_most_of_it_is_alive():
             wide = x.repeat(1, 10, 1, 1)  # 10 images' worth, and its double beside it, no module of its own
             return self.out((wide * 2).mean(1))
 
-    shapes, forward = output_shapes(model_of(Wide(), ["out"]), CPU)
+    found = probe(model_of(Wide(), ["out"]), CPU)
     image = 3 * 16 * 16 * 4
-    assert shapes == {"out": (256,)}
-    assert forward == WORKSPACE * (image + 20 * image + 4 * 256)
+    assert found.outputs["out"].shape == (256,)
+    assert found.bytes_per_image == WORKSPACE * (image + 20 * image + 4 * 256)
 
 
 def refused(tmp_path, settings, message, n=300):

@@ -180,13 +180,13 @@ def test_a_cpu_computes_in_the_channels_last_layout_where_the_network_takes_it(m
     assert attributes["memory_format"] == "contiguous"
     asked, _ = extracted(viewing, toy, tmp_path / "contiguous", channels_last=False)
     np.testing.assert_array_equal(found.values, asked.values)
-    with pytest.raises(UserError, match=r"use --contiguous or mend --preprocessing \(RuntimeError: view size"):
+    with pytest.raises(UserError, match=r"use --contiguous or fix --preprocessing \(RuntimeError: view size"):
         extracted(viewing, toy, tmp_path / "refused", channels_last=True)
 
 
 def test_what_fails_in_any_layout_is_said_of_the_contiguous_one(model, toy, tmp_path):
     model = replace(model, preprocessing=replace(model.preprocessing, image_size=4))
-    with pytest.raises(UserError, match=r"; mend --preprocessing \("):
+    with pytest.raises(UserError, match=r"; fix --preprocessing \("):
         extracted(model, toy, tmp_path)
 
 

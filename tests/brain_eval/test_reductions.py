@@ -172,7 +172,7 @@ def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guarant
 def test_no_distance_changes_by_more_than_the_bound(seed):
     n, k, p = 30, 400, 2000
     points = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32))
-    kept = kept_of("layer", (p,), Reduction("random_projection", k, seed), n, CPU)
+    kept = kept_of("layer", (p,), 0, Reduction("random_projection", k, seed), n, CPU)
     before, after = torch.pdist(points) ** 2, torch.pdist(kept.take(points)) ** 2
     assert float((after / before - 1).abs().max()) <= error_bound(n, k)
 
@@ -189,7 +189,7 @@ def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout):
         outputs = torch.cat([outputs, outputs], 3)[..., :40]
     elif layout == "bfloat16":
         outputs = outputs.bfloat16()
-    kept = kept_of("of this test", shape, Reduction("random_projection", 50, seed=3), 4, CPU)
+    kept = kept_of("of this test", shape, 0, Reduction("random_projection", 50, seed=3), 4, CPU)
     oracle = SparseRandomProjection(50, random_state=projection_seed("of this test", 3)).fit(csr_matrix((1, 7200)))
     expected = oracle.transform(outputs.flatten(1).double().numpy())
     np.testing.assert_allclose(kept.take(outputs).numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -203,32 +203,47 @@ def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone():
     taken = []
     for layer, seed in (("conv", 3), ("conv", 3), ("conv", 4), ("another", 3)):
         random_projection.cache_clear()  # else the second is the first
-        taken.append(kept_of(layer, (6, 10, 10), Reduction("random_projection", 50, seed), 4, CPU).take(maps))
+        taken.append(kept_of(layer, (6, 10, 10), 0, Reduction("random_projection", 50, seed), 4, CPU).take(maps))
     one, again, seed, layer = taken
     assert torch.equal(again, one)
     assert not torch.equal(seed, one)
     assert not torch.equal(layer, one)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_spatial_mean_is_taken_in_float32_over_maps_only(dtype, memory_format):
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype, memory_format, axis):
     maps = torch.randn(3, 4, 5, 6).to(dtype).to(memory_format=memory_format)
-    kept = kept_of("maps", (4, 5, 6), Reduction("spatial_mean"), 3, CPU)
-    assert (kept.shape, kept.placed) == ((4, 1, 1), False)
+    kept = kept_of("maps", (4, 5, 6), axis, Reduction("spatial_mean"), 3, CPU)
+    channels, *places = [(4, 5, 6)[axis], *(extent for extent in (4, 5, 6) if extent != (4, 5, 6)[axis])]
+    assert (kept.shape, kept.placed) == ((channels, 1, 1), False)
+    assert f"{places[0]} x {places[1]} places" in kept.note
     taken = kept.take(maps)
     assert taken.dtype == torch.float32
-    torch.testing.assert_close(taken.double(), maps.double().mean((2, 3)), rtol=1e-5, atol=1e-6)
+    expected = maps.double().movedim(1 + axis, 1).mean((2, 3))
+    torch.testing.assert_close(taken.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_the_spatial_mean_keeps_tokens_whole(axis):
     for shape in ((7,), (5, 7)):
-        whole = kept_of("tokens", shape, Reduction("spatial_mean"), 3, CPU)
+        whole = kept_of("tokens", shape, axis, Reduction("spatial_mean"), 3, CPU)
         values = torch.randn(3, *shape)
         assert whole.placed
         assert whole.note == "kept whole"
         assert torch.equal(whole.take(values), values)
 
 
+def test_a_mean_over_places_needs_a_known_channel_axis_and_nothing_else_does():
+    with pytest.raises(UserError, match=r"layer 'maps' gives \(4, 5, 6\) .* set --channel-axis .* first or last"):
+        kept_of("maps", (4, 5, 6), None, Reduction("spatial_mean"), 3, CPU)
+    for name in ("none", "pca", "random_projection"):
+        assert kept_of("maps", (4, 5, 6), None, Reduction(name), 3, CPU).channel_axis == 0
+
+
 def test_a_layer_smaller_than_the_projection_is_kept_whole():
-    kept = kept_of("fc", (20,), Reduction("random_projection", 20), 3, CPU)
+    kept = kept_of("fc", (20,), 0, Reduction("random_projection", 20), 3, CPU)
     values = torch.randn(3, 20)
     assert torch.equal(kept.take(values), values)
     assert (kept.shape, kept.placed, kept.note) == ((20, 1, 1), True, "kept whole")

@@ -115,6 +115,8 @@ def model_options(wildcards):
         kind = STUDY.networks[wildcards.network].kind
         if ":" in kind:
             options["--network"] = kind
+        if EVALUATION.activations.channel_axis:
+            options["--channel-axis"] = EVALUATION.activations.channel_axis
     elif wildcards.network in EVALUATION.models:
         model = EVALUATION.models[wildcards.network]
         options |= {
@@ -130,6 +132,8 @@ def model_options(wildcards):
             options["--weights-key"] = model.weights_key
         if model.preprocessing:
             options["--preprocessing"] = model.preprocessing.model_dump_json()
+        axis = model.channel_axis or EVALUATION.activations.channel_axis
+        options |= {"--channel-axis": axis} if axis else {}
     else:
         options |= {"--model": "pixels", "--preprocessing": pixel_preprocessing()}
     return f"{shlex.join(word for option in options.items() for word in option)} {recording_options(wildcards)}"
