@@ -48,8 +48,8 @@ def check(
         list[str] | None,
         typer.Option(
             help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "weights_key": "KEY", '
-            '"layers": ["..."], "preprocessing": {..}, "kind": .., "channel_axis": ..}; all but network may be left out; '
-            "repeatable."
+            '"layers": ["..."], "preprocessing": {..}, "kind": .., "channel_axis": ..}; all but network may be left '
+            "out; repeatable."
         ),
     ] = None,
     data: Data = Path("data"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from brain_eval.hooks import run_hooked, unrecordable
 from brain_eval.models import Model
-from nmnc.errors import UserError
+from nmnc.errors import UserError, in_one_line
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def forward(
     except (UserError, torch.OutOfMemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's network may raise anything
-        raise UserError(f"{model.name}: fails {where} ({one_line(error)}); fix the network or these images") from error
+        raise UserError(
+            f"{model.name}: fails {where} ({in_one_line(error)}); fix the network or these images"
+        ) from error
     for layer, promised in outputs.items():
         if counts[layer] != promised.calls:
             raise UserError(
@@ -153,8 +155,3 @@ def run(model: Model, images: Tensor, computation: Computation, note: Callable[[
 def times(number: int) -> str:
     """A number of calls in words."""
     return "once" if number == 1 else f"{number} times"
-
-
-def one_line(error: BaseException) -> str:
-    """An error of somebody else's code: its kind and all its text, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

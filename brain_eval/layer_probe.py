@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 from brain_eval.hooks import calls_of, probe_images, unrecordable
-from brain_eval.layer_outputs import Computation, Output, one_line, run, times
+from brain_eval.layer_outputs import Computation, Output, run, times
 from brain_eval.models import Model
-from nmnc.errors import UserError
+from nmnc.errors import UserError, in_one_line
 
 #: Images of the first pass, one blank and one of noise; and of the pass at another size.
 PROBES, OTHER_PROBES = 2, 3
@@ -131,7 +131,7 @@ def probe(model: Model, computation: Computation) -> Probe:
     except (Exception, SystemExit) as error:  # the user's network may raise anything
         advice = "use --contiguous or fix --preprocessing" if computation.channels_last else "fix --preprocessing"
         raise UserError(
-            f"{model.name}: fails on images as {model.preprocessing.describe()}; {advice} ({one_line(error)})"
+            f"{model.name}: fails on images as {model.preprocessing.describe()}; {advice} ({in_one_line(error)})"
         ) from error
     refuse_training(model)
     outputs = {layer: _promised(model, layer, seen.calls.get(layer, []), computation) for layer in model.layers}

@@ -245,13 +245,13 @@ def test_an_unknown_number_format_is_one_line():
 
 def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     given = {}
-    monkeypatch.setattr("brain_eval.models.load_model", lambda *arguments: None)
+    monkeypatch.setattr("brain_eval.models.load_model", lambda *arguments, **options: None)
     monkeypatch.setattr(activations, "extract_all", lambda *arguments, **options: given.update(options))
     options = "--memory-gb 0.5 --reduction pca --reduction-dimensions 7 --reduction-seed 3 --dtype bfloat16"
     command = ["extract", "--model", "m", "--benchmark", "b", "--out", str(tmp_path), *options.split()]
-    done = CliRunner().invoke(app, [*command, "--channels-last", "--compression"])
+    done = CliRunner().invoke(app, [*command, "--channels-last", "--compression", "--channel-axis", "last"])
     assert done.exit_code == 0, done.output
-    assert given["settings"] == Settings(0.5, Reduction("pca", 7, 3), "bfloat16", True, True)
+    assert given["settings"] == Settings(0.5, Reduction("pca", 7, 3), "bfloat16", True, True, "last")
     assert CliRunner().invoke(app, [*command[:7], "--contiguous"]).exit_code == 0
     assert given["settings"] == Settings(channels_last=False)
     assert CliRunner().invoke(app, command[:7]).exit_code == 0
