@@ -22,8 +22,8 @@ from nmnc.weights import check_stored, check_values, load_plain
 FORMAT = 1
 #: Most values in one argument of a network.
 MOST_LAYERS = 1000
-#: A number of classes, or of pixels along one side.
-Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
+#: Pixels along one side.
+Size = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
 
 def save_network(path: Path, network: Network, config: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class _Recipe(_Part):
 
     kind: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*(:[A-Za-z_][A-Za-z0-9_]*)?$", max_length=200)]
     image_shape: tuple[Size, Size, Size]
-    classes: Size
+    classes: Annotated[int, Field(strict=True, ge=1, le=100_000)]
     arguments: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=100)], JsonValue]
     name: Annotated[str, Field(max_length=200)] = ""
 

@@ -133,10 +133,11 @@ def save_all(figures: list[CaptionedFigure], folder: Path) -> list[Path]:
 
 
 def _remove_stale(folder: Path, drawn: set[str]) -> None:
-    """Delete the figures of an earlier report that this one does not have."""
+    """Delete the figures of an earlier report that this one does not have; captions.json names nothing but figures."""
     try:
         earlier = set(json.loads((folder / "captions.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return
-    for name in earlier - drawn:
-        (folder / Path(name).name).unlink(missing_ok=True)
+    for path in folder.glob("*.png"):
+        if path.name in earlier - drawn:
+            path.unlink()

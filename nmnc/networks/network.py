@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from nmnc.errors import UserError, in_one_line
+from nmnc.modules import running_users_code
 
 
 class Network(nn.Module):
@@ -64,11 +64,8 @@ def layer_sizes(network: Network, image_shape: tuple[int, int, int]) -> list[int
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
-    try:
-        with torch.no_grad():
-            outputs = network.outputs(torch.zeros(1, *image_shape, device=device), connected=True)
-    except Exception as error:  # the user's own stages may raise anything
-        reason = in_one_line(error)
-        raise UserError(f"images of shape {image_shape} do not pass through the network: {reason}") from error
+    with running_users_code(f"images of shape {image_shape} do not pass through the network"), torch.no_grad():
+        outputs = network.outputs(torch.zeros(1, *image_shape, device=device), connected=True)
+        sizes = [output.numel() for output in outputs]
     network.train(was_training)
-    return [output.numel() for output in outputs]
+    return sizes

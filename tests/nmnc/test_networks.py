@@ -290,6 +290,17 @@ def test_arguments_that_cannot_be_used_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("end", [SystemExit(0), KeyboardInterrupt(), RuntimeError("two\nlines")])
+def test_a_stage_cannot_end_the_program(end: BaseException) -> None:
+    class Ending(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise end
+
+    with pytest.raises(UserError, match="do not pass through the network: ") as caught:
+        layer_sizes(Network([("a", Ending(2, 2)), ("b", nn.Linear(2, 2))]), SHAPE)
+    assert "\n" not in str(caught.value)
+
+
 def test_images_that_do_not_fit_are_refused(own: Callable[..., Network]) -> None:
     with pytest.raises(UserError, match=r"images of shape \(3, 8, 8\) do not pass through the network: ") as caught:
         layer_sizes(own("own_networks:wrong_input"), SHAPE)

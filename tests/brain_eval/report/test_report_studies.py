@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -220,3 +221,16 @@ def test_dozens_of_rules_keep_their_tables_within_the_page(fake_study: Any) -> N
     for heading in ("Accuracy after training", "Similarity at the layer chosen on held-out images: spearman"):
         assert html[html.index(heading) :].partition("<table")[0].endswith('<div class="scroll tall">')
     assert html.count("nmnc_39") > 3
+
+
+@pytest.mark.parametrize(
+    "names", [["notes.txt", "../notes.txt", "", "..", "old.png"], {"old.png": {}, "notes.txt": {}}]
+)
+def test_captions_name_nothing_but_figures_to_replace(names: Any, tmp_path: Path) -> None:
+    for name in ("notes.txt", "figures/notes.txt", "figures/old.png", "figures/own.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "figures/captions.json").write_text(json.dumps(names))
+    save_all([], tmp_path / "figures")
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*") if "captions" not in path.name}
+    assert left == {"notes.txt", "figures/notes.txt", "figures/own.png"}
