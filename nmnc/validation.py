@@ -44,7 +44,7 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
         text = str(first["msg"]).removeprefix("Value error, ").replace("\n", " ")
         given = "" if isinstance(first["input"], dict) else f" (got {short(first['input'])})"
         message = f"{place}: {text}{given}" if place else text
-    return message + (f" (and {len(more)} more)" if more else "")
+    return " ".join(message.split()) + (f" (and {len(more)} more)" if more else "")
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

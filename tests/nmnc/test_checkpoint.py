@@ -234,6 +234,8 @@ FIELDS: list[tuple[tuple[str, ...], Any, str]] = [
     ((*RECIPE, "classes"), 0, "network.classes: .*greater than"),
     ((*RECIPE, "classes"), 10**500, "a number beyond 2..64"),
     ((*RECIPE, "classes"), torch.tensor(3), "network.classes: "),
+    ((*RECIPE, "classes"), torch.ones(2, 3), "network.classes: "),
+    ((*RECIPE, "two\nlines"), 3, "network.two lines: unknown key"),
     ((*RECIPE, "arguments"), [4], "network.arguments: "),
     ((*RECIPE, "arguments"), {"channels": torch.ones(2)}, "network.arguments.channels"),
     ((*RECIPE, "arguments"), {"channels": [1] * 10**5}, "network.arguments: a list of over 1000 values"),
