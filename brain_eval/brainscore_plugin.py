@@ -59,7 +59,7 @@ from PIL import Image
 
 from brainscore_vision import load_model
 
-EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
+EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text(encoding="utf-8"))
 
 
 def test_responses(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from brain_eval.benchmarks.base import Benchmark, Description
 from nmnc.errors import UserError
-from nmnc.files import replacing
+from nmnc.files import write_text
 
 #: One line per benchmark: a module of this package with DESCRIPTION and load(data_folder).
 MODULES = (
@@ -103,8 +103,8 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
         say_notes(benchmark)
         if name not in MODULES:
             decode_all(benchmark)  # published files are pinned by their hash
-        with replacing(Path(out) / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(_summary(benchmark), indent=2, ensure_ascii=False) + "\n")
+        summary = json.dumps(_summary(benchmark), indent=2, ensure_ascii=False)
+        write_text(Path(out) / f"{name}.json", summary + "\n")
 
 
 def say_notes(benchmark: Benchmark) -> None:
