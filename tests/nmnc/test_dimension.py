@@ -98,7 +98,7 @@ def test_linear_estimators_see_the_space_around_a_curved_manifold() -> None:
 def test_estimators_of_variance_on_a_subspace_with_known_variances(variances: list[float]) -> None:
     images = 50
     left = torch.linalg.qr(torch.cat([torch.ones(images, 1), gaussian(images, len(variances))], 1).double()).Q[:, 1:]
-    values = values_of(embedded(left * torch.tensor(variances).double().sqrt()))
+    values = values_of(embedded(left * torch.tensor(variances, dtype=torch.float64).sqrt()))
     spectrum = np.array(variances)
     assert values["participation_ratio"] == pytest.approx(spectrum.sum() ** 2 / (spectrum**2).sum(), rel=1e-9)
     shares = np.cumsum(spectrum) / spectrum.sum()

@@ -10,6 +10,7 @@ from nmnc.networks.convnet import convnet
 from nmnc.perturbation import Perturbation, isotropic, responses
 from nmnc.replay import recording, replaying
 from nmnc.stage_check import check_stages
+from tests.tolerance import tolerance
 
 pytestmark = pytest.mark.numeric
 
@@ -45,7 +46,9 @@ def test_zero_noise_changes_nothing_at_all_in_training_mode(estimator: str) -> N
         clean = [output.detach() for output in network.outputs(images(), connected=True)[:-1]]
     noise = perturbations(network, 0.05)
     silent = responses(network, clean, [zero(one) for one in noise], record, estimator)
-    assert all(torch.equal(change, torch.zeros_like(change)) for change in silent)
+    # A copy of the one-sided form flows beside an unperturbed one, whose row a product may round differently.
+    most = tolerance(steps=max(layer_sizes(network, (3, 16, 16))), dtype="float32") if estimator == "one_sided" else 0.0
+    assert all(change.abs().max() <= most for change in silent)
     loud = responses(network, clean, noise, record, estimator)
     assert all(change.abs().max() > 1e-4 for change in loud)
 
@@ -62,7 +65,7 @@ def test_zero_noise_is_exact_at_sizes_where_matrix_products_have_odd_ends(width:
     assert all(not change.any() for change in responses(network, clean, silent, record, "antithetic"))
     assert all(not change.any() for change in responses(network, clean, silent, record, "forward_mode"))
     one_sided = responses(network, clean, silent, record, "one_sided")
-    assert all(change.abs().max() < 1e-6 for change in one_sided)
+    assert all(change.abs().max() < tolerance(steps=width, dtype="float32") for change in one_sided)
 
 
 @pytest.mark.parametrize("channels", [[8, 16, 24], [31, 9]])
@@ -179,7 +182,7 @@ def test_a_module_that_is_called_twice_replays_each_call(estimator: str) -> None
             torch.testing.assert_close(replayed, outputs[-1][:6], rtol=1e-4, atol=1e-5)
     silent = [Perturbation(torch.zeros(8, 12), torch.ones(8, 12), 1.0)] * 3
     changes = responses(network, [output.detach() for output in outputs[:-1]], silent, record, estimator)
-    assert max(change.abs().max() for change in changes) < 1e-6
+    assert max(change.abs().max() for change in changes) < tolerance(steps=12, dtype="float32")
 
 
 @pytest.mark.parametrize("kind", ["shared", "mixing"])
