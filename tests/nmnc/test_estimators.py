@@ -13,8 +13,6 @@ from nmnc.perturbation import Perturbation, copies, joint_response, mean_jacobia
 from nmnc.replay import Record, recording, replaying
 from nmnc.rules import make_rule
 
-pytestmark = pytest.mark.numeric
-
 IMAGES, BATCH = 5, 9
 
 

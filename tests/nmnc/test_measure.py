@@ -29,8 +29,6 @@ from nmnc.row_space import Projections, median_share, over_draws, row_space, tot
 from nmnc.rules.base import Backprop
 from nmnc.signal_losses import mean_jacobian, signal_losses
 
-pytestmark = pytest.mark.numeric
-
 CPU = torch.device("cpu")
 
 

@@ -15,8 +15,6 @@ from examples.cifar_resnet import resnet20
 from nmnc.errors import UserError
 from nmnc.networks import NETWORKS, Network, build_network, layer_sizes
 
-pytestmark = pytest.mark.numeric
-
 SHAPE = (3, 8, 8)
 SMALLEST = {"alexnet": (3, 63, 63)}
 EVERY_KIND = [
