@@ -42,9 +42,9 @@ class Net(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def model_of(module, layers, steps=None, seen=SEEN):
+def model_of(module, layers):
     chosen = named_layers(module.eval(), layers, "net", {})
-    return Model("net", module, chosen.layers, seen, "weights", "code", chosen.steps)
+    return Model("net", module, chosen.layers, SEEN, "weights", "code", chosen.steps)
 
 
 @pytest.fixture
@@ -312,21 +312,13 @@ class Result:
     logits: torch.Tensor
 
 
-def sparse(x):
-    return x.to_sparse()
-
-
-def nested(x):
-    return torch.nested.nested_tensor(list(x.flatten(2)))
-
-
 KINDS = {
     "complex64": lambda x: torch.complex(x, x),
     "int64": lambda x: x.long(),
     "bool": lambda x: x > 0,
     "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
-    "sparse_coo": sparse,
-    "nested": nested,
+    "sparse_coo": lambda x: x.to_sparse(),
+    "nested": lambda x: torch.nested.nested_tensor(list(x.flatten(2))),
     "meta": lambda x: x.to("meta"),
     "Kind": lambda x: x.as_subclass(Kind),
     "a list": lambda x: [x],
@@ -424,7 +416,7 @@ MAP_AXES = {"first": 0, "last": 2, "pooled": 0, "tokens": 1, "fixed": None, "ref
 
 
 @pytest.mark.parametrize("form", MAP_AXES)
-def test_the_channel_axis_is_found_where_images_of_another_size_show_it(form, toy, tmp_path):
+def test_the_channel_axis_is_found_where_images_of_another_size_show_it(form):
     found = probe(model_of(Maps(form), "patch,map,fc"), Computation(torch.device("cpu"))).outputs
     assert found["patch"].channel_axis == 0  # a convolution, even where nothing else runs
     assert found["map"].channel_axis == MAP_AXES[form]
