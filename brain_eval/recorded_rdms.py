@@ -50,8 +50,8 @@ KINDS = {
 CORRELATION = "correlation"
 #: What to do where it is undefined.
 WAYS_OUT = (
-    "leave that out (NaN where that recording has nothing), or compare other distances (recorded_rdms: [euclidean], "
-    "--recorded-rdms euclidean), or score by cka or ridge alone"
+    "leave out that stimulus (NaN for the recording) or the recording, or compare other distances "
+    "(recorded_rdms: [euclidean], --recorded-rdms euclidean), or score by cka or ridge alone"
 )
 
 

@@ -166,7 +166,7 @@ def silent(mine):
     trials = values() + 3
     trials[:, 4] = 0.0
     mine.responses(trials)
-    return r"activity is constant for stimulus_id 's4', so its correlations are undefined; leave that out"
+    return r"activity is constant for stimulus_id 's4', so its correlations are undefined; leave out that stimulus"
 
 
 def one_neuroid(mine):

@@ -150,8 +150,11 @@ def test_models_and_benchmark_folders_are_checked_too(
     first, (_, _, package, command, *options) = begin(evaluated, monkeypatch)
     assert first[2:4] == ["nmnc", "check"]
     assert [package, command] == ["brain_eval", "check"]
-    # `simulated` is ours: its data may not be here yet.
-    assert [option for option in options if "model" not in option] == ["--benchmark=mine=mine", "--data=data"]
+    # `simulated` is ours: only its name is checked, its data may not be here yet.
+    assert [option for option in options if "model" not in option] == [
+        "--benchmark=simulated", "--benchmark=mine=mine", "--metrics=spearman,rho-a", "--recorded-rdms=correlation",
+        "--data=data",
+    ]  # fmt: skip
     [spec] = [option for option in options if "model" in option]
     given = json.loads(spec.removeprefix("--model-spec="))
     assert {key: given[key] for key in ("name", "network", "weights", "layers")} == {
