@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from brain_eval.benchmarks.brainscore_environment import prepare
+from brain_eval.layer_outputs import Computation, Output, forward
+from brain_eval.layer_probe import probe
 from brain_eval.models import Model, load_model
 from nmnc.errors import UserError
 from nmnc.images import read_image
@@ -149,8 +151,9 @@ class ActivationsModel:
         from brainscore_vision.model_helpers.activations.core import ActivationsExtractorHelper
 
         self._model = model
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model.module.to(self._device)
+        self._computation = Computation(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._computation.place(model.module)
+        self._outputs: dict[tuple[str, ...], Mapping[str, Output]] = {}
         self.image_size = model.preprocessing.image_size
         self._extractor = ActivationsExtractorHelper(
             get_activations=self.get_activations,
@@ -182,16 +185,18 @@ class ActivationsModel:
     def get_activations(
         self, images: Sequence[NDArray[np.float32]], layer_names: Sequence[str]
     ) -> OrderedDict[str, NDArray[np.float32]]:
-        """One pass -> layer -> (images, ...) float32, in the order asked for."""
-        batch = torch.from_numpy(np.stack(images)).to(self._device)
+        """One pass -> layer -> (images, ...) float32, in the order asked for; raises as `layer_outputs.forward`."""
+        asked = replace(self._model, layers={layer: self._module(layer) for layer in layer_names})
+        if tuple(layer_names) not in self._outputs:
+            self._outputs[tuple(layer_names)] = probe(asked, self._computation).outputs
         found: dict[str, NDArray[np.float32]] = {}
-        with ExitStack() as hooks:
-            for layer in layer_names:
-                hook = _copy_into(found, layer)
-                hooks.callback(self._module(layer).register_forward_hook(hook).remove)
-            hooks.enter_context(torch.inference_mode())
-            hooks.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False))
-            self._model.module(batch)
+
+        def take(layer: str, output: Tensor) -> None:
+            # A copy: an in-place ReLU behind this layer would change what it gave.
+            found[layer] = output.to("cpu", torch.float32, copy=True).contiguous().numpy()
+
+        outputs, batch = self._outputs[tuple(layer_names)], torch.from_numpy(np.stack(images))
+        forward(asked, batch, self._computation, outputs, take, "in a batch of Brain-Score's")
         return OrderedDict((layer, found[layer]) for layer in layer_names)
 
     def _module(self, layer: str) -> nn.Module:
@@ -201,11 +206,3 @@ class ActivationsModel:
             known = ", ".join(self._model.layers)
             raise UserError(f"{self._model.name}: no layer {layer!r}; choose from {known}")
         return self._model.layers[layer]
-
-
-def _copy_into(found: dict[str, NDArray[np.float32]], layer: str) -> Any:
-    def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-        # A copy: an in-place ReLU behind this layer would change what it gave.
-        found[layer] = output.detach().to("cpu", torch.float32, copy=True).contiguous().numpy()
-
-    return hook

@@ -68,6 +68,52 @@ def test_all_is_well_and_nothing_is_downloaded() -> None:
     assert [path.name for path in Path("data").iterdir()] == ["weights.pt"]
 
 
+NETWORKS = """
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.conv, self.map, self.fc = kind, nn.Conv2d(3, 4, 2, 2), nn.Identity(), nn.Linear(4, 5)
+
+    def forward(self, x):
+        assert self.kind != "fixed" or x.shape[-1] == 8
+        x = self.conv(F.dropout(x) if self.kind == "dropout" else x)
+        if self.kind == "full" and len(x) > 6:  # only where images of the study are shown beside the noise
+            return x
+        return self.fc(self.map(x.permute(0, 2, 3, 1)).mean((1, 2)))
+
+def net(kind):
+    return Net(kind)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("dropout", {}, "two passes over the same images differ in layer 'conv'"),
+        ("full", {}, "layer 'map' is called 0 times in a"),
+        ("fixed", {}, None),
+        ("fixed", {"reduction": "spatial_mean"}, r"layer 'map' gives \(4, 4, 4\) .*set --channel-axis"),
+        ("fixed", {"reduction": "spatial_mean", "channel_axis": "last"}, None),
+        ("right", {"reduction": "spatial_mean"}, None),
+    ],
+)
+def test_models_are_shown_noise_and_images_of_the_study(
+    kind: str, options: dict[str, str], message: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "nets_to_check.py").write_text(NETWORKS)
+    monkeypatch.delitem(sys.modules, "nets_to_check", raising=False)
+    own = spec(network="nets_to_check:net", arguments={"kind": kind}, weights=None, layers=["conv", "map"])
+    if message is None:
+        check_all([own], ["mine=mine"], Path("data"), **options)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        check_all([own], ["mine=mine"], Path("data"), **options)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     ("changes", "message"),

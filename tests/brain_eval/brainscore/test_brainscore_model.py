@@ -230,6 +230,22 @@ def test_an_in_place_layer_does_not_change_the_one_before(tmp_path: Path) -> Non
         extractor.get_activations(list(images), ["relu"])
 
 
+def test_a_chosen_call_is_given_and_layers_of_several_calls_are_refused() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 48), nn.Tanh())
+    steps = nn.Sequential(network[0], network[1], network[2], network[1])
+    seen = Preprocessing(4, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    layers = {"1": network[1], "1@0": network[1], "1@-1": network[1]}
+    extractor = ActivationsModel(Model("steps", steps, layers, seen, "w", "c", {"1@0": 0, "1@-1": -1}), "steps-0", 2)
+    images = np.random.default_rng(0).normal(size=(3, 3, 4, 4)).astype(np.float32)
+    found = extractor.get_activations(list(images), ["1@0", "1@-1"])
+    with torch.no_grad():
+        first = network[:2](torch.from_numpy(images))
+        np.testing.assert_allclose(found["1@0"], first.numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["1@-1"], network[1](network[2](first)).numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match="steps: layer '1' is called 2 times in a pass"):
+        extractor.get_activations(list(images), ["1"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
