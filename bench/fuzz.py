@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -83,14 +83,39 @@ def run_command_in(folder: Path, command: list[str], said: Path) -> None:
         os._exit(status)
 
 
+def made(write: Callable[[Path, Random], list[str]], folder: Path, name: str) -> list[str]:
+    """Write an input, in a child: nesting that even writing does not survive leaves this process as it was."""
+    command = folder.with_name("command")
+    for attempt in range(100):
+        folder.mkdir()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                command.write_bytes(
+                    "\0".join(write(folder, Random(f"{name} {attempt}"))).encode("utf-8", "surrogateescape")
+                )
+                os._exit(0)
+            except RecursionError:
+                os._exit(1)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(2)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            return command.read_bytes().decode("utf-8", "surrogateescape").split("\0")
+        shutil.rmtree(folder)
+        if status != 1:
+            break
+    raise RuntimeError(f"input {name} cannot be written")
+
+
 def try_input(number: int, kind: str, seed: int, keep: Path | None = None) -> Outcome:
     """Write input `number` of a seed, try it, and say what came of it."""
     from fuzz_inputs import INPUTS
 
     parent = Path(tempfile.mkdtemp(prefix="fuzz-"))
     folder, said = parent / "input", parent / "said"
-    folder.mkdir()
-    command = INPUTS[kind](folder, Random(f"{seed} {number} {kind}"))
+    command = made(INPUTS[kind], folder, f"{seed} {number} {kind}")
     before = snapshot(folder)
     pid = os.fork()
     if pid == 0:
@@ -103,9 +128,6 @@ def try_input(number: int, kind: str, seed: int, keep: Path | None = None) -> Ou
     if keep is not None and outcome not in FINE:
         shutil.copytree(
             parent, keep / f"{seed}-{number}-{kind}-{outcome}", symlinks=True, dirs_exist_ok=True, ignore=pipes
-        )
-        (keep / f"{seed}-{number}-{kind}-{outcome}" / "command").write_text(
-            "\n".join(command), errors="backslashreplace"
         )
     shutil.rmtree(parent, ignore_errors=True)
     return Outcome(number, kind, outcome, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, text[-300:])
