@@ -8,7 +8,8 @@ ARGS ?=
 PYTHON := .venv/bin/python
 # Rules of the workflow and tests start programs by name; they must be this environment's.
 IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-STUDY = $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
+# Snakemake reads a study before our code can refuse it: it is read by nmnc first.
+STUDY = $(PYTHON) -m nmnc check --settings --config $(1) && $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
 # A run that diverges is a result: the verdicts then count it as a missing seed. $(1): the study, $(2): the tier.
 define CLAIMS
 $(PYTHON) workflow/plan.py --config config/$(1).yaml --cores $(CORES) && \
@@ -56,6 +57,7 @@ cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 12 minutes, 
 
 search: .venv/.installed ## Step sizes for the claims: nine trials for every rule, the best three again; 3 hours on two cores
 	@for name in search search_more search_again search_rare search_rare_again; do \
+	    $(PYTHON) -m nmnc check --settings --config config/$$name.yaml || exit 2; \
 	    $(IN_ENV) snakemake search --cores $(CORES) --configfile config/$$name.yaml --keep-going || { \
 	        echo "some trials stopped (above): they count, and are never chosen" >&2; \
 	        $(PYTHON) -m nmnc search --config config/$$name.yaml --out results/$$name/tables/search.csv --unfinished \

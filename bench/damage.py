@@ -67,7 +67,7 @@ def reshaped(content: Any, random: Random) -> Any:
 def damaged(content: bytes, random: Random) -> bytes:
     """Bytes with some flipped, cut, doubled, zeroed or inserted."""
     data = bytearray(content)
-    for _ in range(random.choice([1, 1, 1, 2, 5, 50])):
+    for _ in range(random.choice([0, 1, 1, 1, 2, 5, 50])):
         if not data:
             break
         first = random.randrange(len(data))

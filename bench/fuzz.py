@@ -10,6 +10,7 @@ One CSV row per kind and outcome; exit status 1 where an input ended in any othe
 
 import argparse
 import hashlib
+import json
 import os
 import resource
 import shutil
@@ -18,11 +19,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -83,7 +84,23 @@ def run_command_in(folder: Path, command: list[str], said: Path) -> None:
         os._exit(status)
 
 
-def made(write: Callable[[Path, Random], list[str]], folder: Path, name: str) -> list[str]:
+class Undamaged(Random):
+    """Chooses the first of everything and never that something is damaged."""
+
+    def random(self) -> float:
+        """Above every share of damage."""
+        return 0.999
+
+    def choice(self, values: Sequence[Any]) -> Any:
+        """The first."""
+        return values[0]
+
+    def randrange(self, *limits: int) -> int:
+        """The last: not one of the parts that are damaged."""
+        return limits[-1] - 1
+
+
+def made(write: Callable[[Path, Random], list[str]], folder: Path, name: str, number: int) -> list[str]:
     """Write an input, in a child: nesting that even writing does not survive leaves this process as it was."""
     command = folder.with_name("command")
     for attempt in range(100):
@@ -91,9 +108,8 @@ def made(write: Callable[[Path, Random], list[str]], folder: Path, name: str) ->
         pid = os.fork()
         if pid == 0:
             try:
-                command.write_bytes(
-                    "\0".join(write(folder, Random(f"{name} {attempt}"))).encode("utf-8", "surrogateescape")
-                )
+                random = Random(f"{name} {attempt}") if number >= 0 else Undamaged()
+                command.write_bytes("\0".join(write(folder, random)).encode("utf-8", "surrogateescape"))
                 os._exit(0)
             except RecursionError:
                 os._exit(1)
@@ -115,7 +131,7 @@ def try_input(number: int, kind: str, seed: int, keep: Path | None = None) -> Ou
 
     parent = Path(tempfile.mkdtemp(prefix="fuzz-"))
     folder, said = parent / "input", parent / "said"
-    command = made(INPUTS[kind], folder, f"{seed} {number} {kind}")
+    command = made(INPUTS[kind], folder, f"{seed} {number} {kind}", number)
     before = snapshot(folder)
     pid = os.fork()
     if pid == 0:
@@ -249,8 +265,14 @@ def main() -> None:
     parser.add_argument("--number", type=int, help="one input")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--keep", type=Path, help="keep inputs that fail there")
+    parser.add_argument("--serve", action="store_true", help="read [kind, number] lines of JSON, answer each (tests)")
     options = parser.parse_args()
     preload()
+    if options.serve:
+        for line in sys.stdin:
+            kind, number = json.loads(line)
+            print(json.dumps(try_input(number, kind, options.seed)._asdict()), flush=True)
+        return
     started, context = time.monotonic(), get_context("fork")
     queue = context.Queue()
     shares = 1 if options.number is not None else options.processes

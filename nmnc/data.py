@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -175,8 +175,17 @@ def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (shares @ levels.square() - mean.square()).clamp_min(0).sqrt()
 
 
-def image_shape_of(config: DatasetConfig, data: Path) -> tuple[tuple[int, int, int], int]:
-    """((channels, height, width), classes) without reading more than needed; downloads nothing.
+class Extent(NamedTuple):
+    """(channels, height, width) of one image, and the numbers of classes, training images and test images."""
+
+    shape: tuple[int, int, int]
+    classes: int
+    n_train: int
+    n_test: int
+
+
+def extent_of(config: DatasetConfig, data: Path) -> Extent:
+    """What a data set is made of, without reading more than needed; downloads nothing.
 
     Raises:
         UserError: as `load_dataset`; of a known data set only where more images or larger ones are asked for than
@@ -185,11 +194,13 @@ def image_shape_of(config: DatasetConfig, data: Path) -> tuple[tuple[int, int, i
     if config.name in KNOWN:
         shape, classes, sizes = KNOWN[config.name]
         size = config.image_size
-        for chosen, n in zip(_chosen(config, *sizes), sizes, strict=True):
-            _refuse_large(len(range(n)[chosen]), shape[0], size or shape[1], config)
-        return (shape[0], size, size) if size else shape, classes
+        train, test = _chosen(config, *sizes)
+        n_train, n_test = len(range(sizes[0])[train]), len(range(sizes[0 if config.validation_images else 1])[test])
+        for n in (n_train, n_test):
+            _refuse_large(n, shape[0], size or shape[1], config)
+        return Extent((shape[0], size, size) if size else shape, classes, n_train, n_test)
     dataset = load_dataset(config, data)
-    return dataset.image_shape, dataset.classes
+    return Extent(dataset.image_shape, dataset.classes, len(dataset.train_labels), len(dataset.test_labels))
 
 
 def _source(config: DatasetConfig, data: Path) -> tuple[Arrays, str, str, str]:

@@ -12,19 +12,21 @@ import torch
 from nmnc import diagnostics
 from nmnc.checkpoint import run_key, save_network, weights_sha256
 from nmnc.config import NetworkEntry, Study
-from nmnc.data import Dataset, image_shape_of, load_dataset
-from nmnc.device import memory_of, prepare_torch
+from nmnc.data import Dataset, extent_of, load_dataset
+from nmnc.device import memory_of, prepare_torch, refuse_beyond_memory
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files import claimed, only_writer, write_csv, write_text
 from nmnc.interruption import interruptible
 from nmnc.modules import code_sha256
-from nmnc.networks import build_network, layer_sizes
+from nmnc.networks import Size, build_network, layer_sizes, size_of
 from nmnc.provenance import git_commit, hardware, versions
 from nmnc.reading import read_json
 from nmnc.rules import make_rule
 from nmnc.runs import Identity, data_folder, results_folder
 from nmnc.training import EPOCH_COLUMNS, Trainer
 
+#: Bytes of a network that `check` builds at most.
+LARGE = 10**9
 #: What a run leaves in its folder, in the order in which it is written.
 FILES = ("provenance.json", "epochs.csv", "alignment.csv", "timing.csv", "network.pt")
 
@@ -41,10 +43,14 @@ def check(study: Study) -> list[str]:
     warnings: list[str] = []
     if study.dataset is None:
         return warnings
-    shape, classes = image_shape_of(study.dataset, data_folder(study))
+    extent = extent_of(study.dataset, data_folder(study))
+    shape, classes = extent.shape, extent.classes
     for name, entry in study.networks.items():
-        network = build_network(entry.kind, shape, classes, entry.arguments)
         try:
+            size = size_of(entry.kind, shape, classes, entry.arguments)
+            if size is not None and _refuse_large(study, name, size) > LARGE:
+                continue  # it can be trained, but to build it here would cost more than the check is worth
+            network = build_network(entry.kind, shape, classes, entry.arguments)
             sizes = layer_sizes(network, shape)
         except UserError as error:
             raise UserError(f"networks.{name}: {error}") from None
@@ -52,12 +58,28 @@ def check(study: Study) -> list[str]:
             raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
         for label in study.labels(name):
             run = study.run(label)
+            batch = run.training.batch_size
+            if batch > extent.n_train and run.training.epochs:
+                raise UserError(
+                    f"rules.{label}: training.batch_size {batch} exceeds the {extent.n_train} training images; lower it"
+                )
             try:
                 rule = make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
             except UserError as error:
                 raise UserError(f"rules.{label} on networks.{name}: {error}") from None
             warnings += [f"rules.{label} on networks.{name}: {warning}" for warning in rule.warnings()]
     return warnings
+
+
+def _refuse_large(study: Study, name: str, size: Size) -> int:
+    """Bytes for building a network and for one image; UserError where its training is more than the machine has."""
+    batch = max((study.run(label).training.batch_size for label in study.labels(name)), default=1)
+    # Weights, gradients, the optimiser's state; every unit's activity and gradient. A GPU has memory of its own.
+    needed = 4 * (3 * size.weights + 2 * batch * sum(size.units))
+    if study.device == "cpu" or not torch.cuda.is_available():
+        where = f"training {size.weights} weights on {batch} images a step"
+        refuse_beyond_memory(where, needed, "take a smaller network, image_size or batch_size")
+    return 4 * (size.weights + sum(size.units))
 
 
 def train_job(study: Study, network: str, label: str, seed: int, out: Path | None, wait: float) -> Path:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from workflow.cost_of_evaluation import BenchmarkCost
     from workflow.cost_of_training import Images
 
-#: Data sets that need not be here for a plan: what shows that they are, and their (training, test) images.
-DOWNLOADED = {"cifar10": (("cifar10.npz", "cifar-10-batches-py"), (50_000, 10_000))}
+#: Data sets that need not be here for a plan, and what shows that they are.
+DOWNLOADED = {"cifar10": ("cifar10.npz", "cifar-10-batches-py")}
 #: Not measured: seconds of Snakemake itself, and of the tables and the report beside the start of Python.
 SNAKEMAKE, TABLES, REPORT = 4.0, 1.0, 12.0
 #: By how much jobs slow one another down, side by side on all cores: training steps took 3.1 to 3.4 ms
@@ -162,17 +162,14 @@ def _evaluation(
 
 def _images(study: Study) -> tuple["Images", float]:
     """What is known of the training images, and the seconds in which a job loads them."""
-    from nmnc.data import image_shape_of, load_dataset
+    from nmnc.data import extent_of, load_dataset
     from workflow.cost_of_training import Images
 
     assert study.dataset is not None  # a study with networks has one (nmnc.config)
     dataset, data = study.dataset, runs.data_folder(study)
-    marks, sizes = DOWNLOADED.get(dataset.name, ((), (0, 0)))
+    marks = DOWNLOADED.get(dataset.name, ())
     if marks and not any((data / mark).exists() for mark in marks):
-        shape, classes = image_shape_of(dataset, data)
-        limits = (dataset.train_images, dataset.test_images)
-        n_train, n_test = (min(size, limit or size) for size, limit in zip(sizes, limits, strict=True))
-        return Images(shape, classes, n_train, n_test), 0.0
+        return Images(*extent_of(dataset, data)), 0.0
     started = time.perf_counter()
     loaded = load_dataset(dataset, data)
     seconds = time.perf_counter() - started

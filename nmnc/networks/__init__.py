@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from nmnc.errors import UserError, did_you_mean
@@ -14,9 +15,10 @@ from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.networks.network import Network, layer_sizes
 from nmnc.networks.resnet import resnet
+from nmnc.validation import short
 from nmnc.weights import as_float32
 
-__all__ = ["NETWORKS", "Network", "build_network", "layer_sizes"]
+__all__ = ["NETWORKS", "Network", "Size", "build_network", "layer_sizes", "size_of"]
 
 #: name -> function(image_shape, classes, **arguments) -> Network
 NETWORKS: dict[str, Callable[..., Network]] = {"convnet": convnet, "mlp": mlp, "resnet": resnet, "alexnet": alexnet}
@@ -49,6 +51,8 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
                 if name not in known:
                     hint = did_you_mean(name, list(known)[2:])
                     raise UserError(f"network {kind}: unknown argument {name!r}{hint}")
+        if ":" not in kind:
+            _check_arguments(kind, function, arguments)
         network: Any = function(image_shape, classes, **arguments)
     if torch.initial_seed() != seed:
         raise UserError(
@@ -64,3 +68,36 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
         if not any(weight.requires_grad for weight in stage.parameters()):
             raise UserError(f"network {kind}: stage {name} has no weights to train; join it with the one before it")
     return as_float32(network, f"network {kind}")
+
+
+def _check_arguments(kind: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """UserError for an argument that is not of the type, or in the range, that the function's signature gives."""
+    types = get_type_hints(function, include_extras=True)
+    for name, value in arguments.items():
+        try:
+            TypeAdapter(types[name], config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise UserError(
+                f"network {kind}: argument {name}: {first['msg']} (got {short(first['input'])}); fix it"
+            ) from None
+
+
+class Size(NamedTuple):
+    """How large a network is: its weights, and the units of every stage's output for one image."""
+
+    weights: int
+    units: list[int]
+
+
+def size_of(kind: str, image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]) -> Size | None:
+    """Size of a network that ships, found without its memory; None for the user's own, which may need real tensors.
+
+    Raises:
+        UserError: as `build_network`, and where images of that shape do not pass through.
+    """
+    if ":" in kind:
+        return None
+    with torch.device("meta"):
+        network = build_network(kind, image_shape, classes, arguments)
+        return Size(sum(weight.numel() for weight in network.parameters()), layer_sizes(network, image_shape))

@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import nn
 
 from nmnc.errors import UserError
-from nmnc.networks.network import Network
+from nmnc.networks.network import Counts, Network, Probability
 
 #: Output channels, kernel, stride and padding of each convolution, and whether it is pooled.
 CONVOLUTIONS = ((64, 11, 4, 2, True), (192, 5, 1, 2, True), (384, 3, 1, 1, False), (256, 3, 1, 1, False),
@@ -16,9 +16,9 @@ def alexnet(
     image_shape: tuple[int, int, int],
     classes: int,
     *,
-    hidden: list[int] | None = None,
+    hidden: Counts | None = None,
     batch_norm: bool = False,
-    dropout: float = 0.5,
+    dropout: Probability = 0.5,
 ) -> Network:
     """Stages conv1 to conv5, fc6, fc7, logits. A stage's output is taken after its pooling.
 

@@ -6,20 +6,20 @@ import torch
 from torch import nn
 
 from nmnc.errors import UserError
-from nmnc.networks.network import Network
+from nmnc.networks.network import Count, Counts, Network, Probability
 
 
 def convnet(
     image_shape: tuple[int, int, int],
     classes: int,
     *,
-    channels: list[int] | None = None,
-    hidden: list[int] | None = None,
-    kernel: int = 3,
+    channels: Counts | None = None,
+    hidden: Counts | None = None,
+    kernel: Count = 3,
     batch_norm: bool = False,
-    dropout: float = 0.0,
+    dropout: Probability = 0.0,
     pooling: str = "end",
-    pool_every: int = 1,
+    pool_every: Count = 1,
 ) -> Network:
     """Stages conv1, conv2, ..., fc1, ..., logits.
 
@@ -39,8 +39,6 @@ def convnet(
     if pooling not in ("start", "end"):
         raise UserError(f"network convnet: unknown pooling {pooling!r}; give start or end")
     channels = [32, 64, 128] if channels is None else channels
-    if type(pool_every) is not int or pool_every < 1:
-        raise UserError(f"network convnet: pool_every {pool_every!r}; give a whole number from 1")
     halvings = len(channels) // pool_every
     side = [extent // 2**halvings for extent in image_shape[1:]]
     if 0 in side:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nmnc.errors import UserError, did_you_mean
-from nmnc.networks.network import Network
+from nmnc.networks.network import Counts, Network
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "linear": nn.Identity}
 
@@ -15,7 +15,7 @@ def mlp(
     image_shape: tuple[int, int, int],
     classes: int,
     *,
-    hidden: list[int] | None = None,
+    hidden: Counts | None = None,
     activation: str = "relu",
 ) -> Network:
     """Stages fc1, fc2, ..., logits.

@@ -1,11 +1,18 @@
 """A network is a list of stages; each stage is any module from the previous stage's output to its own."""
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from nmnc.modules import running_users_code
+
+#: Arguments of the networks that ship: a number of units, channels or blocks; one for every layer; a probability.
+Count = Annotated[int, Field(ge=1, le=10**6)]
+Counts = Annotated[list[Count], Field(max_length=200)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Network(nn.Module):

@@ -1,10 +1,13 @@
 """Residual networks for small images: those of He et al. for CIFAR-10, stage by stage."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nmnc.errors import UserError
-from nmnc.networks.network import Network
+from nmnc.networks.network import Count, Counts, Network
 
 
 class Block(nn.Module):
@@ -44,8 +47,8 @@ def resnet(
     image_shape: tuple[int, int, int],
     classes: int,
     *,
-    blocks: int = 3,
-    channels: list[int] | None = None,
+    blocks: Annotated[Count, Field(le=200)] = 3,
+    channels: Counts | None = None,
     stages: str = "blocks",
 ) -> Network:
     """Depth 6 * blocks + 2 with three groups: blocks 3 is ResNet-20, 5 is ResNet-32, and so on.

@@ -32,6 +32,18 @@ CHECK = ("check", "--config", "study.yaml")
         ({"networks": {"net": {"kind": "mlp", "arguments": {"hiden": []}}}}, ["'hiden'; did you mean 'hidden'?"]),
         ({"networks": {"net": {"kind": "none:net"}}}, ["No module named 'none'", "PYTHONPATH"]),
         (
+            {"training": {"batch_size": 201}},
+            ["rules.backprop: training.batch_size 201 exceeds the 200 training"],
+        ),
+        (
+            {"networks": {"net": {"kind": "mlp", "arguments": {"hidden": [10**6, 10**6]}}}},
+            [
+                "weights on 32 images a step:",
+                "GB of memory needed",
+                "smaller network",
+            ],
+        ),
+        (
             {"rules": {"nmnc": {"kind": "random_subspace", "noise": {"feedback": "layerwise"}}}},
             ["rules.nmnc on networks.net", "noise.feedback layerwise is of the rule nmnc only; give random_subspace"],
         ),
@@ -47,6 +59,13 @@ def test_mistakes_in_a_study_are_found_by_check(nmnc: Any, changes: dict[str, An
     assert all(word in line for word in words), line
     nmnc.fails(*nmnc.train())  # and no run starts
     assert not list(nmnc.folder.glob("results/*/networks"))
+
+
+def test_settings_alone_are_checked_without_data_or_networks(nmnc: Any) -> None:
+    nmnc.write_study(dataset={"name": "absent.npz"}, networks={"net": {"kind": "none:net"}})
+    nmnc.succeeds(*CHECK, "--settings")
+    nmnc.write_study(threads=0)
+    assert "study.yaml: threads: " in nmnc.fails(*CHECK, "--settings")
 
 
 def test_mistakes_on_the_command_line(nmnc: Any) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from examples.cifar_resnet import resnet20
 from nmnc.errors import UserError
-from nmnc.networks import NETWORKS, Network, build_network, layer_sizes
+from nmnc.networks import NETWORKS, Network, build_network, layer_sizes, size_of
 
 SHAPE = (3, 8, 8)
 SMALLEST = {"alexnet": (3, 63, 63)}
@@ -266,18 +266,28 @@ def test_networks_that_cannot_be_used_are_refused(own: Callable[..., Network], k
     [
         ("convnet", {"chanels": [4]}, r"network convnet: unknown argument 'chanels'; did you mean 'channels'\?"),
         ("own_networks:named", {"layers": 4}, "unknown argument 'layers'; known: width"),
-        ("convnet", {"channels": 4}, "cannot be built: TypeError"),
-        ("convnet", {"dropout": 2}, "cannot be built: ValueError: dropout probability"),
+        ("convnet", {"channels": 4}, r"argument channels: .* valid list \(got 4\); fix it"),
+        ("convnet", {"dropout": 2}, r"argument dropout: .* less than or equal to 1 \(got 2\)"),
+        ("convnet", {"kernel": 3.0}, r"argument kernel: .* valid integer \(got 3.0\)"),
+        ("convnet", {"batch_norm": 1}, "argument batch_norm: .* valid boolean"),
+        ("mlp", {"hidden": [0]}, "argument hidden: .* greater than or equal to 1"),
+        ("mlp", {"hidden": [8, True]}, r"argument hidden: .* valid integer \(got True\)"),
+        ("mlp", {"hidden": ["8"]}, "argument hidden: .* valid integer"),
+        ("mlp", {"hidden": [10**9]}, "argument hidden: .* less than or equal to 1000000"),
+        ("mlp", {"hidden": {"a": 8}}, "argument hidden: .* valid list"),
+        ("mlp", {"hidden": [8] * 201}, "argument hidden: .* at most 200 items"),
+        ("mlp", {"activation": None}, "argument activation: .* valid string"),
+        ("resnet", {"blocks": 10**6}, "argument blocks: .* less than or equal to 200"),
         ("convnet", {"channels": [], "hidden": []}, "has no hidden stage"),
         ("convnet", {"channels": [4] * 4}, "8 x 8 pixels cannot be halved 4 times; give fewer channels, a larger"),
-        ("convnet", {"pool_every": 0}, "pool_every 0; give a whole number from 1"),
+        ("convnet", {"pool_every": 0}, "argument pool_every: .* greater than or equal to 1"),
         ("convnet", {"pooling": "before"}, "unknown pooling 'before'; give start or end"),
         ("resnet", {"stages": "layers"}, "unknown stages 'layers'; give blocks or groups"),
-        ("resnet", {"blocks": 0}, "needs 1 block or more"),
+        ("resnet", {"blocks": 0}, "argument blocks: .* greater than or equal to 1"),
         ("resnet", {"channels": [16, 8]}, "channels that never become fewer"),
         ("alexnet", {}, "8 x 8 pixels are too small; set dataset.image_size to 224"),
         ("mlp", {"activation": "relus"}, "unknown activation 'relus'; did you mean 'relu'"),
-        ("mlp", {"hidden": [-1]}, "cannot be built: RuntimeError"),
+        ("mlp", {"hidden": [-1]}, "argument hidden: .* greater than or equal to 1"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused(
@@ -329,3 +339,11 @@ def test_direct_rules_train_residual_blocks_with_batch_norm(
     )
     run.train(tmp_path / "state.pt")
     assert run.epochs[-1]["train_loss"] < 0.5 * run.epochs[1]["train_loss"]
+
+
+@pytest.mark.parametrize(("kind", "arguments"), [("mlp", {}), ("convnet", {"batch_norm": True}), ("resnet", {})])
+def test_a_network_is_as_large_as_it_is_foreseen(kind: str, arguments: dict[str, Any]) -> None:
+    network = build_network(kind, SHAPE, 10, arguments)
+    weights = sum(weight.numel() for weight in network.parameters())
+    assert size_of(kind, SHAPE, 10, arguments) == (weights, layer_sizes(network, SHAPE))
+    assert size_of("own_networks:named", SHAPE, 10, {}) is None

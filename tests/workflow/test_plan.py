@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from brain_eval.models import load_model
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.config import Diagnostics, Evaluation, NetworkEntry, Noise, Run, Training
-from nmnc.data import Dataset, load_dataset
+from nmnc.data import Dataset, extent_of, load_dataset
 from workflow import cost_of_training, plan
 from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost
 from workflow.cost_of_training import Images, seconds_of, training_cost
@@ -214,7 +214,8 @@ def test_cka_and_regressions_are_measured_too(tmp_path: Path) -> None:
 def test_sizes_of_downloads_are_right(data_folder: Callable[..., Path]) -> None:
     folder = data_folder("cifar10.npz")
     dataset: Dataset = load_dataset(DatasetConfig(name="cifar10"), folder)
-    assert plan.DOWNLOADED["cifar10"][1] == (len(dataset.train_labels), len(dataset.test_labels))
+    extent = extent_of(DatasetConfig(name="cifar10"), folder / "absent")
+    assert extent == (dataset.image_shape, 10, len(dataset.train_labels), len(dataset.test_labels))
 
 
 def call(folder: Path, study: dict[str, Any]) -> subprocess.CompletedProcess[str]:
