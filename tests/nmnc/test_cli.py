@@ -45,7 +45,10 @@ CHECK = ("check", "--config", "study.yaml")
         ),
         (
             {"rules": {"nmnc": {"kind": "random_subspace", "noise": {"feedback": "layerwise"}}}},
-            ["rules.nmnc on networks.net", "noise.feedback layerwise is of the rule nmnc only; give random_subspace"],
+            [
+                "rules.nmnc on networks.net",
+                "noise.feedback layerwise is of the rules nmnc, vnc only; give random_subspace",
+            ],
         ),
         ({"dataset": {"name": "absent/toy.npz"}}, ["dataset absent/toy.npz: no such file or folder", "nor in data;"]),
         ({"dataset": {"name": "digitz"}}, ["unknown name 'digitz'; did you mean 'digits'?"]),
