@@ -140,7 +140,7 @@ def test_an_rdm_instead_of_responses(folder: Path) -> None:
 
 def test_fetch_writes_its_summary_without_paths_of_this_machine(folder: Path, tmp_path: Path) -> None:
     fetch_all([f"mine={folder}"], tmp_path, tmp_path / "out")
-    text = (tmp_path / "out/mine.json").read_text()
+    text = (tmp_path / "out/mine.json").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     summary = json.loads(text)
     assert summary["licence"] == "CC-BY-4.0"
@@ -152,14 +152,14 @@ def drop(name: str) -> Callable[[Path], None]:
 
 
 def write(name: str, text: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / name).write_text(text)
+    return lambda folder: (folder / name).write_text(text, encoding="utf-8")
 
 
 def replace(name: str, old: str, new: str) -> Callable[[Path], object]:
     def edit(folder: Path) -> None:
         text = (folder / name).read_text(encoding="utf-8-sig")
         assert old in text
-        (folder / name).write_text(text.replace(old, new, 1))
+        (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
 
     return edit
 

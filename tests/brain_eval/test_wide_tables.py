@@ -353,7 +353,7 @@ def test_same_rows_same_bytes_and_three_formats_each(tmp_path: Path) -> None:
     assert {name.rpartition(".")[2] for name in first} == {"csv", "md", "tex"}
     for folder in ("a", "b"):
         write_wide(tmp_path / folder, first)
-        assert {path.name: path.read_text() for path in (tmp_path / folder).iterdir()} == first
+        assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / folder).iterdir()} == first
 
 
 def test_tables_of_an_earlier_study_go_and_the_users_own_stay(tmp_path: Path) -> None:
