@@ -144,6 +144,7 @@ DTYPES = ("u1", "i1", "i2", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "?", "S3",
 
 def odd_array(values: Any, random: Random) -> Any:
     """An array of another shape, dtype or with values that do not belong."""
+    values = np.atleast_1d(values)
     match random.randrange(8):
         case 0 | 1:
             with np.errstate(all="ignore"):

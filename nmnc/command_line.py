@@ -25,28 +25,38 @@ def run_command(app: Callable[[], None], program: str) -> None:
         app: reads sys.argv and runs the command.
         program: stands in front of every message.
     """
-    # What Pillow finds odd about a file's own notes; what it cannot read is an error.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-    try:
-        _refuse_bytes(sys.argv[1:])
-        app()
-    except SystemExit as ended:
-        # Typer ends every command so; anyone else who does would end it as if all had been written.
-        if not _raised_by(ended).startswith(("typer.", "click.")):
-            _end(program, f"code of yours ended the program ({in_one_line(ended)}); remove that", 2)
-        raise
-    except UserError as error:
-        _end(program, str(error), 2)
-    except Interrupted as interrupted:
-        _end(program, str(interrupted), interrupted.status)
-    except OSError as error:
-        _end(program, system_error(error), 2)
-    except UnicodeEncodeError as error:
-        _end(program, f"{error.object[:80]!a} cannot be written as {error.encoding}; set PYTHONUTF8=1", 2)
-    except RecursionError:
-        _end(program, "something is nested too deep to be worked on; flatten the file or the network", 2)
-    except MemoryError as error:
-        _end(program, f"the memory of the machine is exhausted ({error}); take fewer or smaller images or networks", 2)
+    with warnings.catch_warnings():
+        # What Pillow finds odd about a file's own notes; what it cannot read is an error.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        # What other libraries warn of is told at the end, a line each; beside an error it would hide what counts.
+        held: dict[str, None] = {}
+        warnings.showwarning = lambda message, category, *where: held.setdefault(f"{category.__name__}: {message}")
+        try:
+            _refuse_bytes(sys.argv[1:])
+            app()
+        except SystemExit as ended:
+            # Typer ends every command so; anyone else who does would end it as if all had been written.
+            if not _raised_by(ended).startswith(("typer.", "click.")):
+                _end(program, f"code of yours ended the program ({in_one_line(ended)}); remove that", 2)
+            for warning in held:
+                print(f"{program}: warning: {_readable(warning)}", file=sys.stderr)
+            raise
+        except UserError as error:
+            _end(program, str(error), 2)
+        except Interrupted as interrupted:
+            _end(program, str(interrupted), interrupted.status)
+        except OSError as error:
+            _end(program, system_error(error), 2)
+        except UnicodeEncodeError as error:
+            _end(program, f"{error.object[:80]!a} cannot be written as {error.encoding}; set PYTHONUTF8=1", 2)
+        except RecursionError:
+            _end(program, "something is nested too deep to be worked on; flatten the file or the network", 2)
+        except MemoryError as error:
+            _end(
+                program,
+                f"the memory of the machine is exhausted ({error}); take fewer or smaller images or networks",
+                2,
+            )
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
@@ -63,12 +73,16 @@ def _raised_by(error: BaseException) -> str:
 
 
 def _end(program: str, message: str, status: int) -> None:
-    """One line on stderr, in which no character can move the cursor or hide others; and the end."""
+    print(f"{program}: {_readable(message)}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _readable(message: str) -> str:
+    """One line in which no character can move the cursor or hide others."""
     line = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in " ".join(message.split()))
     if len(line) > MOST_CHARACTERS:
         line = f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"
-    print(f"{program}: {line}", file=sys.stderr)
-    sys.exit(status)
+    return line
 
 
 def system_error(error: OSError) -> str:

@@ -1,8 +1,10 @@
 """However a command ends, it is one readable line and an exit status."""
 
+import warnings
 from collections.abc import Callable
 
 import pytest
+import typer
 
 from nmnc.command_line import run_command
 from nmnc.errors import UserError
@@ -41,6 +43,26 @@ def test_every_end_is_one_line(error: Exception, words: str, capsys: pytest.Capt
     assert words in line
     assert line.isprintable()
     assert len(line) < 5000
+
+
+def test_warnings_of_libraries_wait_for_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(ends_well: bool) -> None:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            warnings.warn("odd\nfile", stacklevel=1)
+        if not ends_well:
+            raise UserError("wrong")
+
+    command = typer.Typer()
+    command.command()(lambda: app(True))
+    monkeypatch.setattr("sys.argv", ["tool"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, "tool")
+    assert caught.value.code == 0
+    assert capsys.readouterr().err == "tool: warning: UserWarning: odd file\n"
+    assert ended(lambda: app(False), capsys) == "tool: wrong"
 
 
 def test_depth_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
