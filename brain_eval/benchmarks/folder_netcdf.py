@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,12 +51,29 @@ def read_content(path: Path, name: str, labels: Sequence[str]) -> Content:
         UserError: no NetCDF file, no such variable, values that are no numbers, infinite or huge, a label that is
             missing or not UTF-8 (names the file, the label and its position).
     """
+    _refuse_half_precision(path)
     with open_netcdf(path, ADVICE) as file:
         variable = _chosen(file, path, name, labels)
         values = _numbers(variable, path)
         found = {label: _labels(file[label], path) for label in labels if label in file.variables}
         unused = [str(other) for other in file.variables if other not in (variable.name, *labels, *file.dimensions)]
         return Content(variable.name, tuple(variable.dimensions), values, found, unused)
+
+
+def _refuse_half_precision(path: Path) -> None:
+    """UserError for float16, which netCDF4 takes for text and crashes on when it reads it."""
+    if not (path.is_file() and h5py.is_hdf5(path)):
+        return  # another format, or none: for the reader to say
+
+    def look(name: str, found: Any) -> None:
+        if isinstance(found, h5py.Dataset) and found.dtype == np.float16:
+            raise UserError(f"{path}: '{name}' is float16, which NetCDF does not have; write it as float32")
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(look)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return  # damaged: for the reader to say
 
 
 def _chosen(file: Any, path: Path, name: str, labels: Sequence[str]) -> Any:

@@ -1,5 +1,6 @@
 """responses.nc as laboratories have it: what is used, and what is refused with stimulus_id and neuroid."""
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -241,3 +242,12 @@ def test_what_is_not_used_is_counted_and_named(mine, capsys):
         "brain_eval: note: mine: responses.nc: 2 variables (snr, session) not used",
         "brain_eval: note: mine: responses.nc: 2 stimuli (s4, s5) of stimuli.csv without responses",
     ]
+
+
+@pytest.mark.parametrize("name", ["responses", "animal"])
+def test_half_precision_is_refused_before_netcdf_crashes_on_it(mine, name):
+    mine.responses(values(P, N), dims=("neuroid", "presentation"))
+    with h5py.File(mine.path / "responses.nc", "a") as file:
+        file.pop(name, None)
+        file.create_dataset(name, data=np.ones((P, N) if name == "responses" else P, np.float16))
+    refused(mine, rf"responses\.nc: '{name}' is float16, which NetCDF does not have; write it as float32")
