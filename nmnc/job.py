@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,14 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{key}"
     own = folder / "networks" / identity.folder
     out = out or own
+    elsewhere = out.resolve() != own.resolve()
     # The first lock is the run's, whatever its settings: they may have been edited while it was being trained.
     with (
         only_writer(folder / ".locks" / f"{network}-{label}-seed{seed}", wait),
         only_writer(checkpoints, wait),
-        claimed(out / ".nmnc.lock", wait, out),
+        claimed(out / ".nmnc.lock", wait, out) if elsewhere else nullcontext(),
     ):
-        if out.resolve() != own.resolve():
+        if elsewhere:
             _refuse_to_replace(out, key)
         started = _now()
         with memory_of(device, lambda: f"training: building {network}"):
