@@ -8,6 +8,9 @@ Brain-Score's activations extractor, channel_x is the index along the first and 
 second axis of a map beside its channel (row and column of a torch layer), both 0 where a layer has none,
 and both -1 where a reduction left no place on the map.
 `stimulus_num` is there because a NeuroidAssembly drops the name of a dimension's only coordinate.
+
+The values have NetCDF's fletcher32 checksums, which HDF5 checks when it reads them; all else in the file is under the
+SHA-256 that it ends with (nmnc.digests), checked before HDF5, which damaged tables may hang or crash, opens it.
 """
 
 import shutil
@@ -23,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.files import netcdf_errors
+from nmnc.digests import Range, check_seal, seal
 from nmnc.errors import UserError
 from nmnc.files import replacing
 
@@ -34,6 +38,8 @@ BLOCK_BYTES = 2**26
 BLOCK_ROWS = 256
 #: Room for the file's own tables, and for the coordinates of one neuroid, on top of the activations.
 FILE_BYTES, NEUROID_BYTES = 2**20, 20
+#: Of a chunk's checksum and its entry in the file's tables.
+CHECKSUM_BYTES = 64
 
 #: Held while one thread writes: the netCDF library may not be entered by two.
 NETCDF = Lock()
@@ -105,6 +111,17 @@ def write(
             raise
         with netcdf_errors(path):
             dataset.close()
+            seal(temporary, _checksummed(temporary))
+
+
+def _checksummed(path: Path) -> list[Range]:
+    """Where the values are: HDF5 compares them with their checksums whenever they are read, and nothing else."""
+    import h5py  # type: ignore[import-untyped]
+
+    ranges: list[Range] = []
+    with h5py.File(path, "r") as file:
+        file["activations"].id.chunk_iter(lambda chunk: ranges.append((chunk.byte_offset, chunk.size)))
+    return ranges
 
 
 def layout(
@@ -129,7 +146,7 @@ def bytes_needed(n: int, shapes: Mapping[str, Shape], batch_size: int, block_byt
     """Upper bound on the size of the file of `n` presentations, compressed or not."""
     _, (tall, wide) = layout(n, shapes, batch_size, block_bytes)
     chunks = ceil(n / tall) * ceil(neuroids(shapes) / wide)  # those at the edges take their full size
-    return chunks * tall * wide * 4 + neuroids(shapes) * NEUROID_BYTES + FILE_BYTES
+    return chunks * (tall * wide * 4 + CHECKSUM_BYTES) + neuroids(shapes) * NEUROID_BYTES + FILE_BYTES
 
 
 def refuse_without_room(out: Path, needed: int) -> None:
@@ -147,10 +164,11 @@ def is_current(path: Path, attributes: Mapping[str, str]) -> bool:
     if not path.is_file():
         return False
     try:
+        check_seal(path)
         with netCDF4.Dataset(path) as dataset:
             found = {name: dataset.getncattr(name) for name in dataset.ncattrs()}
-    except (OSError, RuntimeError):
-        return False  # truncated or foreign: written anew
+    except (OSError, RuntimeError, UserError):
+        return False  # damaged or foreign: to be written again
     return found.items() >= attributes.items()
 
 
@@ -200,7 +218,7 @@ def _define(
     # Each chunk is written once and whole: a cache of one gathers its rows, so that they go to the disk in one piece.
     variable = dataset.createVariable(
         "activations", "f4", ("presentation", "neuroid"), compression="zlib" if compression else None, complevel=1,
-        chunksizes=chunk, chunk_cache=4 * prod(chunk),
+        chunksizes=chunk, chunk_cache=4 * prod(chunk), fletcher32=True,
     )  # fmt: skip
     variable.set_auto_maskandscale(False)
     variable.coordinates = "stimulus_id stimulus_num layer channel channel_x channel_y neuroid_num"

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark
+from nmnc.digests import check_seal
 from nmnc.errors import UserError
+from nmnc.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Activations:
         try:
             block = np.asarray(self.values[first : last + 1, self.layers[layer]])
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{self.path} is damaged ({error}); delete it and extract again") from None
+            raise UserError(
+                f"{self.path}: damaged, layer '{layer}' cannot be read or fails its checksum ({error}); "
+                "delete it and rerun extract"
+            ) from None
         features = block if len(stimuli) == len(block) and _ascending(stimuli) else block[stimuli - first]
         finite = np.isfinite(features).all(axis=1)
         if not finite.all():
@@ -76,6 +81,7 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
     again = f"run: python -m brain_eval extract --benchmark {benchmark.description.name}"
     if not path.exists():
         raise UserError(f"{path} is missing; {again}")
+    check_seal(path)
     try:
         file = netCDF4.Dataset(path)
     except (OSError, RuntimeError) as error:
@@ -88,6 +94,7 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
             preprocessing = str(file.getncattr("preprocessing"))
         except (IndexError, KeyError, AttributeError, ValueError) as error:
             raise UserError(f"{path} lacks a part that extract writes ({error}); {again}") from None
+        _refuse_another_network(path, getattr(file, "weights_sha256", None), again)
         if ids != benchmark.stimulus_set.stimulus_ids or digest != benchmark.stimulus_set.sha256:
             raise UserError(f"{path} was made from other stimuli than the benchmark has now; {again}")
         layers: dict[str, slice | NDArray[np.intp]] = {}
@@ -96,3 +103,15 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
             contiguous = columns[-1] - columns[0] + 1 == len(columns)
             layers[layer] = slice(int(columns[0]), int(columns[-1]) + 1) if contiguous else columns
         yield Activations(path, values, layers, ids, preprocessing)
+
+
+def _refuse_another_network(path: Path, weights: str | None, again: str) -> None:
+    """UserError where activations/NETWORK/RULE/seedN/ has those of another network than networks/ has by that name."""
+    stage, *identity = path.absolute().parent.parts[-4:]
+    network = path.absolute().parents[4].joinpath("networks", *identity) if len(identity) == 3 else path
+    if stage != "activations" or not (network / "network.pt").is_file() or not (network / "provenance.json").is_file():
+        return
+    told = read_json(network / "provenance.json")
+    expected = told.get("weights_sha256") if isinstance(told, dict) else None
+    if None not in (weights, expected) and weights != expected:
+        raise UserError(f"{path}: of another network than {network / 'network.pt'}; delete it and {again}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,8 +26,11 @@ from brain_eval.principal_layers import memory_of_components, write_components
 from brain_eval.reductions import WHOLE, Kept, Reduction, kept_of, notes
 from brain_eval.repeats import Repeats, Sample, refuse_changes, rows_to_repeat, state_of
 from nmnc.errors import UserError
+from nmnc.files import claimed, private_folder
 from nmnc.images import decoding
 
+#: Seconds to wait for another process that extracts to the same folder.
+WAIT = 604_800.0
 #: Memory of an image while it is resized, in bytes per value: float32, and the resizer's own copies.
 RESIZING = 16
 #: The first pass of a file is over this part of a batch.
@@ -91,7 +93,9 @@ def extract_all(
     """
     _device(device)
     benchmarks = [load_benchmark(spec, data) for spec in specs]
-    extract(model, benchmarks, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
+    # A second process waits, and then finds what it would have written.
+    with claimed(out / ".nmnc.lock", WAIT, out):
+        extract(model, benchmarks, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
 
 
 def extract(
@@ -209,15 +213,13 @@ class _Job:
         if self.reduction.name != "pca":
             self._record(self.path, self.attributes | _said(notes(self.kept)), self.settings.compression)
             return
-        everything = self.path.with_name(f".{self.path.name}.{os.getpid()}.whole.part")
-        try:
+        with private_folder(self.path.parent) as folder:
+            everything = folder / "whole.nc"
             self._record(everything, {}, compression=False)
             write_components(
                 everything, self.path, self.stimuli.stimulus_ids, self.shapes, self.reduction.dimensions,
                 lambda said: self.attributes | _said(said), self.settings.compression,
             )  # fmt: skip
-        finally:
-            everything.unlink(missing_ok=True)
 
     def _record(self, path: Path, attributes: Mapping[str, str], compression: bool) -> None:
         """Pass all stimuli through the network and write what is kept of them."""

@@ -4,11 +4,12 @@ import csv
 import io
 import math
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nmnc.digests import check_seal
 from nmnc.errors import UserError, in_one_line
 from nmnc.reading import read_rows
 
@@ -59,6 +60,7 @@ def reading_netcdf(path: Path, advice: str) -> Iterator[None]:
     if not path.is_file():  # a FIFO or a device would wait for ever
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}; {advice}")
     try:
+        check_seal(path)  # before HDF5, which damaged tables may hang or crash, opens it
         yield
     except READING_ERRORS as error:
         reason = " ".join((getattr(error, "strerror", None) or in_one_line(error)).split())
@@ -83,6 +85,13 @@ def open_netcdf(path: Path, advice: str) -> Iterator["netCDF4.Dataset"]:
         file.set_auto_mask(False)
         _refuse_unwritten(file, path, advice)
         yield file
+
+
+def refuse_another(file: "netCDF4.Dataset", path: Path, who: Mapping[str, object], again: str) -> None:
+    """UserError where the file's attributes name another model than `who` does; files may lack these attributes."""
+    found = {name: str(getattr(file, name, value)) for name, value in who.items()}
+    if found != {name: str(value) for name, value in who.items()}:
+        raise UserError(f"{path}: of another run, {', '.join(found.values())}; delete it and {again}")
 
 
 def _refuse_unwritten(group: "netCDF4.Dataset | netCDF4.Group", path: Path, advice: str) -> None:

@@ -23,6 +23,7 @@ import netCDF4
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.files import open_netcdf, refuse_another
 from brain_eval.recorded_rdms import metric_label
 from brain_eval.targets import Score, Scores, Target
 from brain_eval.variation import Variation
@@ -129,25 +130,26 @@ def _variation(score: Score | None) -> Variation | None:
     return None if score is None else score.variation
 
 
-def read_draws(path: Path) -> dict[tuple[str, str], Drawn]:
+def read_draws(path: Path, who: Mapping[str, str] | None = None) -> dict[tuple[str, str], Drawn]:
     """Read what `write_draws` wrote, by (benchmark, metric).
 
+    Args:
+        path: the file.
+        who: the model's identity; None: any.
+
     Raises:
-        UserError: missing, or not such a file.
+        UserError: missing, not such a file, or of another model.
     """
-    again = "make it with: python -m brain_eval score"
+    again = "run: python -m brain_eval score"
     if not path.exists():
         raise UserError(f"{path} is missing; {again}")
-    try:
-        with netCDF4.Dataset(path) as file:
-            file.set_auto_mask(False)
-            return {
-                (benchmark, metric): _read_metric(group)
-                for benchmark, groups in file.groups.items()
-                for metric, group in groups.groups.items()
-            }
-    except (OSError, RuntimeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} is not what score writes ({error}); delete it and {again}") from None
+    with open_netcdf(path, f"delete it and {again}") as file:
+        refuse_another(file, path, who or {}, again)
+        return {
+            (benchmark, metric): _read_metric(group)
+            for benchmark, groups in file.groups.items()
+            for metric, group in groups.groups.items()
+        }
 
 
 def _read_metric(group: netCDF4.Group) -> Drawn:

@@ -24,10 +24,12 @@ from brain_eval.scoring_memory import refuse_too_much
 from brain_eval.similarity import METRICS, find_metric
 from brain_eval.targets import Score, Scores, Target, pairs_of
 from nmnc.errors import UserError
-from nmnc.files import replacing
+from nmnc.files import claimed, replacing
 
 #: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
 MOST_STIMULI_STORED = 200
+#: Seconds to wait for another process that writes the same scores.
+WAIT = 600.0
 
 
 def score_model(
@@ -89,14 +91,16 @@ def score_model(
     for kind in kinds:
         if kind not in {target.kind for target, _, _ in scored}:
             refuse_absent(kind, ", ".join(specs), reasons.get(kind, {}))
-    # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
-    with replacing(rdms_out) as rdms_part, netcdf_errors(rdms_out):
-        write_rdms(rdms_part, who, stored)
-        if draws_out is not None:
-            with replacing(draws_out) as draws_part, netcdf_errors(draws_out):
-                write_draws(draws_part, who, scored)
-    with replacing(out) as temporary:
-        _write_rows(temporary, rows)
+    # Files of one model beside those of another would be compared as if they were one's.
+    with claimed(out.with_name(f".{out.name}.lock"), WAIT, out):
+        # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
+        with replacing(rdms_out, digest=True) as rdms_part, netcdf_errors(rdms_out):
+            write_rdms(rdms_part, who, stored)
+            if draws_out is not None:
+                with replacing(draws_out, digest=True) as draws_part, netcdf_errors(draws_out):
+                    write_draws(draws_part, who, scored)
+        with replacing(out, digest=True) as temporary:
+            _write_rows(temporary, rows)
 
 
 def _targets(

@@ -130,7 +130,7 @@ def _read_run(results: Path, row: Row) -> _Run:
     _check_numbers(scores, ("raw",), scores_path)
     draws_path = scores_path.with_name(f"{scores_path.stem}_draws.nc")
     # Scores made by hand may lack it: then their rules are compared over seeds alone, and the method says so.
-    draws = read_draws(draws_path) if scores and draws_path.exists() else {}
+    draws = read_draws(draws_path, identity) if scores and draws_path.exists() else {}
     if identity["kind"] in REFERENCES:
         return _Run(identity, scores, [], [], [], {}, draws)
     folder, command = results / "networks" / below, "python -m nmnc train"

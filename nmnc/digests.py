@@ -1,7 +1,7 @@
 """SHA-256 of finished files, so that a file that was damaged or edited is refused and not computed with.
 
-A .pt and a .nc file carry theirs in a last line that torch and HDF5 ignore; a text file, which other programs read to
-its end, has it beside it in NAME.sha256, in the form of sha256sum. Files without one (of other programs, of earlier
+Files of torch and of HDF5 carry theirs in a last line that both ignore; a text file, which other programs read to its
+end, has it beside it in NAME.sha256, in the form of sha256sum. Files without one (of other programs, of earlier
 versions) are read as they are.
 """
 
@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from nmnc.errors import UserError
 
-#: Files that end with their digest.
-SEALED = (".pt", ".nc")
+#: First bytes of files that end with their digest: zip archives, which torch writes, and HDF5.
+SEALED = (b"PK\3\4", b"\x89HDF")
 #: Bytes that are read at a time.
 BLOCK = 2**20
 #: The last line: digest, the ranges it leaves out (START+BYTES,..., or -), and its own length.
@@ -26,6 +26,12 @@ BYTES_OF_END, BYTES_OF_SEAL = 15, 90
 
 #: (first byte, number of bytes) of a part of a file.
 Range = tuple[int, int]
+
+
+def is_sealed_kind(path: Path) -> bool:
+    """Whether a file may end with its digest; else it has it beside it."""
+    with path.open("rb") as file:
+        return file.read(4) in SEALED
 
 
 def seal(path: Path, without: Sequence[Range] = ()) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from nmnc.digests import SEALED, digest_file, digest_line, seal
+from nmnc.digests import digest_file, digest_line, is_sealed_kind, seal
 from nmnc.errors import UserError
 
 #: Names of private folders, and of the file in each that its owner keeps locked while it lives.
@@ -56,7 +56,7 @@ def _move(temporary: Path, path: Path, digest: bool) -> None:
     """Rename `temporary` to `path`. A kill in between leaves a file without a digest, never one with a wrong digest."""
     if not digest:
         temporary.replace(path)
-    elif path.suffix in SEALED:
+    elif is_sealed_kind(temporary):
         seal(temporary)
         temporary.replace(path)
     else:

@@ -11,7 +11,7 @@ from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.comparisons import ScoredRun
 from brain_eval.figures import ModelRdms
-from brain_eval.files import open_netcdf, read_frame
+from brain_eval.files import open_netcdf, read_frame, refuse_another
 from brain_eval.report.claims import Claims, read_claims
 from brain_eval.score_draws import read_draws
 from brain_eval.score_rows import REFERENCES
@@ -204,7 +204,7 @@ def _read_scored(results: Path, runs: pd.DataFrame, scores: pd.DataFrame) -> lis
         folder = _folder(results, "scores", run)
         path = folder.with_name(f"{folder.name}_draws.nc")
         # Scores made by hand may lack it: their intervals then hold seeds alone, and say so.
-        draws = read_draws(path) if path.exists() else {}
+        draws = read_draws(path, run) if path.exists() else {}
         scored.append(ScoredRun(run["network"], run["rule"], str(run["seed"]), None, rows, draws))
     return scored
 
@@ -233,7 +233,9 @@ def _model_rdms(path: Path, run: dict[str, Any], names: list[str]) -> list[tuple
     if not path.exists():
         raise UserError(f"{path} is missing; make it with: python -m brain_eval score")
     models = []
-    with open_netcdf(path, "delete it and make it with: python -m brain_eval score") as file:
+    again = "run: python -m brain_eval score"
+    with open_netcdf(path, f"delete it and {again}") as file:
+        refuse_another(file, path, run, again)
         for name in (name for name in names if name in file.variables):
             layers = tuple(str(layer) for layer in file[file[name].dimensions[0]][:])
             values = np.asarray(file[name][:], dtype=np.float64)

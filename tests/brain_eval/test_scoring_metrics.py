@@ -250,10 +250,10 @@ def test_draws_come_back_as_they_were_written(made, tmp_path):
 
 def test_draws_that_are_missing_or_damaged_are_named(tmp_path):
     path = tmp_path / "seed0_draws.nc"
-    with pytest.raises(UserError, match=r"seed0_draws\.nc is missing; make it with: python -m brain_eval score"):
+    with pytest.raises(UserError, match=r"seed0_draws\.nc is missing; run: python -m brain_eval score"):
         score_draws.read_draws(path)
     path.write_bytes(b"no NetCDF")
-    with pytest.raises(UserError, match=r"seed0_draws\.nc is not what score writes"):
+    with pytest.raises(UserError, match=r"seed0_draws\.nc: damaged, or not the NetCDF file it should be"):
         score_draws.read_draws(path)
 
 
