@@ -15,6 +15,7 @@ from typing import Any
 
 from brain_eval.comparisons import COLUMNS as COMPARISONS
 from brain_eval.comparisons import ScoredRun, compare_rules
+from brain_eval.complete_tables import check_epochs, check_scores
 from brain_eval.layers import COLUMNS as LAYERS
 from brain_eval.layers import choose_layers
 from brain_eval.score_draws import Drawn, read_draws
@@ -25,7 +26,7 @@ from brain_eval.wide_tables import mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.means import COLUMNS as MEANS
 from nmnc.errors import UserError
 from nmnc.files import replacing
-from nmnc.reading import read_object, read_rows
+from nmnc.reading import check_complete, read_object, read_rows
 
 RUN = ("network", "rule", "kind", "seed")
 EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_passes")
@@ -46,6 +47,8 @@ class _Run:
     """A row of runs.csv with the rows of its files; lists are empty for models not trained here."""
 
     identity: Row
+    scored: bool
+    last_epoch: str
     scores: list[Row]
     epochs: list[Row]
     alignment: list[Row]
@@ -75,6 +78,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         _read_run(Path(results_folder), row)
         for row in _read(folder / "runs.csv", (*RUN, "scored"), "python -m nmnc runs")
     ]
+    _check_complete(Path(results_folder), runs)
     trained = [run for run in runs if run.identity["kind"] not in REFERENCES]
     scored = [_scored(run) for run in runs]
     scores = [row for run in runs for row in run.scores]
@@ -96,11 +100,34 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     )
     wide = wide_files(scored, accuracy, means, layers, confidence)
     for name, (columns, rows) in texts.items():
-        with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        path = folder / f"{name}.csv"
+        with replacing(path, digest=True) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             writer.writerows(rows)
     write_wide(folder / "wide", wide)
+
+
+def _check_complete(results: Path, runs: Sequence[_Run]) -> None:
+    """UserError for a run that is listed twice, and for a run's table that lacks a row or has one twice."""
+    identities = [tuple(run.identity.values()) for run in runs]
+    check_complete(results / "tables/runs.csv", identities, set(identities), "delete it and run: python -m nmnc runs")
+    for run in runs:
+        if run.identity["kind"] not in REFERENCES:
+            folder = results / "networks" / _below(run.identity)
+            check_epochs(folder / "epochs.csv", run.last_epoch, run.epochs)
+            check_epochs(folder / "alignment.csv", run.last_epoch, run.alignment)
+    scored = [(_scores_path(results, run.identity), run.identity["network"], run.scores) for run in runs if run.scored]
+    check_scores(scored)
+
+
+def _below(identity: Row) -> Path:
+    """NETWORK/RULE/seedN."""
+    return Path(identity["network"]) / identity["rule"] / f"seed{identity['seed']}"
+
+
+def _scores_path(results: Path, identity: Row) -> Path:
+    return results / "scores" / _below(identity).with_suffix(".csv")
 
 
 def _cells(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
@@ -121,8 +148,7 @@ def _read(path: Path, columns: Sequence[str], command: str) -> list[Row]:
 
 def _read_run(results: Path, row: Row) -> _Run:
     identity = {column: row[column] for column in RUN}
-    below = Path(identity["network"]) / identity["rule"] / f"seed{identity['seed']}"
-    scores_path = results / "scores" / below.with_name(f"{below.name}.csv")
+    scores_path = _scores_path(results, identity)
     scored = row["scored"] == "yes"
     scores = _read(scores_path, SCORE_COLUMNS, "python -m brain_eval score") if scored else []
     if any(score[column] != identity[column] for score in scores for column in RUN):
@@ -131,18 +157,21 @@ def _read_run(results: Path, row: Row) -> _Run:
     draws_path = scores_path.with_name(f"{scores_path.stem}_draws.nc")
     # Scores made by hand may lack it: then their rules are compared over seeds alone, and the method says so.
     draws = read_draws(draws_path, identity) if scores and draws_path.exists() else {}
+    last = "" if identity["kind"] == "untrained" else row.get("training.epochs", "")  # that stays at epoch 0
     if identity["kind"] in REFERENCES:
-        return _Run(identity, scores, [], [], [], {}, draws)
-    folder, command = results / "networks" / below, "python -m nmnc train"
+        return _Run(identity, scored, last, scores, [], [], [], {}, draws)
+    folder, command = results / "networks" / _below(identity), "python -m nmnc train"
     epochs = _read(folder / "epochs.csv", EPOCHS, command)
     _check_numbers(epochs, ("test_accuracy", "perturbations"), folder / "epochs.csv")
     return _Run(
         identity,
+        scored,
+        last,
         scores,
         epochs,
         _read(folder / "alignment.csv", ALIGNMENT, command),
         _read(folder / "timing.csv", ("stage", "seconds"), command),
-        _read_provenance(folder / "provenance.json", command),
+        _read_provenance(folder / "provenance.json", identity, command),
         draws,
     )
 
@@ -158,12 +187,14 @@ def _layers(run: _Run) -> list[dict[str, Any]]:
     return [run.identity | row for row in choose_layers(run.draws)]
 
 
-def _read_provenance(path: Path, command: str) -> dict[str, Any]:
+def _read_provenance(path: Path, identity: Row, command: str) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path} is missing; make it with: {command}")
     content = read_object(path, {}, f"delete it and run: {command}")
     if not isinstance(content.get("hardware"), dict | None):
         raise UserError(f"{path}: the field 'hardware' is not an object; delete it and run: {command}")
+    if any(str(content.get(column, value)) != value for column, value in identity.items()):
+        raise UserError(f"{path}: of another run; delete its folder and run: {command}")
     return content
 
 

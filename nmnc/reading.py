@@ -9,7 +9,8 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -251,3 +252,26 @@ def _check_header(header: Sequence[str], columns: Collection[str], path: Path, a
             separator = next((mark for mark in (";", "\t") if len(header) == 1 and mark in header[0]), None)
             why = f"; its cells are separated by {separator!r}, save it with commas" if separator else f"; {advice}"
             raise UserError(f"{path}: no column {name!r}, only {', '.join(header)}{why}")
+
+
+def check_complete(
+    path: Path, found: Iterable[tuple[str, ...]], expected: Collection[tuple[str, ...]], advice: str
+) -> None:
+    """Refuse a table that lacks rows or has one twice.
+
+    Args:
+        path: the table, named in the error.
+        found: what tells its rows apart, row by row.
+        expected: what each must be there once of, and nothing else.
+        advice: what to do.
+
+    Raises:
+        UserError: the first row that is missing, there twice, or not expected.
+    """
+    counts = Counter(found)
+    twice = (key for key, number in counts.items() if number > 1)
+    missing = (key for key in expected if key not in counts)
+    surplus = (key for key in counts if key not in expected)
+    for keys, words in ((twice, "is there twice"), (missing, "is missing"), (surplus, "does not belong there")):
+        for key in keys:
+            raise UserError(f"{path}: the row of {', '.join(filter(None, key))} {words}; {advice}")

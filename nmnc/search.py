@@ -7,7 +7,7 @@ from typing import Any
 
 from nmnc.config import Study
 from nmnc.errors import UserError
-from nmnc.reading import read_rows
+from nmnc.reading import check_complete, read_rows
 
 COLUMNS = (
     "network",
@@ -78,6 +78,8 @@ def _trial(study: Study, results: Path, network: str, label: str, unfinished: bo
         if not path.exists():
             raise UserError(f"{path} is missing; make it with: python -m nmnc train --rule {label} --seed {seed}")
         _, epochs = read_rows(path, ("test_accuracy",), "delete it and train again")
+        expected = {(str(epoch),): None for epoch in range(study.run(label).training.epochs + 1)}
+        check_complete(path, ((row.get("epoch", ""),) for row in epochs), expected, "delete it and train again")
         try:
             accuracies.append(mean(float(row["test_accuracy"]) for row in epochs[-LAST_EPOCHS:]))
         except ValueError:  # also of no rows at all

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from brain_eval.complete_tables import check_epochs, check_scores
 from brain_eval.files import read_frame
 from brain_eval.whole_regions import rows_of_whole_regions
 from nmnc.errors import UserError
@@ -109,16 +110,22 @@ class Runs:
         """Files of all runs as one frame; `identified`: they name their run themselves."""
         frames = []
         identity = ["network", "rule", "kind", "seed"]
-        identities = self.table[identity]
+        epochs = self.table.get("training.epochs", pd.Series("", self.table.index))
+        identities = self.table[identity].assign(last=[str(number).removesuffix(".0") for number in epochs])
         if not (self.folder / "networks").is_dir():
             return self._recorded(name)
         for values in identities.itertuples(index=False, name=None):
-            network, rule, _, seed = values
+            network, rule, kind, seed, last = values
             path = self.folder / part / str(network) / str(rule) / f"seed{seed}{ending}"
             if not path.exists():
                 continue
             frame = read_frame(path, (), f"delete it and run the study again: it makes {path.name}")
-            frames.append(frame if identified else frame.assign(**dict(zip(identity, values, strict=True))))
+            rows: list[dict[str, str]] = frame.astype(str).to_dict("records")  # type: ignore[assignment]
+            if name in ("epochs", "alignment"):
+                check_epochs(path, "" if kind == "untrained" else last, rows)
+            elif name == "scores":
+                check_scores([(path, str(network), rows)])
+            frames.append(frame if identified else frame.assign(**dict(zip(identity, values[:-1], strict=True))))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=identity)
 
     def _recorded(self, name: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from brain_eval.score_draws import Drawn
 from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
 from brain_eval.tables import ALIGNMENT, write_tables
 from nmnc import runs
+from nmnc.digests import check_content
 from nmnc.errors import UserError
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
@@ -329,6 +330,55 @@ def test_a_damaged_file_is_named_and_the_old_tables_stay(results, path, content,
     assert {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES} == before
 
 
+def doubled(lines):
+    return [*lines, lines[-1]]
+
+
+@pytest.mark.parametrize("change", [lambda lines: lines[: len(lines) // 2], doubled, lambda lines: lines[:1]])
+@pytest.mark.parametrize(
+    "path",
+    ["scores/net/vnc/seed1.csv", "scores/pixels/pixels/seed0.csv", "networks/net/vnc/seed1/epochs.csv",
+     "networks/net/vnc/seed1/alignment.csv", "networks/net/untrained/seed0/epochs.csv"],
+)  # fmt: skip
+def test_a_row_that_is_missing_or_doubled_is_refused(results, path, change):
+    runs = table(results, "runs").assign(**{"training.epochs": 2})
+    runs.to_csv(results / "tables/runs.csv", index=False)
+    write_tables(results)
+    before = (results / "tables/scores.csv").read_bytes()
+    lines = (results / path).read_text().splitlines()
+    (results / path).write_text("\n".join(change(lines)) + "\n")
+    with pytest.raises(
+        UserError, match=rf"{path}: (the row of .* is (missing|there twice)|no rows); delete it and rerun"
+    ):
+        write_tables(results)
+    assert (results / "tables/scores.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_layer_that_other_seeds_have_is_missed(results, layer):
+    path = results / "scores/net/vnc/seed1.csv"
+    rows = csv.DictReader(path.read_text().splitlines())
+    write(path, SCORE_COLUMNS, [row for row in rows if row["layer"] != layer])
+    with pytest.raises(UserError, match=rf"net/vnc/seed1\.csv: the row of {layer}, bench, .* is missing; delete it"):
+        write_tables(results)
+
+
+def test_tables_have_a_digest_and_an_edited_one_is_refused(results):
+    write_tables(results)
+    for name in TABLES:
+        content = (results / f"tables/{name}.csv").read_bytes()
+        assert check_content(results / f"tables/{name}.csv", content) is None
+        with pytest.raises(UserError, match=rf"{name}\.csv: damaged or edited, .*{name}\.csv\.sha256"):
+            check_content(results / f"tables/{name}.csv", content + b" ")
+
+
+def test_files_of_another_run_are_refused(results):
+    provenance = results / "networks/net/vnc/seed1/provenance.json"
+    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"rule": "vnc", "seed": 2}))
+    with pytest.raises(UserError, match=r"vnc/seed1/provenance\.json: of another run; delete its folder"):
+        write_tables(results)
+
+
 def test_scores_of_another_run_are_refused(results):
     shutil.copy(results / "scores/net/vnc/seed0.csv", results / "scores/net/vnc/seed1.csv")
     with pytest.raises(UserError, match=r"net/vnc/seed1\.csv holds scores of another run"):
@@ -338,7 +388,8 @@ def test_scores_of_another_run_are_refused(results):
 def test_draws_beside_the_scores_reach_comparisons_and_layers(results, monkeypatch):
     """The one recording of IT has draws: its rules are compared over stimuli too, and a layer is chosen."""
 
-    def read_draws(path):
+    def read_draws(path, who):
+        assert path.name == f"seed{who['seed']}_draws.nc"
         rng = np.random.default_rng(len(str(path)) + int(path.name[4]))
         raw, some = rng.uniform(0, 1, (3, 1)), 0.01 * rng.standard_normal((3, 1, 10))
         half, recorded = rng.uniform(0, 1, (3, 1, 4)), np.ones((1, 10), dtype=bool)

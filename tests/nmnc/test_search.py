@@ -21,6 +21,7 @@ def study(**changes: Any) -> Study:
         "seeds": [1, 2],
         "dataset": {"name": "digits", "train_images": 100, "validation_images": 50},
         "networks": {"net": {"kind": "mlp"}},
+        "training": {"epochs": 2},
         "rules": {"vnc": {"kind": "vnc"}, "backprop": {"kind": "backprop"}},
         "sweeps": {
             "a": {"rules": ["vnc"], "values": {"training.learning_rate": [0.1, 0.2], "noise.rate": [0.5]}},
@@ -57,7 +58,7 @@ def test_a_search_is_refused_where_it_would_be_unfair_or_see_the_test_set(tmp_pa
     fewer = {"rules": ["backprop"], "values": {"training.learning_rate": [0.05]}}
     for label in ("vnc-learning_rate-0.1-rate-0.5", "vnc-learning_rate-0.2-rate-0.5", "backprop"):
         for seed in (1, 2):
-            write_epochs(tmp_path, label, seed, [0.1, 0.2])
+            write_epochs(tmp_path, label, seed, [0.1, 0.1, 0.2])
     unequal = study(sweeps={**{k: v.model_dump() for k, v in study().sweeps.items() if k == "a"}, "b": fewer})
     with pytest.raises(UserError, match=r"rules have \[1, 2\] trials; give every rule as many"):
         list(rows(unequal, tmp_path))
