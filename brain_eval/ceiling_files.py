@@ -24,7 +24,9 @@ from brain_eval import (
 from brain_eval.benchmarks.base import Benchmark, Ceiling
 from brain_eval.ceilings import split_half_all
 from brain_eval.recorded_rdms import CORRELATION
-from nmnc.files import replacing
+from nmnc.errors import UserError
+from nmnc.files import write_text
+from nmnc.reading import read_json
 
 #: The code behind a ceiling (a test compares it with what is imported).
 CODE = (ceilings, cka, gram, mahalanobis, rdms, recorded_rdms, repetitions, resampling, similarity, whitened)
@@ -57,8 +59,7 @@ def ceilings_of(
     if found is None:
         found = _made(benchmark, metrics, seed, kind)
         content = [{name: dataclasses.asdict(one) for name, one in ceiling.items()} for ceiling in found]
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1) + "\n", digest=True)
     return found
 
 
@@ -89,8 +90,8 @@ def _digest(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) 
 def _read(path: Path, recordings: int, metrics: Sequence[str]) -> list[dict[str, Ceiling]] | None:
     """Read kept ceilings; None where there are none, or none that can be read: they are made again."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found = [{name: Ceiling(**one[name]) for name in metrics} for one in content]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         return None
     return found if len(found) == recordings else None

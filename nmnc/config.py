@@ -181,7 +181,7 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        if self.study == "reference":
+        if self.study.casefold() == "reference":
             raise ValueError("study: results/reference is kept for published results; take another name")
         if self.networks and self.dataset is None:
             raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
@@ -207,6 +207,7 @@ class Study(Section):
             _refuse_noise(label, run)
         self._refuse_too_many()
         self._refuse_long_names()
+        self._refuse_shared_files()
         return self
 
     def _refuse_too_many(self) -> None:
@@ -231,6 +232,28 @@ class Study(Section):
                     f"{place.format(*names)}: together too long for the name of a file by "
                     f"{size - MOST_BYTES_OF_A_NAME} characters; shorten them"
                 )
+
+    def _refuse_shared_files(self) -> None:
+        """ValueError for names that would share a file: a lock, a log, a figure, a variable in a file of RDMs.
+
+        Files are named NETWORK-RULE, or by one name in which _ becomes -, and some disks ignore case.
+        """
+        files: dict[str, str] = {}
+
+        def claim(file: str, whose: str) -> None:
+            if files.setdefault(file.casefold(), whose) != whose:
+                raise ValueError(f"{whose} and {files[file.casefold()]} would share the file {file}; rename one")
+
+        for label in self.labels():
+            for network in self.networks_of(label):
+                claim(f"{network}-{label}", f"networks.{network} with rules.{label}")
+        for name in self.evaluation.models:
+            claim(f"{name}-pretrained", f"evaluation.models.{name}")
+        for name in [*self.networks, *self.evaluation.models]:
+            claim(f"figure {name.replace('_', '-')}", f"the name {name!r}")
+        for name in self.evaluation.benchmarks:
+            for variable in (name, f"layer_{name}", f"row_{name}", f"column_{name}", f"stimulus_id_{name}"):
+                claim(f"variable {variable.replace('_', '-')}", f"the benchmark {name!r}")
 
     @cached_property
     def entries(self) -> dict[str, RuleEntry]:

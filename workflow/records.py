@@ -17,7 +17,7 @@ import typer
 from nmnc.command_line import run_command
 from nmnc.config import Study, load_study, study_from
 from nmnc.errors import UserError
-from nmnc.files import write_text
+from nmnc.files import only_writer, write_text
 from nmnc.reading import read_object, read_rows
 from nmnc.runs import Identity, results_folder, trained
 
@@ -89,16 +89,26 @@ def bring_back(study: Study, published: Path) -> int:
     results = results_folder(study)
     fitting = dict(_fitting(study, study_from(provenance["config"], str(published)), provenance["runs"]))
     wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
+    shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
     for run, about in wanted.items():
-        for name, (place, identified) in PLACES.items():
-            rows = tables[name].loc[tables[name].index.isin([tuple(map(str, run))])]
-            if not rows.empty:
-                content = rows if identified else rows.drop(columns=IDENTITY).dropna(axis=1, how="all")
-                write_text(results / place.format(run.folder), content.to_csv(index=False, lineterminator="\n"))
-        shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
-        write_text(_network(results, run).with_name("provenance.json"), json.dumps(shared | about, indent=1) + "\n")
-    write_text(list_of(results), json.dumps({run.folder: settings_sha256(study, run) for run in fitting}, indent=1))
+        # The lock of its training, which would write to the same folder.
+        with only_writer(results / ".locks" / f"{run.network}-{run.rule}-seed{run.seed}", 0):
+            _write_rows(results, run, tables)
+            text = json.dumps(shared | about, indent=1) + "\n"
+            write_text(_network(results, run).with_name("provenance.json"), text, digest=True)
+    listed = {run.folder: settings_sha256(study, run) for run in fitting}
+    write_text(list_of(results), json.dumps(listed, indent=1), digest=True)
     return len(wanted)
+
+
+def _write_rows(results: Path, run: Identity, tables: dict[str, "pd.DataFrame"]) -> None:
+    """Write a run's own rows of the published tables where its files lie."""
+    for name, (place, identified) in PLACES.items():
+        rows = tables[name].loc[tables[name].index.isin([tuple(map(str, run))])]
+        if not rows.empty:
+            content = rows if identified else rows.drop(columns=IDENTITY).dropna(axis=1, how="all")
+            text = content.to_csv(index=False, lineterminator="\n")
+            write_text(results / place.format(run.folder), text, digest=True)
 
 
 def _fitting(study: Study, before: Study, finished: list[dict[str, Any]]) -> Iterator[tuple[Identity, dict[str, Any]]]:

@@ -1,24 +1,21 @@
 """What happens before the first job: the study is checked, a lock left by a killed Snakemake is cleared."""
 
 import hashlib
-import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-
-import psutil
 
 from brain_eval.benchmarks import MODULES
 from nmnc import runs
+from nmnc.command_line import system_error
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError, did_you_mean
-from nmnc.files import write_text
 from workflow.evaluation import check_options, stamps
+from workflow.owners import clear_stale_lock, locks, remember_owner
+from workflow.records import brought_back
 from workflow.sources import closure
 
 DEFAULT = Path("config/default.yaml")
@@ -36,16 +33,18 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
         study = load_study(path)
         specs = benchmark_specs(study, path)
         _check_once(path, study, specs)
-    except UserError as error:
-        print(f"nmnc-brain: {error}", file=sys.stderr)
+        brought_back(study)
+        results = runs.results_folder(study)
+        clear_stale_lock(results)
+        if not locks(results):
+            # Before Snakemake locks: a kill at any time leaves a lock whose holder is known.
+            remember_owner(results)
+    except (UserError, OSError) as error:
+        line = system_error(error) if isinstance(error, OSError) else str(error)
+        print(f"nmnc-brain: {line}", file=sys.stderr)
         # Snakemake would wrap SystemExit and a traceback around the line.
         sys.stderr.flush()
         os._exit(2)
-    results = runs.results_folder(study)
-    clear_stale_lock(results)
-    if not _locks(results):
-        # Before Snakemake locks: a kill at any time leaves a lock whose holder is known.
-        remember_owner(results)
     return path, study, specs
 
 
@@ -105,42 +104,3 @@ def prepare_environment(data: str) -> None:
 def gpu_present() -> bool:
     """Whether this machine has an NVIDIA GPU, without the seconds that importing torch costs."""
     return Path("/proc/driver/nvidia/gpus").is_dir() or any(Path("/dev").glob("nvidia[0-9]*"))
-
-
-def owner_file(results: Path) -> Path:
-    """Says which process holds, or held last, Snakemake's lock of a study's results."""
-    return Path(".snakemake/nmnc-brain") / f"owner-{quote(results.as_posix(), safe='')}.json"
-
-
-def remember_owner(results: Path) -> None:
-    """Write down that this process holds the lock."""
-    process = psutil.Process()
-    owner = {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
-    write_text(owner_file(results), json.dumps(owner) + "\n")
-
-
-def clear_stale_lock(results: Path) -> None:
-    """Remove Snakemake's lock of a study's results when the process that held it is known and gone.
-
-    Locks of other studies are left alone: their Snakemake may run in this folder at the same time.
-    """
-    if owner_file(results).exists() and not _may_live(owner_file(results)):
-        for lock in _locks(results):
-            lock.unlink()
-
-
-def _locks(results: Path) -> list[Path]:
-    """Snakemake's lock files (one path per line) that name files of a study's results."""
-    files = Path(".snakemake/locks").glob("*.lock")
-    return [file for file in files if f"\n{results.as_posix()}/" in "\n" + file.read_text(encoding="utf-8")]
-
-
-def _may_live(owner_path: Path) -> bool:
-    """Whether the process may still run: on another machine nobody can tell; a process id may have been reused."""
-    owner = json.loads(owner_path.read_text(encoding="utf-8"))
-    if owner["host"] != platform.node():
-        return True
-    try:
-        return abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1
-    except psutil.NoSuchProcess:
-        return False

@@ -104,7 +104,7 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
         if name not in MODULES:
             decode_all(benchmark)  # published files are pinned by their hash
         summary = json.dumps(_summary(benchmark), indent=2, ensure_ascii=False)
-        write_text(Path(out) / f"{name}.json", summary + "\n")
+        write_text(Path(out) / f"{name}.json", summary + "\n", digest=True)
 
 
 def say_notes(benchmark: Benchmark) -> None:

@@ -46,7 +46,7 @@ def write_claims(results: Path, predictions: Path, tier: str, confidence: float 
     draw_claims({name.removeprefix("claims/"): table for name, table in tables.items()}, results / "figures" / "claims")
     tables |= {f"claims/runs/{name}": getattr(runs, name) for name in RECORDS}
     for name, table in tables.items():
-        with replacing(results / "tables" / f"{name}.csv") as temporary:
+        with replacing(results / "tables" / f"{name}.csv", digest=True) as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 

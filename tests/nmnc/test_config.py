@@ -17,6 +17,7 @@ REFERENCE = {"network": "torchvision:alexnet", "preprocessing": {"image_size": 8
 SWEEPS = {"images": {"rules": ["fast"], "values": {"noise.images": [1, 2, 4]}}}
 LACKING = REFERENCE | {"preprocessing": {"image_size": 8, "mean": [0], "std": [1]}}
 NET = {"kind": "mlp", "arguments": {"hidden": [8]}}
+VNC = {"kind": "vnc"}
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -306,3 +307,39 @@ def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("NMNC_DATA")
     assert data_folder(study) == Path("images")
     assert results_folder(study) == Path("results/small")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"networks": {"a": NET, "a-b": NET}, "rules": {"b-c": VNC, "c": VNC}},
+            "networks.a-b with rules.c and networks.a with rules.b-c would share the file a-b-c; rename one",
+        ),
+        ({"networks": {"net": NET, "Net": NET}}, "would share the file Net-vnc; rename one"),
+        ({"rules": {"vnc": VNC, "VNC": VNC}}, "would share the file net-VNC; rename one"),
+        (
+            {"networks": {"a_b": NET, "a-b": NET}},
+            "'a-b' and the name 'a_b' would share the file figure a-b; rename one",
+        ),
+        (
+            {"networks": {"m": NET}, "rules": {"pretrained": VNC}, "evaluation": {"models": {"M": REFERENCE}}},
+            "evaluation.models.M and networks.m with rules.pretrained would share the file M-pretrained; rename one",
+        ),
+        (
+            {"evaluation": {"benchmarks": ["x", "layer_x"], "benchmark_folders": {"x": "x", "layer_x": "y"}}},
+            "the benchmark 'layer_x' and the benchmark 'x' would share the file variable layer-x; rename one",
+        ),
+        ({"study": "Reference"}, "results/reference is kept for published results"),
+    ],
+)
+def test_names_that_would_share_a_file_are_refused(changes: dict[str, Any], words: str) -> None:
+    plain = {"study": "s", "dataset": {"name": "digits"}, "networks": {"net": NET}, "rules": {"vnc": VNC}}
+    with pytest.raises(UserError, match=re.escape(words)):
+        study_from(plain | changes, "study.yaml")
+
+
+def test_names_that_only_look_alike_are_accepted() -> None:
+    rules = {"b-c": VNC | {"networks": ["a-b"]}, "c": VNC | {"networks": ["a"]}, "b": VNC | {"networks": ["a"]}}
+    alike = {"study": "s", "dataset": {"name": "digits"}, "networks": {"a": NET, "a-b": NET}, "rules": rules}
+    assert study_from(alike, "study.yaml").labels("a") == ["c", "b", "untrained"]

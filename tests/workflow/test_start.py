@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 import yaml
 
-from workflow import start
+from workflow import owners, start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path("results/tiny")
@@ -46,61 +47,114 @@ def locks_left() -> set[str]:
     return {path.name for path in Path(".snakemake/locks").iterdir()}
 
 
-def owned_by(pid: int, started: float, host: str | None = None) -> None:
-    owner = start.owner_file(RESULTS)
-    owner.parent.mkdir(parents=True, exist_ok=True)
-    owner.write_text(json.dumps({"host": host or platform.node(), "pid": pid, "started": started}))
+def owned_by(owner: dict[str, Any]) -> None:
+    path = owners.owner_file(RESULTS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(owner))
 
 
-def finished_process() -> tuple[int, float]:
-    """Id and start time of a process that has ended."""
+def finished_process() -> dict[str, Any]:
+    """What was written down of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        started = psutil.Process(process.pid).create_time()
+        owner = owners.owner_of(process.pid)
         process.communicate(b"\n")
-    return process.pid, started
+    return owner
+
+
+def cleared() -> bool:
+    """Whether the lock of the study is taken for one that a dead process left; that of another study never is."""
+    owners.clear_stale_lock(RESULTS)
+    assert "1.output.lock" in locks_left()
+    return "0.output.lock" not in locks_left()
 
 
 @pytest.mark.usefixtures("folder")
 def test_the_lock_of_a_dead_process_is_cleared() -> None:
-    owned_by(*finished_process())
-    start.clear_stale_lock(RESULTS)
-    assert locks_left() == {"1.output.lock"}
+    owned_by(finished_process())
+    assert cleared()
 
 
 @pytest.mark.usefixtures("folder")
-def test_the_lock_of_a_reused_process_id_is_cleared() -> None:
-    # This process lives, but it started at another time than the one that held the lock.
-    owned_by(os.getpid(), psutil.Process().create_time() - 3600)
-    start.clear_stale_lock(RESULTS)
-    assert locks_left() == {"1.output.lock"}
+def test_a_process_that_nobody_has_waited_for_is_dead() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        owned_by(owners.owner_of(process.pid))
+        process.kill()
+        while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert cleared()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux only")
+@pytest.mark.parametrize("change", [{"ticks": 1}, {"boot": "another"}, {"boot": "another", "namespace": "another"}])
+@pytest.mark.usefixtures("folder")
+def test_the_lock_of_a_reused_process_id_is_cleared(change: dict[str, Any]) -> None:
+    # This process lives, but it is not the one that had the lock: that started at another time, or before the boot.
+    owned_by(owners.owner_of(os.getpid()) | change)
+    assert cleared()
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_living_process_keeps_its_lock() -> None:
-    start.remember_owner(RESULTS)
-    start.clear_stale_lock(RESULTS)
-    assert locks_left() == {"0.output.lock", "1.output.lock"}
+def test_a_living_process_keeps_its_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners.remember_owner(RESULTS)
+    assert not cleared()
+    # The clock is set back by an hour, from which psutil computes when the system was booted.
+    if Path("/proc/self/stat").exists():
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: time.time() - 3600)
+        assert not cleared()
+
+
+@pytest.mark.parametrize("change", [{"host": "another.machine"}, {"namespace": "pid:[1]"}])
+@pytest.mark.usefixtures("folder")
+def test_a_process_of_another_machine_or_container_keeps_its_lock(change: dict[str, Any]) -> None:
+    owned_by(finished_process() | change)
+    assert not cleared()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 40, b"{", b"[]", b"null", b"\xff\xfe", b'{"host": 1, "pid": 2}', b'{"host": "HOST"}',
+     b'{"host": "HOST", "pid": "7"}', b'{"host": "HOST", "pid": -1}', b'{"host": "HOST", "pid": 99999999999}',
+     b'{"host": "HOST", "pid": 0}', b'{"host": "HOST", "pid": true}'],
+)  # fmt: skip
+@pytest.mark.usefixtures("folder")
+def test_an_owner_that_cannot_be_read_keeps_the_lock(content: bytes) -> None:
+    owned_by({})
+    owners.owner_file(RESULTS).write_bytes(content.replace(b"HOST", platform.node().encode()))
+    assert not cleared()
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_process_of_another_machine_keeps_its_lock() -> None:
-    pid, started = finished_process()
-    owned_by(pid, started, host="another.machine")
-    start.clear_stale_lock(RESULTS)
-    assert locks_left() == {"0.output.lock", "1.output.lock"}
+def test_what_an_earlier_version_wrote_is_understood() -> None:
+    owned_by({"host": platform.node(), "pid": os.getpid(), "started": 1.0})
+    assert not cleared()
+    owned_by({"host": platform.node(), "pid": finished_process()["pid"], "started": 1.0})
+    assert cleared()
+
+
+def test_the_owner_of_results_with_a_long_path_is_remembered(folder: Path) -> None:
+    results = Path("/".join(["deep" * 10] * 20))
+    owners.remember_owner(results)
+    assert json.loads(owners.owner_file(results).read_text())["pid"] == os.getpid()
+    assert owners.owner_file(results) != owners.owner_file(results / "x")
+
+
+def test_a_lock_that_is_no_text_is_of_nobody(folder: Path) -> None:
+    (folder / ".snakemake/locks/2.output.lock").write_bytes(b"\xff\0")
+    owned_by(finished_process())
+    assert cleared()
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_lock_of_nobody_known_is_kept() -> None:
-    start.clear_stale_lock(RESULTS)
+    owners.clear_stale_lock(RESULTS)
     assert locks_left() == {"0.output.lock", "1.output.lock"}
 
 
 @pytest.mark.usefixtures("folder")
 def test_a_study_whose_name_begins_alike_keeps_its_lock() -> None:
     lock("2.output", "results/tiny2/report.html")
-    owned_by(*finished_process())
-    start.clear_stale_lock(RESULTS)
+    owned_by(finished_process())
+    owners.clear_stale_lock(RESULTS)
     assert locks_left() == {"1.output.lock", "2.output.lock"}
 
 
@@ -180,14 +234,13 @@ def test_a_changed_file_of_the_users_is_checked_again(
 def test_a_free_folder_is_claimed_before_snakemake_locks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     begin(STUDY, monkeypatch)
-    assert json.loads(start.owner_file(RESULTS).read_text())["pid"] == os.getpid()
+    assert json.loads(owners.owner_file(RESULTS).read_text())["pid"] == os.getpid()
 
 
 def test_the_holder_of_a_living_lock_is_not_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = psutil.Process(os.getppid())
-    owned_by(parent.pid, parent.create_time())
+    owned_by(owners.owner_of(os.getppid()))
     begin(STUDY, monkeypatch)
-    assert json.loads(start.owner_file(RESULTS).read_text())["pid"] == parent.pid
+    assert json.loads(owners.owner_file(RESULTS).read_text())["pid"] == os.getppid()
     assert "0.output.lock" in locks_left()
 
 

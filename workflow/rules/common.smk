@@ -8,13 +8,8 @@ sys.path.insert(0, workflow.basedir)
 
 from nmnc import runs
 from workflow import inputs, records
-from workflow.start import (
-    begin,
-    gpu_present,
-    prepare_environment,
-    remember_owner,
-    shortest,
-)
+from workflow.owners import remember_owner
+from workflow.start import begin, gpu_present, prepare_environment, shortest
 
 # Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
 # leak into every other one. The study is read whole from one file instead.

@@ -1,0 +1,102 @@
+"""Whose Snakemake holds the lock of a study's results, and whether that process still lives."""
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+
+from nmnc.errors import UserError
+from nmnc.files import write_text
+from nmnc.reading import read_object
+
+#: Most characters of a file's name here; a longer one is named by its hash.
+LONGEST_NAME = 200
+
+
+def owner_file(results: Path) -> Path:
+    """Says which process holds, or held last, Snakemake's lock of a study's results."""
+    name = quote(results.as_posix(), safe="")
+    if len(name) > LONGEST_NAME:
+        name = hashlib.sha256(name.encode()).hexdigest()
+    return Path(".snakemake/nmnc-brain") / f"owner-{name}.json"
+
+
+def remember_owner(results: Path) -> None:
+    """Write down that this process holds the lock."""
+    write_text(owner_file(results), json.dumps(owner_of(os.getpid())) + "\n")
+
+
+def owner_of(pid: int) -> dict[str, Any]:
+    """What tells a living process from all others, whatever the clock does; psutil.NoSuchProcess where none lives."""
+    owner: dict[str, Any] = {"host": platform.node(), "pid": pid}
+    if not Path("/proc/self/stat").exists():
+        return owner | {"created": psutil.Process(pid).create_time()}
+    try:
+        # Behind the name, which may have spaces and brackets: the state, and 19 words later the time of its start.
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    if words[0] in "ZX":
+        raise psutil.NoSuchProcess(pid)
+    # Ticks are counted from the boot, not by the clock; in a container, process ids are the container's own.
+    return owner | {"boot": _boot(), "ticks": int(words[19]), "namespace": _namespace()}
+
+
+def clear_stale_lock(results: Path) -> None:
+    """Remove Snakemake's lock of a study's results when the process that held it is known and gone.
+
+    Locks of other studies are left alone: their Snakemake may run in this folder at the same time.
+    """
+    if owner_file(results).exists() and not _may_live(owner_file(results)):
+        for lock in locks(results):
+            lock.unlink(missing_ok=True)
+
+
+def locks(results: Path) -> list[Path]:
+    """Snakemake's lock files (one path per line) that name files of a study's results."""
+    files = Path(".snakemake/locks").glob("*.lock")
+    return [file for file in files if f"\n{results.as_posix()}/" in "\n" + _text(file)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""  # its Snakemake has just ended
+
+
+def _may_live(path: Path) -> bool:
+    """Whether the process may still run: of another machine or container, or of a damaged file, nobody can tell."""
+    try:
+        owner = read_object(path, {"host": str, "pid": int}, "delete it")
+    except UserError:
+        return True
+    if owner["host"] != platform.node() or not 0 < owner["pid"] < 2**31:
+        return True
+    if owner.get("boot", _boot()) != _boot():
+        return False
+    if owner.get("namespace", _namespace()) != _namespace():
+        return True
+    try:
+        now = owner_of(owner["pid"])
+    except psutil.NoSuchProcess:
+        return False
+    # A file of an earlier version says no more than the id.
+    return all(owner.get(key, now[key]) == now[key] for key in ("ticks", "created") if key in now)
+
+
+def _boot() -> str | None:
+    """What is new at every boot (Linux)."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text(encoding="ascii").strip() if path.exists() else None
+
+
+def _namespace() -> str | None:
+    """What is new for every container (Linux)."""
+    path = Path("/proc/self/ns/pid")
+    return str(path.readlink()) if path.is_symlink() else None
