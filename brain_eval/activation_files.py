@@ -116,7 +116,7 @@ def write(
 
 def _checksummed(path: Path) -> list[Range]:
     """Where the values are: HDF5 compares them with their checksums whenever they are read, and nothing else."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     ranges: list[Range] = []
     with h5py.File(path, "r") as file:
