@@ -248,7 +248,8 @@ class Study(Section):
             for network in self.networks_of(label):
                 claim(f"{network}-{label}", f"networks.{network} with rules.{label}")
         for name in self.evaluation.models:
-            claim(f"{name}-pretrained", f"evaluation.models.{name}")
+            for label in ("pretrained", "initial", "as_built"):  # see nmnc.runs
+                claim(f"{name}-{label}", f"evaluation.models.{name}")
         for name in [*self.networks, *self.evaluation.models]:
             claim(f"figure {name.replace('_', '-')}", f"the name {name!r}")
         for name in self.evaluation.benchmarks:

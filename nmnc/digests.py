@@ -49,8 +49,9 @@ def seal(path: Path, without: Sequence[Range] = ()) -> None:
         if file.read(4) == b"PK\5\6":  # the end of a zip archive, which gives the length of what follows
             file.seek(size - 2)
             file.write(struct.pack("<H", len(line)))
+        line = _line(_digest(file, size, parts), parts)
         file.seek(size)
-        file.write(_line(_digest(file, size, parts), parts))
+        file.write(line)
 
 
 def check_seal(path: Path) -> None:
