@@ -33,6 +33,8 @@ EPOCHS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forward_pass
 ALIGNMENT = (
     "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "margin", "d", "n",
 )  # fmt: skip
+#: Columns of a run's tables that runs of earlier versions lack; their cells are then empty.
+NEWER = {"epochs": ("collapsed",), "alignment": ("variation", "variation_jacobian")}
 ACCURACY = (
     "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "interval_method", "min", "max",
     "perturbations",
@@ -85,8 +87,11 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     tables: dict[str, tuple[Sequence[str], Iterable[dict[str, Any]]]] = {
         "scores": (SCORE_COLUMNS, scores),
         "accuracy": (ACCURACY, _accuracy(trained, confidence)),
-        "epochs": ((*RUN, *EPOCHS), [run.identity | row for run in trained for row in run.epochs]),
-        "alignment": ((*RUN, *ALIGNMENT), [run.identity | row for run in trained for row in run.alignment]),
+        "epochs": ((*RUN, *EPOCHS, *NEWER["epochs"]), [run.identity | row for run in trained for row in run.epochs]),
+        "alignment": (
+            (*RUN, *ALIGNMENT, *NEWER["alignment"]),
+            [run.identity | row for run in trained for row in run.alignment],
+        ),
         "comparisons": (COMPARISONS, compare_rules([_scored(run) for run in trained], confidence)),
         "means": (MEANS, mean_rows(scored, confidence)),
         "layers": (LAYERS, [row for run in runs for row in _layers(run)]),

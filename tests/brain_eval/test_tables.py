@@ -189,7 +189,7 @@ def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results):
 def test_alignment_keeps_its_cells(results):
     write_tables(results)
     lines = (results / "tables/alignment.csv").read_text().splitlines()
-    assert lines[1] == "net,backprop,backprop,0,0,fc,,0.50,,,,,,"
+    assert lines[1] == "net,backprop,backprop,0,0,fc,,0.50,,,,,,,,"
     assert len(lines) == 1 + 3 * 3 * 3 + 3
 
 
