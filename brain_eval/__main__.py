@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from nmnc.command_line import run_command
+from nmnc.command_line import finite, run_command
 
 app = typer.Typer(
     help=__doc__,
@@ -18,7 +18,7 @@ app = typer.Typer(
 Benchmarks = Annotated[
     list[str], typer.Option("--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable.")
 ]
-Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of each interval.")]
+Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, callback=finite, help="Coverage of each interval.")]
 Kind = Annotated[
     str,
     typer.Option(
@@ -101,13 +101,17 @@ def extract(
             help='JSON {"image_size": 32, "channels": 3, "mean": [..], "std": [..]}, or a .json file with it.'
         ),
     ] = "",
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, max=10**6)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Torch's threads.")] = 1,
-    memory_gb: Annotated[float, typer.Option(min=0.01, help="For batches and buffers, which shrink to fit.")] = 2.0,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Torch's threads.")] = 1,
+    memory_gb: Annotated[
+        float, typer.Option(min=0.01, max=10**5, callback=finite, help="For batches and buffers, which shrink to fit.")
+    ] = 2.0,
     reduction: Annotated[str, typer.Option(help="none, spatial_mean, pca or random_projection.")] = "none",
-    reduction_dimensions: Annotated[int, typer.Option(min=1, help="Most values a layer after the last two.")] = 1000,
-    reduction_seed: Annotated[int, typer.Option(min=0, help="Seed of the random projection.")] = 0,
+    reduction_dimensions: Annotated[
+        int, typer.Option(min=1, max=10**7, help="Most values a layer after the last two.")
+    ] = 1000,
+    reduction_seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random projection.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, or bfloat16 by autocast.")] = "float32",
     channels_last: Annotated[
         bool | None,
@@ -148,7 +152,7 @@ def score(
             "RDMs; cka-biased, cka-unbiased, ridge, pls where a benchmark has responses."
         ),
     ] = "spearman,rho-a",
-    draws: Annotated[int, typer.Option(min=1, help="Bootstrap draws.")] = 1000,
+    draws: Annotated[int, typer.Option(min=1, max=10**6, help="Bootstrap draws.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     confidence: Confidence = 0.95,
     draws_file: Annotated[Path | None, typer.Option(help="NetCDF of the draws to write, to compare models.")] = None,
@@ -216,7 +220,10 @@ def brainscore_model(
         typer.Option(help="REGION=LAYER, e.g. V4=conv3; repeatable. Left out: by the order of the layers."),
     ] = None,
     layers: Annotated[str, typer.Option(help="Comma-separated layers to commit; empty: all stages.")] = "",
-    visual_degrees: Annotated[float, typer.Option(help="Width of the images the network sees, in degrees.")] = 8.0,
+    visual_degrees: Annotated[
+        float,
+        typer.Option(min=0.01, max=360, callback=finite, help="Width of the images the network sees, in degrees."),
+    ] = 8.0,
     pls: Annotated[
         list[str] | None,
         typer.Option(help="majajhong2015public or freemanziemba2013public: score every layer by Brain-Score; slow."),

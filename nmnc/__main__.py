@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nmnc.command_line import run_command
+from nmnc.command_line import finite, run_command
 from nmnc.config import load_study
 from nmnc.errors import UserError
 from nmnc.files import write_csv, write_text
@@ -63,9 +63,14 @@ def train(
     network: Annotated[
         str | None, typer.Option(help="A name of the section networks; may be left out where the rule trains one.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder to write to; default: below results/STUDY.")] = None,
-    wait: Annotated[float, typer.Option(help="Seconds to wait for another process that trains this run.")] = 0.0,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0, max=10**9, callback=finite, help="Seconds to wait for another process that trains this run."
+        ),
+    ] = 0.0,
 ) -> None:
     """Train one network by one rule from one seed; a killed run goes on where it was."""
     from nmnc.job import train_job
@@ -113,8 +118,10 @@ def diagnose(
     config: Config,
     network: Annotated[Path, typer.Option(help="The network.pt of a run, trained or not.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
-    images: Annotated[int, typer.Option(min=1, help="Test images whose activity is looked at.")] = ACTIVITY_IMAGES,
-    seed: Annotated[int, typer.Option(min=0, help="Of their choice and of the random subspaces.")] = 0,
+    images: Annotated[
+        int, typer.Option(min=1, max=10**6, help="Test images whose activity is looked at.")
+    ] = ACTIVITY_IMAGES,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of their choice and of the random subspaces.")] = 0,
     kind: Annotated[str, typer.Option(help="MODULE:FUNCTION that built it, where the study names none for it.")] = "",
 ) -> None:
     """Measure a network's manifold: its dimension, and how much of the Jacobian lies along it."""

@@ -1,10 +1,13 @@
 """How a command ends: a mistake of the user's, and whatever the system refuses, is one line and exit status 2."""
 
 import errno
+import math
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+
+import typer
 
 from nmnc.errors import UserError, in_one_line
 from nmnc.interruption import Interrupted
@@ -13,6 +16,13 @@ from nmnc.interruption import Interrupted
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 #: Of one line of error.
 MOST_CHARACTERS = 4000
+
+
+def finite(value: float) -> float:
+    """Callback of options that are floats: click's ranges let NaN pass."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number that can be used; give a finite one")
+    return value
 
 
 def run_command(app: Callable[[], None], program: str) -> None:

@@ -14,6 +14,8 @@ SHORTAGES = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAIL
 
 def choose_device(device: str) -> torch.device:
     """`auto` takes a GPU when there is one; UserError for `cuda` without a GPU."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device: unknown {device!r}; give auto, cpu or cuda")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UserError("device: cuda was asked for but torch sees no GPU; use device: auto or cpu")
