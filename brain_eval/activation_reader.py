@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark
+from brain_eval.files import READING_ERRORS
 from nmnc.digests import check_seal
 from nmnc.errors import UserError
 from nmnc.reading import read_json
@@ -92,7 +93,11 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
             ids, names = tuple(_texts(file["stimulus_id"])), np.array(_texts(file["layer"]))
             digest, values = file.getncattr("stimulus_set_sha256"), file["activations"]
             preprocessing = str(file.getncattr("preprocessing"))
-        except (IndexError, KeyError, AttributeError, ValueError) as error:
+            if values.shape != (len(ids), len(names)):
+                raise ValueError(
+                    f"activations of shape {values.shape} for {len(ids)} stimuli and {len(names)} neuroids"
+                )
+        except READING_ERRORS as error:
             raise UserError(f"{path} lacks a part that extract writes ({error}); {again}") from None
         _refuse_another_network(path, getattr(file, "weights_sha256", None), again)
         if ids != benchmark.stimulus_set.stimulus_ids or digest != benchmark.stimulus_set.sha256:
@@ -107,8 +112,8 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
 
 def _refuse_another_network(path: Path, weights: str | None, again: str) -> None:
     """UserError where activations/NETWORK/RULE/seedN/ has those of another network than networks/ has by that name."""
-    stage, *identity = path.absolute().parent.parts[-4:]
-    network = path.absolute().parents[4].joinpath("networks", *identity) if len(identity) == 3 else path
+    *study, stage, one, rule, seed = [""] * 4 + list(path.absolute().parent.parts)
+    network = Path(*study, "networks", one, rule, seed)
     if stage != "activations" or not (network / "network.pt").is_file() or not (network / "provenance.json").is_file():
         return
     told = read_json(network / "provenance.json")

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Annotated
 
 import pytest
 import typer
 
-from nmnc.command_line import run_command
+from nmnc.command_line import finite, run_command
 from nmnc.errors import UserError
 
 
@@ -74,3 +75,20 @@ def test_an_argument_that_is_not_text_is_refused(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["tool", "check", "--config", "\udce9.yaml"])
     assert r"the argument '\udce9.yaml' is not UTF-8 text; rename the file" in ended(lambda: None, capsys)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_options_are_finite_numbers(
+    value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = typer.Typer(rich_markup_mode=None)
+
+    @command.command()
+    def say(number: Annotated[float, typer.Option(min=0, callback=finite)]) -> None:
+        raise AssertionError(number)
+
+    monkeypatch.setattr("sys.argv", ["tool", "--number", value])
+    with pytest.raises(SystemExit) as caught:
+        run_command(command, "tool")
+    assert caught.value.code == 2
+    assert "Invalid value for" in capsys.readouterr().err
