@@ -39,7 +39,7 @@ Metric = Literal[
 #: The same names as brain_eval's recorded_rdms.KINDS (a test compares them).
 RecordedRdm = Literal["correlation", "cosine", "euclidean", "mahalanobis", "crossnobis"]
 #: Most runs of a study: networks x rules x seeds.
-MOST_RUNS = 20_000
+MOST_RUNS = 10_000
 #: Bytes that names of files need beside network, rule and seed: a hash, an ending, a temporary name.
 BESIDE_NAMES = 50
 

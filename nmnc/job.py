@@ -22,7 +22,7 @@ from nmnc.modules import code_sha256
 from nmnc.networks import Size, build_network, layer_sizes, size_of
 from nmnc.provenance import git_commit, hardware, versions
 from nmnc.reading import read_json
-from nmnc.rules import make_rule
+from nmnc.rules import Rule, make_rule
 from nmnc.runs import Identity, data_folder, results_folder
 from nmnc.training import EPOCH_COLUMNS, Trainer
 
@@ -57,6 +57,7 @@ def check(study: Study) -> list[str]:
             raise UserError(f"networks.{name}: {error}") from None
         if sizes[-1] != classes:
             raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
+        fitting: dict[str, Rule] = {}  # a sweep over step sizes asks the same of a network again and again
         for label in study.labels(name):
             run = study.run(label)
             batch = run.training.batch_size
@@ -64,10 +65,12 @@ def check(study: Study) -> list[str]:
                 raise UserError(
                     f"rules.{label}: training.batch_size {batch} exceeds the {extent.n_train} training images; lower it"
                 )
+            key = run.kind + run.noise.model_dump_json()
             try:
-                rule = make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
+                rule = fitting.get(key) or make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
             except UserError as error:
                 raise UserError(f"rules.{label} on networks.{name}: {error}") from None
+            fitting = {key: rule}
             warnings += [f"rules.{label} on networks.{name}: {warning}" for warning in rule.warnings()]
     return warnings
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nmnc.config import ReferenceModel, Study
+from nmnc.errors import UserError
 from nmnc.modules import LIBRARIES
+from nmnc.settings import usable_path
 
 #: Labels of the models that are scored but not trained here, by where their weights come from; see `weights_of`.
 REFERENCES = ("pretrained", "initial", "as_built", "pixels")
@@ -97,8 +99,11 @@ def _word(true: bool) -> str:
 
 
 def data_folder(study: Study) -> Path:
-    """NMNC_DATA, else `paths.data` of the study."""
-    return Path(os.environ.get("NMNC_DATA") or study.paths.data)
+    """NMNC_DATA, else `paths.data` of the study; UserError for a path that the workflow could not use."""
+    try:
+        return usable_path(Path(os.environ.get("NMNC_DATA") or study.paths.data))
+    except ValueError as error:
+        raise UserError(f"NMNC_DATA: {error}") from None
 
 
 def results_folder(study: Study) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nmnc import runs
 from nmnc.config import Study
-from workflow.inputs import benchmark_files, model_files, network_files
+from workflow.inputs import benchmark_files, dataset_files, model_files, network_files
 
 
 def check_options(study: Study, specs: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def stamps(study: Study) -> Iterator[str]:
         yield from (_stamp(file) for file in network_files(study, name))
     for name in study.evaluation.models:
         yield from (_stamp(file) for file in model_files(study, name))
-    yield from (_stamp(file) for file in benchmark_files(study))
+    yield from (_stamp(file) for file in (*benchmark_files(study), *dataset_files(study)))
 
 
 def _stamp(path: Path) -> str:

@@ -112,7 +112,7 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
         ({"evaluation": {"models": {"m": REFERENCE | {"weights": "w{0}"}}}}, r"weights: a path cannot have .* '{'"),
         ({"evaluation": {"metrics": ["spearman", "spearman"]}}, r"evaluation\.metrics: metrics are repeated"),
         ({"rules": {"a": {"kind": "vnc", "seeds": [1, 1]}}}, r"rules\.a\.seeds: seeds are repeated"),
-        ({"seeds": list(range(6000))}, r"36000 runs \(networks x rules x seeds\), at most 20000; split the study"),
+        ({"seeds": list(range(6000))}, r"36000 runs \(networks x rules x seeds\), at most 10000; split the study"),
         ({"training": {"epochs": 1.5}}, r"training\.epochs: .*integer.*\(got 1.5\)"),
         ({"noise": {"rate": 1.1}}, r"noise\.rate: .*less than or equal to 1"),
         ({"noise": {"feedback": "ful"}}, r"noise\.feedback: .*'factored', 'full' or 'layerwise' \(got 'ful'\)"),
@@ -304,6 +304,9 @@ def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPat
     study = study_from(content(), "small.yaml")
     monkeypatch.setenv("NMNC_DATA", "elsewhere")
     assert data_folder(study) == Path("elsewhere")
+    monkeypatch.setenv("NMNC_DATA", "a{b}")
+    with pytest.raises(UserError, match=r"NMNC_DATA: a path cannot have the character '\{' here"):
+        data_folder(study)
     monkeypatch.delenv("NMNC_DATA")
     assert data_folder(study) == Path("images")
     assert results_folder(study) == Path("results/small")
