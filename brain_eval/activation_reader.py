@@ -112,9 +112,11 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
 
 def _refuse_another_network(path: Path, weights: str | None, again: str) -> None:
     """UserError where activations/NETWORK/RULE/seedN/ has those of another network than networks/ has by that name."""
-    *study, stage, one, rule, seed = [""] * 4 + list(path.absolute().parent.parts)
-    network = Path(*study, "networks", one, rule, seed)
-    if stage != "activations" or not (network / "network.pt").is_file() or not (network / "provenance.json").is_file():
+    folder = path.absolute().parent  # results/STUDY/activations/NETWORK/RULE/seedN
+    if len(folder.parts) < 5 or folder.parts[-4] != "activations":
+        return
+    network = folder.parents[3].joinpath("networks", *folder.parts[-3:])
+    if not (network / "network.pt").is_file() or not (network / "provenance.json").is_file():
         return
     told = read_json(network / "provenance.json")
     expected = told.get("weights_sha256") if isinstance(told, dict) else None

@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from brain_eval.benchmarks.brainscore_environment import brainscore
 from brain_eval.benchmarks.brainscore_trials import averaged_order, by_repetition, complete_repetitions, one_bin
 from brain_eval.benchmarks.sources import brainio_home, ensure
 from nmnc.errors import UserError
+from nmnc.files import private_folder
 
 BUCKET = "brainscore-storage/brainio-brainscore"
 _URL = "https://brainscore-storage.s3.amazonaws.com/brainio-brainscore/"
@@ -117,10 +117,10 @@ def _unpack(archive: Path) -> None:
                         f"{folder} lacks {len(missing)} images, first {missing[0]}; delete it and run again"
                     )
                 return
-            with TemporaryDirectory(dir=archive.parent, prefix=".unpacking-") as temporary:
-                content.extractall(Path(temporary) / "images")
+            with private_folder(archive.parent) as temporary:
+                content.extractall(temporary / "images")
                 try:
-                    (Path(temporary) / "images").rename(folder)
+                    (temporary / "images").rename(folder)
                 except OSError:
                     # Another process was quicker: its folder is as good.
                     if not folder.is_dir():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from brain_eval import activation_files, benchmarks
-from brain_eval.activation_reader import open_activations
+from brain_eval.activation_reader import _refuse_another_network, open_activations
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.files import read_frame
 from brain_eval.rdms import correlation_rdm
@@ -240,6 +240,11 @@ def test_activations_of_another_network_are_refused(written: Path) -> None:
         else:
             with pytest.raises(UserError, match=r"fake\.nc: of another network than .*seed0/network\.pt; delete it"):
                 read_activations(activations / "fake.nc")
+
+
+@pytest.mark.parametrize("path", ["/a.nc", "/a/a.nc", "/activations/n/r/s/a.nc", "/x/activations/n/r/s/a.nc", "a.nc"])
+def test_activations_may_lie_anywhere(path: str) -> None:
+    _refuse_another_network(Path(path), "0", "run it again")
 
 
 # A kill between the moves of a file and of its digest
