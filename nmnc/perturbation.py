@@ -154,9 +154,10 @@ def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbatio
 def _clean_until(clean: list[Tensor], record: Record, rounded: bool) -> int:
     """Number of the hidden stage at which the one-sided form's unperturbed copy leaves the clean pass.
 
-    Up to there the clean pass's own outputs serve: every row is computed by the same kernels, to the same bits (seen
-    at all sizes but the smallest odd ones). Batch norm computes otherwise when it is recorded than when it is replayed,
-    and of a rounded clean pass a difference would show little but the rounding.
+    Up to there the clean pass's own outputs serve: every row is computed by the same kernels, mostly to the same bits
+    (not for the smallest odd sizes, nor where MKL chooses its kernel by the size of the batch). Batch norm computes
+    otherwise when it is recorded than when it is replayed, and of a rounded clean pass a difference would show little
+    but the rounding.
     """
     return 0 if rounded or any(isinstance(module, _BatchNorm) for module in record) else len(clean) - 1
 
