@@ -24,6 +24,7 @@ from brain_eval.score_rows import REFERENCES
 from brain_eval.statistics import t_interval
 from brain_eval.wide_tables import mean_rows, wide_files, write_wide
 from brain_eval.wide_tables.means import COLUMNS as MEANS
+from nmnc.digests import digest_file
 from nmnc.errors import UserError
 from nmnc.files import replacing
 from nmnc.reading import check_complete, read_object, read_rows
@@ -200,6 +201,11 @@ def _read_provenance(path: Path, identity: Row, command: str) -> dict[str, Any]:
         raise UserError(f"{path}: the field 'hardware' is not an object; delete it and run: {command}")
     if any(str(content.get(column, value)) != value for column, value in identity.items()):
         raise UserError(f"{path}: of another run; delete its folder and run: {command}")
+    tables = content.get("tables_sha256")
+    for name, digest in tables.items() if isinstance(tables, dict) else ():
+        beside = digest_file(path.with_name(name))
+        if beside.is_file() and beside.read_text(encoding="utf-8").split()[:1] != [digest]:
+            raise UserError(f"{path.with_name(name)}: of another run than {path.name}; delete it and run: {command}")
     return content
 
 

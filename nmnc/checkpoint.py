@@ -82,17 +82,23 @@ def load_network(path: Path, allowed: Collection[str] = ()) -> tuple[Network, di
     _refuse_unlike(network.state_dict(), weights, path, recipe.kind)
     network.load_state_dict(weights)
     check_values(network, str(path))
-    _refuse_swapped(path, network)
+    _refuse_swapped(path, network, content["config"])
     return network.eval(), content["config"]
 
 
-def _refuse_swapped(path: Path, network: Network) -> None:
-    """UserError where the provenance.json beside a network.pt is that of another network."""
+def _refuse_swapped(path: Path, network: Network, config: dict[str, Any]) -> None:
+    """UserError where the network's folder, or the provenance.json in it, is that of another network."""
+    told, run = config["network"].get("name"), config.get("run")
+    *_, stage, name, rule, seed, _ = [""] * 4 + list(path.absolute().parts)
+    if stage == "networks" and told and isinstance(run, dict) and {"rule", "seed"} <= run.keys():
+        own = (told, run["rule"], f"seed{run['seed']}")
+        if own != (name, rule, seed):
+            raise UserError(f"{path}: the network of another run, {'/'.join(map(str, own))}; delete it and rerun")
     beside = path.with_name("provenance.json")
     if path.name != "network.pt" or not beside.is_file():
         return
-    told = read_json(beside)
-    expected = told.get("weights_sha256") if isinstance(told, dict) else None
+    provenance = read_json(beside)
+    expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if expected is not None and expected != weights_sha256(network):
         raise UserError(f"{path}: not the network that {beside.name} beside it describes; delete it and rerun")
 

@@ -4,6 +4,7 @@ import csv
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -144,16 +145,22 @@ def write_text(path: Path, text: str, digest: bool = False) -> None:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], digest: bool = False) -> None:
-    """Write rows as CSV in one move: floats with 10 significant digits, None as an empty cell."""
+def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV: floats with 10 significant digits, None as an empty cell."""
 
     def cell(value: Any) -> Any:
         return format(value, ".10g") if isinstance(value, float) else value
 
-    with replacing(path, digest) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], digest: bool = False) -> None:
+    """Write `csv_text` to `path` in one move; `digest`: see `replacing`."""
+    write_text(path, csv_text(columns, rows), digest)
 
 
 @contextmanager

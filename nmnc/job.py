@@ -16,7 +16,7 @@ from nmnc.config import NetworkEntry, Study
 from nmnc.data import Dataset, extent_of, load_dataset
 from nmnc.device import memory_of, prepare_torch, refuse_beyond_memory
 from nmnc.errors import UserError, did_you_mean
-from nmnc.files import claimed, only_writer, write_csv, write_text
+from nmnc.files import claimed, csv_text, only_writer, write_text
 from nmnc.interruption import interruptible
 from nmnc.modules import code_sha256
 from nmnc.networks import Size, build_network, layer_sizes, size_of
@@ -173,6 +173,12 @@ def _publish(
         (out / name).unlink(missing_ok=True)
     entry = study.networks[identity.network]
     run = trainer.run.model_dump(mode="json")
+    timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
+    tables = {
+        "epochs.csv": csv_text(EPOCH_COLUMNS, trainer.epochs),
+        "alignment.csv": csv_text(diagnostics.COLUMNS, trainer.alignment),
+        "timing.csv": csv_text(("stage", "seconds"), timing),
+    }
     provenance = {
         "study": study.study,
         **identity._asdict(),
@@ -186,6 +192,7 @@ def _publish(
         "seconds": round(sum(trainer.seconds.values()), 3),
         "git": git_commit(),
         "weights_sha256": weights_sha256(trainer.network),
+        "tables_sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in tables.items()},
     }
     config: dict[str, Any] = {
         "network": {
@@ -198,11 +205,9 @@ def _publish(
         "preprocessing": dataset.preprocessing(),
         "run": run | {"rule": identity.rule, "seed": identity.seed},
     }
-    timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
     write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n", digest=True)
-    write_csv(out / "epochs.csv", EPOCH_COLUMNS, trainer.epochs, digest=True)
-    write_csv(out / "alignment.csv", diagnostics.COLUMNS, trainer.alignment, digest=True)
-    write_csv(out / "timing.csv", ("stage", "seconds"), timing, digest=True)
+    for name, text in tables.items():
+        write_text(out / name, text, digest=True)
     save_network(out / "network.pt", trainer.network, config)
 
 

@@ -14,8 +14,9 @@ from brain_eval.score_draws import Drawn
 from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
 from brain_eval.tables import ALIGNMENT, write_tables
 from nmnc import runs
-from nmnc.digests import check_content
+from nmnc.digests import check_content, digest_file
 from nmnc.errors import UserError
+from nmnc.files import sha256_of_file, write_text
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
 SEEDS = (0, 1, 2)
@@ -377,6 +378,21 @@ def test_files_of_another_run_are_refused(results):
     provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"rule": "vnc", "seed": 2}))
     with pytest.raises(UserError, match=r"vnc/seed1/provenance\.json: of another run; delete its folder"):
         write_tables(results)
+
+
+def test_a_table_that_came_with_its_digest_from_another_run_is_refused(results):
+    folder = results / "networks/net/vnc/seed1"
+    path = folder / "epochs.csv"
+    write_text(path, path.read_text(), digest=True)
+    provenance = json.loads((folder / "provenance.json").read_text())
+    provenance["tables_sha256"] = {path.name: sha256_of_file(path)}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    write_tables(results)
+    write_text(path, (results / "networks/net/vnc/seed2/epochs.csv").read_text(), digest=True)
+    with pytest.raises(UserError, match=r"vnc/seed1/epochs\.csv: of another run than provenance\.json; delete it"):
+        write_tables(results)
+    digest_file(path).unlink()  # edited on purpose
+    write_tables(results)
 
 
 def test_scores_of_another_run_are_refused(results):

@@ -319,3 +319,15 @@ def test_the_hash_of_weights_takes_every_number_format() -> None:
             view = tensor.view(torch.int16) if dtype == torch.bfloat16 else tensor
             digest.update(view.numpy().tobytes())
         assert weights_sha256(layer) == digest.hexdigest()
+
+
+def test_the_network_of_another_run_is_refused_by_its_folder(tmp_path: Path) -> None:
+    for place, right in (("net/nmnc/seed0", True), ("net/nmnc/seed1", False), ("net/vnc/seed0", False)):
+        path = tmp_path / "networks" / place / "network.pt"
+        save_network(path, trained(), CONFIG)
+        if right:
+            load_network(path)
+        else:
+            refused(path, "the network of another run, net/nmnc/seed0; delete it and rerun")
+    save_network(tmp_path / "elsewhere" / "mine.pt", trained(), CONFIG)
+    load_network(tmp_path / "elsewhere" / "mine.pt")
