@@ -4,7 +4,7 @@
 
 Three quarters of the kills hit trainings (several rules, with states every half second), the rest extraction and
 scoring of a trained network. A trial kills its command one to three times, each time within the time that an
-undisturbed run takes, then lets it finish. Then the files must hold the same bytes, and no temporary file may be left.
+undisturbed run takes, then lets it finish. Then the files must have the same bytes, and no temporary file may be left.
 One CSV row per trial; the last line of the output counts them.
 """
 
@@ -41,7 +41,7 @@ STUDY: dict[str, Any] = {
     "noise": {"dimensions": 16, "basis_images": 128},
     "rules": {kind: {"kind": kind} for kind in KINDS},
 }
-#: Files whose bytes must be the same; times of a run stand in timing.csv and provenance.json.
+#: Files whose bytes must be the same; timing.csv and provenance.json hold the times of a run.
 COMPARED = ("network.pt", "epochs.csv", "alignment.csv", "simulated.nc", "scores.csv", "rdms.nc", "draws.nc")
 
 

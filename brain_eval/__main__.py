@@ -248,7 +248,7 @@ def brainscore_model(
 
 
 def main() -> None:
-    """Run a command; how it ends stands in `nmnc.command_line`."""
+    """Run a command; `nmnc.command_line` says how it ends."""
     run_command(app, "brain_eval")
 
 

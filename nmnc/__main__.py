@@ -131,7 +131,7 @@ def diagnose(
 
 
 def main() -> None:
-    """Run a command; how it ends stands in `nmnc.command_line`."""
+    """Run a command; `nmnc.command_line` says how it ends."""
     run_command(app, "nmnc")
 
 

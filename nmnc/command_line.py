@@ -33,7 +33,7 @@ def run_command(app: Callable[[], None], program: str) -> None:
 
     Args:
         app: reads sys.argv and runs the command.
-        program: stands in front of every message.
+        program: begins every message.
     """
     with warnings.catch_warnings():
         # What Pillow finds odd about a file's own notes; what it cannot read is an error.
