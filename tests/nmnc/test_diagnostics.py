@@ -119,8 +119,8 @@ def test_variation_is_that_of_the_images_own_jacobians() -> None:
 def test_without_noise_only_a_whole_gradient_on_the_manifold_would_do() -> None:
     noise = Noise(estimator="infinite")
     assert margin(0.9, noise, (16, 1.0), (64, 1.0)) == pytest.approx(-0.1)
-    many = Noise(images=10**9, rate=0.2)
-    assert margin(0.9, many, (16, 1.0), (64, 1.0)) == pytest.approx(-0.1, abs=1e-6)
+    many = Noise(images=10**6, rate=0.2)
+    assert margin(0.9, many, (16, 1.0), (64, 1.0)) == pytest.approx(-0.1, abs=1e-4)
 
 
 def test_diagnosis_leaves_the_network_as_it_was() -> None:
