@@ -15,7 +15,7 @@ define CLAIMS
 $(PYTHON) workflow/plan.py --config config/$(1).yaml --cores $(CORES) && \
 { $(IN_ENV) snakemake claims --cores $(CORES) --resources gpu=1 --configfile config/$(1).yaml --keep-going || { \
     echo "some runs stopped (above); the verdicts count them as missing seeds" >&2; \
-    $(PYTHON) -m brain_eval claims --results results/$(1) --predictions docs/predictions.yaml --tier $(2); }; } && \
+    $(PYTHON) -m workflow.analysis claims --results results/$(1) --predictions docs/predictions.yaml --tier $(2); }; } && \
 echo "verdicts: results/$(1)/tables/claims.csv, figures: results/$(1)/figures/claims/"
 endef
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
@@ -47,6 +47,7 @@ lint: .venv/.installed ## Check style, format, types and the workflow (ruff, myp
 	@$(IN_ENV) ruff check .
 	@$(IN_ENV) ruff format --check .
 	@$(IN_ENV) mypy
+	@$(IN_ENV) lint-imports --no-cache
 	@$(IN_ENV) snakefmt --check Snakefile workflow
 	@$(IN_ENV) snakemake --lint
 

@@ -40,11 +40,11 @@ from PIL import Image
 from scipy.stats import spearmanr
 from side_by_side import COLUMNS, compare, compare_by_both_clocks, facts, timed, write
 
-from brain_eval.activations import DEFAULT, Settings, extract
+from brain_eval.activations.extraction import DEFAULT, Settings, extract
+from brain_eval.activations.models import Model, load_model
+from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet, stimuli_in_memory
-from brain_eval.models import Model, load_model
-from brain_eval.reductions import Reduction
-from brain_eval.similarity import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import correlation_rdm, upper_triangle
 
 THREADS = 1
 #: Pixels a side of the images as they lie in memory or on the disk.

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import compare, write
 
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.resampling import weighted_correlations, weighted_moments
+from brain_eval.inference.resampling import weighted_correlations, weighted_moments
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import RidgeCV
 from threadpoolctl import threadpool_limits
 
-from brain_eval.encoding import cross_validated, pearson_by_column, splits_of
+from brain_eval.metrics.encoding import cross_validated, pearson_by_column, splits_of
 
 PARTS = ("pls", "ridge")
 PENALTIES = tuple(np.logspace(0, 6, 13))

@@ -17,10 +17,10 @@ from step_time import images
 
 from nmnc.config import Dataset as DatasetSection
 from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
-from nmnc.data import Dataset, load_dataset
+from nmnc.data.dataset import Dataset, load_dataset
 from nmnc.device import prepare_torch
 from nmnc.errors import UserError
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 
 COLUMNS = (
     "bench", "rule", "precision", "images", "epochs", "batch", "channels", "data", "seconds", "test_accuracy", "goal",

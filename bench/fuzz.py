@@ -199,13 +199,8 @@ def preload() -> None:
     import torchvision  # noqa: F401
     import xarray  # noqa: F401
 
-    import brain_eval.__main__
-    import brain_eval.activations
-    import brain_eval.benchmarks.folder
-    import brain_eval.check
-    import brain_eval.models  # noqa: F401
     import nmnc.__main__
-    import nmnc.job  # noqa: F401
+    import nmnc.training.job  # noqa: F401
 
     sklearn.datasets.load_digits()
     torch.set_num_threads(1)
@@ -238,8 +233,8 @@ def write(path: Path, outcomes: list[Outcome], seed: int) -> None:
     """One row per kind and outcome."""
     import torch
 
-    from nmnc.files import write_csv
-    from nmnc.provenance import git_commit, hardware
+    from nmnc.files.writing import write_csv
+    from nmnc.training.provenance import git_commit, hardware
 
     counts = Counter((outcome.kind, outcome.outcome) for outcome in outcomes)
     shared = {"seed": seed, "cpu": hardware(torch.device("cpu"))["cpu"], "git": git_commit()}

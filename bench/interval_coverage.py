@@ -24,19 +24,31 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import write
 
-from brain_eval.cka import linear_cka
-from brain_eval.cka_resampling import cka_in_subsets, gram_sums
-from brain_eval.gram import centred_gram
-from brain_eval.layers import choose_layer
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.resampling import bootstrap_counts, leaving_each_out, random_halves, split_halves, weighted_moments
-from brain_eval.score_draws import Drawn, Recordings
-from brain_eval.similarity import ranks
-from brain_eval.statistics import correlation_interval, difference_interval
-from brain_eval.targets import SPLITS_OF_STIMULI
-from brain_eval.variation import Variation, joint_variance, stacked, variation_of_correlation, variation_of_draws
-from brain_eval.wide_tables.intervals import chosen_interval
-from nmnc.provenance import git_commit
+from brain_eval.inference.cka_resampling import cka_in_subsets, gram_sums
+from brain_eval.inference.draws import Drawn, Recordings
+from brain_eval.inference.intervals import correlation_interval, difference_interval
+from brain_eval.inference.layer_choice import choose_layer
+from brain_eval.inference.resampling import (
+    bootstrap_counts,
+    leaving_each_out,
+    random_halves,
+    split_halves,
+    weighted_moments,
+)
+from brain_eval.inference.variation import (
+    Variation,
+    joint_variance,
+    stacked,
+    variation_of_correlation,
+    variation_of_draws,
+)
+from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.gram import centred_gram
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import ranks
+from brain_eval.scoring.targets import SPLITS_OF_STIMULI
+from nmnc.training.provenance import git_commit
+from workflow.analysis.wide_tables.intervals import chosen_interval
 
 POPULATION, FEATURES, NEUROIDS, RECORDINGS, SEEDS = 3000, 8, 30, 60, 40
 #: Of part cka, and layers of part choice.

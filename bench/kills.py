@@ -27,8 +27,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nmnc.files import write_csv
-from nmnc.provenance import git_commit, hardware
+from nmnc.files.writing import write_csv
+from nmnc.training.provenance import git_commit, hardware
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = ("stage", "case", "kills", "seconds_before_each_kill", "identical", "left_behind", "cpu", "torch", "git")

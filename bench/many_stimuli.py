@@ -13,7 +13,7 @@ from peak_memory import peak_resident
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from brain_eval.similarity import compare_features
+from brain_eval.metrics.similarity import compare_features
 
 
 def main(n: int, neuroids: int, metric: str) -> None:

@@ -21,8 +21,8 @@ from step_time import images
 
 from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.device import prepare_torch
-from nmnc.provenance import git_commit, hardware
-from nmnc.training import Trainer
+from nmnc.training.provenance import git_commit, hardware
+from nmnc.training.trainer import Trainer
 
 COLUMNS = (
     "bench", "rule", "batch", "d", "basis_images", "peak_mb", "ratio", "ratio_low", "ratio_high", "repeats", "goal",

@@ -19,12 +19,12 @@ from interval_coverage import POPULATION, Population, arrays, main, population, 
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, stimuli_in_memory
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.response_scores import ResponseTarget
-from brain_eval.similarity import METRICS, correlate
-from brain_eval.statistics import correlation_interval
-from brain_eval.targets import Target
-from brain_eval.variation import Spread, joint_variance, stimulus_variance
+from brain_eval.inference.intervals import correlation_interval
+from brain_eval.inference.variation import Spread, joint_variance, stimulus_variance
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import METRICS, correlate
+from brain_eval.scoring.response_scores import ResponseTarget
+from brain_eval.scoring.targets import Target
 
 #: Of the population of which four are drawn.
 RECORDINGS = 24

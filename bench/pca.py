@@ -23,7 +23,7 @@ from side_by_side import compare, write
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_limits
 
-from brain_eval.pca import SMALLEST, Components, principal_components
+from brain_eval.activations.reductions.pca import SMALLEST, Components, principal_components
 
 IMAGES, UNITS, QUICK = 1000, 100_000, (60, 2000)
 

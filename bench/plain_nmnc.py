@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.diagnostics import output_error
-from nmnc.manifold import principal_basis
+from nmnc.measure.diagnostics import output_error
 from nmnc.networks import Network
+from nmnc.noise.manifold import principal_basis
 
 
 def svd_basis(activity: Tensor, dimensions: int) -> Tensor:

@@ -22,8 +22,8 @@ import numpy as np
 from side_by_side import compare, facts, options, write
 from threadpoolctl import threadpool_limits
 
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.similarity import compare as compare_rdms
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import compare as compare_rdms
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

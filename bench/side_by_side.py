@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from nmnc.provenance import git_commit, hardware, versions
+from nmnc.training.provenance import git_commit, hardware, versions
 
 COLUMNS = (
     "bench", "case", "ours", "other", "seconds_ours", "seconds_other", "ratio", "ratio_low", "ratio_high", "goal",

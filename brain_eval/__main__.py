@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from nmnc.command_line import finite, run_command
+from nmnc.errors import UserError
 
 app = typer.Typer(
     help=__doc__,
@@ -26,6 +27,12 @@ Kind = Annotated[
     ),
 ]
 Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")]
+
+
+def _moved(context: typer.Context) -> None:
+    """Say where a command is now."""
+    name = context.info_name
+    raise UserError(f"{name} reads a whole study; run python -m workflow.analysis {name}, with the same options")
 
 
 @app.command()
@@ -82,7 +89,7 @@ def fetch(
 
 
 @app.command()
-def extract(
+def extract(  # noqa: PLR0913
     model: Annotated[str, typer.Option(help="network.pt, MODULE:FUNCTION, torchvision:NAME, timm:NAME, pixels.")],
     benchmark: Benchmarks,
     out: Annotated[Path, typer.Option(help="Folder; one NAME.nc per benchmark is written there.")],
@@ -127,9 +134,9 @@ def extract(
     network: Kind = "",
 ) -> None:
     """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""
-    from brain_eval.activations import Settings, extract_all
-    from brain_eval.models import load_model
-    from brain_eval.reductions import Reduction
+    from brain_eval.activations.extraction import Settings, extract_all
+    from brain_eval.activations.models import load_model
+    from brain_eval.activations.reductions.reduction import Reduction
 
     kept = Reduction(reduction, reduction_dimensions, reduction_seed)
     settings = Settings(memory_gb, kept, dtype, channels_last, compression, channel_axis)
@@ -138,7 +145,7 @@ def extract(
 
 
 @app.command()
-def score(
+def score(  # noqa: PLR0913
     activations: Annotated[Path, typer.Option(help="Folder with one NAME.nc per benchmark.")],
     benchmark: Benchmarks,
     out: Annotated[Path, typer.Option(help="CSV of scores to write.")],
@@ -166,7 +173,7 @@ def score(
     ] = "correlation",
 ) -> None:
     """Compare one model with each benchmark's recordings, layer by layer."""
-    from brain_eval.scoring import score_model
+    from brain_eval.scoring.scores import score_model
 
     score_model(
         activations, benchmark, data, out, rdms,
@@ -175,40 +182,8 @@ def score(
     )  # fmt: skip
 
 
-@app.command()
-def tables(
-    results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")],
-    confidence: Confidence = 0.95,
-) -> None:
-    """Collect the study's CSVs into results/STUDY/tables."""
-    from brain_eval.tables import write_tables
-
-    write_tables(results, confidence)
-
-
-@app.command()
-def claims(
-    results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")],
-    predictions: Annotated[Path, typer.Option(help="YAML file of predictions.")],
-    tier: Annotated[str, typer.Option(help="CPU or GPU: where the runs were made.")] = "CPU",
-    confidence: Confidence = 0.95,
-) -> None:
-    """Compute the verdicts on the claims from the runs finished so far: tables/claims.csv and tables/claims/."""
-    from brain_eval.claims.tables import write_claims
-
-    write_claims(results, predictions, tier, confidence)
-
-
-@app.command()
-def report(
-    results: Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")],
-    config: Annotated[Path, typer.Option(help="The study's YAML file.")],
-    data: Data = Path("data"),
-) -> None:
-    """Draw results/STUDY/figures and write results/STUDY/report.html, one file that opens offline."""
-    from brain_eval.report import write_report
-
-    write_report(results, config, data)
+for _name in ("tables", "claims", "report"):
+    app.command(_name, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_moved)
 
 
 @app.command("brainscore-model")
@@ -232,8 +207,8 @@ def brainscore_model(
     network: Kind = "",
 ) -> None:
     """Make a trained network a Brain-Score model: a plug-in folder for brainscore_vision.score."""
-    from brain_eval.brainscore_model import parse_regions
-    from brain_eval.brainscore_plugin import how_to_use, write_plugin
+    from brain_eval.brainscore.model import parse_regions
+    from brain_eval.brainscore.plugin import how_to_use, write_plugin
 
     identifier, folder = write_plugin(
         checkpoint, out, layers=layers, region_layer_map=parse_regions(region or []), visual_degrees=visual_degrees,
@@ -241,8 +216,8 @@ def brainscore_model(
     )  # fmt: skip
     typer.echo(how_to_use(identifier, folder))
     if pls:
-        from brain_eval.benchmarks.brainscore_pls import write_pls
-        from brain_eval.models import load_model
+        from brain_eval.activations.models import load_model
+        from brain_eval.brainscore.pls import write_pls
 
         write_pls(load_model(str(checkpoint), layers, kind=network), pls, data, out / f"{identifier}-pls.csv")
 

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brain_eval.benchmarks import decode_all, load_benchmark, module_of, say_notes
-from brain_eval.recorded_rdms import CORRELATION
-from brain_eval.scoring import known_kinds, known_metrics, refuse_undefined
+from brain_eval.benchmarks.recorded_rdms import CORRELATION
+from brain_eval.scoring.scores import known_kinds, known_metrics, refuse_undefined
+from nmnc.data.images import Pixels
 from nmnc.errors import UserError
-from nmnc.images import Pixels
-from nmnc.reading import parse_json
+from nmnc.files.reading import parse_json
 
 if TYPE_CHECKING:
-    from brain_eval.models import Model
+    from brain_eval.activations.models import Model
 
 #: Images of the benchmark folders that a model is shown.
 SHOWN = 4
@@ -27,9 +27,9 @@ class ModelSpec(BaseModel):
 
     Attributes:
         name: what errors call it; empty: its network.
-        network, kind, arguments, weights_key, layers, preprocessing: see `brain_eval.models.load_model`.
+        network, kind, arguments, weights_key, layers, preprocessing: see `brain_eval.activations.models.load_model`.
         weights: file of weights, absolute or below the data folder.
-        channel_axis: see `brain_eval.activations.Settings`.
+        channel_axis: see `brain_eval.activations.extraction.Settings`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +60,7 @@ def check_all(
         data: the data folder.
         metrics, recorded_rdms: what the folders are scored by; what they lack for it is a mistake.
         reduction: what the activations will be reduced by.
-        channel_axis: see `brain_eval.activations.Settings`; a model's own comes first.
+        channel_axis: see `brain_eval.activations.extraction.Settings`; a model's own comes first.
 
     Raises:
         UserError: the first mistake found.
@@ -95,7 +95,7 @@ def _check_model(
     spec: ModelSpec, data: Path, images: Sequence[Pixels], reduction: str, channel_axis: str | None
 ) -> None:
     """Load a model and show it images, as `extract` would."""
-    from brain_eval.models import load_model
+    from brain_eval.activations.models import load_model
 
     weights = None if spec.weights is None else data / spec.weights
     preprocessing = "" if spec.preprocessing is None else json.dumps(spec.preprocessing)
@@ -113,12 +113,12 @@ def _show(model: "Model", images: Sequence[Pixels], reduction: str, channel_axis
     """Show a model noise and images twice; raises as `activations.extract`."""
     import torch
 
-    from brain_eval.activations import Settings, kept_layers
-    from brain_eval.hooks import probe_images
-    from brain_eval.layer_outputs import Computation
-    from brain_eval.layer_probe import print_notes, probe
-    from brain_eval.reductions import WHOLE, Reduction
-    from brain_eval.repeats import Repeats, refuse_changes, state_of
+    from brain_eval.activations.extraction import Settings, kept_layers
+    from brain_eval.activations.hooks import probe_images
+    from brain_eval.activations.layer_outputs import Computation
+    from brain_eval.activations.layer_probe import print_notes, probe
+    from brain_eval.activations.reductions.reduction import WHOLE, Reduction
+    from brain_eval.activations.repeats import Repeats, refuse_changes, state_of
 
     device, settings = torch.device("cpu"), Settings(reduction=Reduction(reduction), channel_axis=channel_axis)
     found = probe(model, Computation(device)).with_channels(settings.channel_axis)

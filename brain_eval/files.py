@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nmnc.digests import check_seal
 from nmnc.errors import UserError, in_one_line
-from nmnc.reading import read_rows
+from nmnc.files.digests import check_seal
+from nmnc.files.reading import read_rows
 
 if TYPE_CHECKING:
     import netCDF4
@@ -123,7 +123,7 @@ def read_frame(path: Path, columns: Collection[str], advice: str, *, text: bool 
             (NaN where a cell is empty) wherever all of their cells are.
 
     Raises:
-        UserError: see `nmnc.reading.read_rows`.
+        UserError: see `nmnc.files.reading.read_rows`.
     """
     import pandas as pd
 

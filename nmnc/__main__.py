@@ -9,7 +9,7 @@ import typer
 from nmnc.command_line import finite, run_command
 from nmnc.config import load_study
 from nmnc.errors import UserError
-from nmnc.files import write_csv, write_text
+from nmnc.files.writing import write_csv, write_text
 from nmnc.runs import data_folder, parameters, sweep_points
 from nmnc.settings import ACTIVITY_IMAGES
 
@@ -34,7 +34,7 @@ def check(
     study = load_study(config)
     if settings:
         return
-    from nmnc.job import check as check_study
+    from nmnc.training.job import check as check_study
 
     try:
         for warning in check_study(study):
@@ -46,7 +46,7 @@ def check(
 @app.command()
 def fetch(config: Config, out: Annotated[Path, typer.Option(help="JSON file to write.")]) -> None:
     """Find or download the training data and write what they are as JSON."""
-    from nmnc.data import load_dataset
+    from nmnc.data.dataset import load_dataset
 
     study = load_study(config)
     if study.dataset is None:
@@ -73,7 +73,7 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train one network by one rule from one seed; a killed run goes on where it was."""
-    from nmnc.job import train_job
+    from nmnc.training.job import train_job
 
     study = load_study(config)
     if network is None:
@@ -107,7 +107,7 @@ def search(
 ) -> None:
     """Write the table of a search: every trial's accuracy on held-out training images, the best marked."""
     from nmnc.runs import results_folder
-    from nmnc.search import COLUMNS, rows
+    from nmnc.training.search import COLUMNS, rows
 
     study = load_study(config)
     write_csv(out, COLUMNS, list(rows(study, results_folder(study), unfinished)), digest=True)
@@ -125,7 +125,7 @@ def diagnose(
     kind: Annotated[str, typer.Option(help="MODULE:FUNCTION that built it, where the study names none for it.")] = "",
 ) -> None:
     """Measure a network's manifold: its dimension, and how much of the Jacobian lies along it."""
-    from nmnc.measure import measure_job
+    from nmnc.training.measure_job import measure_job
 
     measure_job(load_study(config), network, out, images, seed, kind)
 

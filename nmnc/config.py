@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from nmnc.errors import UserError, did_you_mean
-from nmnc.reading import read_yaml
+from nmnc.files.reading import read_yaml
 from nmnc.settings import (
     MOST_BYTES_OF_A_NAME,
     MOST_POINTS,
@@ -187,8 +187,22 @@ class Study(Section):
             raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
         if not self.networks and not self.evaluation.models:
             raise ValueError("nothing to do; add a network to networks or a model to evaluation.models")
-        for place, names in (("diagnosed", self.diagnosed), ("evaluation.rules", self.evaluation.rules)):
-            for name in names or []:
+        self._refuse_unknown_names()
+        for label in self.entries:
+            run = self.run(label)
+            if label == "untrained" and run.kind != "untrained":
+                raise ValueError("rules.untrained: the label is kept for the kind untrained; rename that rule")
+            _refuse_noise(label, run)
+        self._refuse_too_many()
+        self._refuse_long_names()
+        self._refuse_shared_files()
+        return self
+
+    def _refuse_unknown_names(self) -> None:
+        """ValueError for the name of a rule or network that is not there, or that two share."""
+        places = [("diagnosed", self.diagnosed or []), ("evaluation.rules", self.evaluation.rules or [])]
+        for place, names in places:
+            for name in names:
                 if name not in self.labels():
                     raise ValueError(f"{place}: unknown rule {name!r}{did_you_mean(name, self.labels())}")
         taken = {"pixels"} & (set(self.networks) | set(self.evaluation.models))
@@ -198,17 +212,8 @@ class Study(Section):
         for label, entry in self.entries.items():
             for name in entry.networks or []:
                 if name not in self.networks:
-                    raise ValueError(
-                        f"rules.{label}.networks: unknown network {name!r}{did_you_mean(name, self.networks)}"
-                    )
-            run = self.run(label)
-            if label == "untrained" and run.kind != "untrained":
-                raise ValueError("rules.untrained: the label is kept for the kind untrained; rename that rule")
-            _refuse_noise(label, run)
-        self._refuse_too_many()
-        self._refuse_long_names()
-        self._refuse_shared_files()
-        return self
+                    hint = did_you_mean(name, self.networks)
+                    raise ValueError(f"rules.{label}.networks: unknown network {name!r}{hint}")
 
     def _refuse_too_many(self) -> None:
         """ValueError for more runs than Snakemake can plan."""

@@ -1,6 +1,6 @@
 """The user's own code, named MODULE:FUNCTION: finding it, running it safely, and telling when it changed.
 
-Only a study or a command line may name such code; no file that is read does (see `nmnc.checkpoint`).
+Only a study or a command line may name such code; no file that is read does (see `nmnc.training.checkpoint`).
 """
 
 import hashlib

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nmnc.reading import read_rows, read_yaml
+from nmnc.files.reading import read_rows, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, PREDICTIONS = ROOT / "docs" / "predictions.md", ROOT / "docs" / "predictions.yaml"

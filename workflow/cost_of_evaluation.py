@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from brain_eval import activation_files
-from brain_eval.activations import layer_shapes
+from brain_eval.activations import writer as activation_files
+from brain_eval.activations.extraction import layer_shapes
+from brain_eval.activations.models import Model
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, Recording
+from brain_eval.benchmarks.recorded_rdms import CORRELATION, source_of
 from brain_eval.benchmarks.sources import state
-from brain_eval.ceilings import split_half_all
-from brain_eval.models import Model
-from brain_eval.rdms import euclidean_rdm
-from brain_eval.recorded_rdms import CORRELATION, source_of
-from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
-from brain_eval.scoring import MOST_STIMULI_STORED
-from brain_eval.similarity import METRICS, Metric, correlation_rdm, upper_triangle
-from brain_eval.targets import SPLITS, Target
+from brain_eval.metrics.rdms import euclidean_rdm
+from brain_eval.metrics.similarity import METRICS, Metric, correlation_rdm, upper_triangle
+from brain_eval.scoring.ceilings import split_half_all
+from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.scores import MOST_STIMULI_STORED
+from brain_eval.scoring.targets import SPLITS, Target
 from nmnc.config import Evaluation
-from nmnc.images import Pixels
+from nmnc.data.images import Pixels
 from workflow.cost_of_training import Shape, once, seconds_of
 
 CPU = torch.device("cpu")

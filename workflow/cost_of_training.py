@@ -12,16 +12,16 @@ from statistics import median
 import numpy as np
 import torch
 
-from nmnc.checkpoint import save_state
 from nmnc.config import NetworkEntry, Run
-from nmnc.data import Dataset
-from nmnc.diagnostics import diagnose
-from nmnc.dimension import FEWEST
-from nmnc.measure import Images as MeasuredImages
-from nmnc.measure import measure
+from nmnc.data.dataset import Dataset
+from nmnc.measure.diagnostics import diagnose
+from nmnc.measure.dimension import FEWEST
 from nmnc.networks import Network
 from nmnc.settings import ACTIVITY_IMAGES
-from nmnc.training import Trainer
+from nmnc.training.checkpoint import save_state
+from nmnc.training.measure_job import Images as MeasuredImages
+from nmnc.training.measure_job import measure
+from nmnc.training.trainer import Trainer
 
 #: A measurement is repeated until it took this long, at most ROUNDS times.
 ENOUGH_SECONDS, ROUNDS = 0.3, 5

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import psutil
 
 from nmnc.errors import UserError
-from nmnc.files import write_text
-from nmnc.reading import read_object
+from nmnc.files.reading import read_object
+from nmnc.files.writing import write_text
 
 #: Most characters of a file's name here; a longer one is named by its hash.
 LONGEST_NAME = 200

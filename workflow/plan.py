@@ -29,7 +29,7 @@ from nmnc.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from brain_eval.models import Model
+    from brain_eval.activations.models import Model
     from nmnc.networks import Network
     from workflow.cost_of_evaluation import BenchmarkCost
     from workflow.cost_of_training import Images
@@ -80,12 +80,12 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
     Raises:
         UserError: of nmnc or brain_eval: settings that do not fit, damaged data.
     """
-    import brain_eval.scoring  # noqa: F401
+    import brain_eval.scoring.scores  # noqa: F401
 
     light = time.process_time()  # what a process spends until it can begin to score
 
     from nmnc.device import prepare_torch
-    from nmnc.job import check
+    from nmnc.training.job import check
     from workflow.cost_of_evaluation import BenchmarkCost
 
     heavy = time.process_time()  # and until it can begin to train
@@ -162,7 +162,7 @@ def _evaluation(
 
 def _images(study: Study) -> tuple["Images", float]:
     """What is known of the training images, and the seconds in which a job loads them."""
-    from nmnc.data import extent_of, load_dataset
+    from nmnc.data.dataset import extent_of, load_dataset
     from workflow.cost_of_training import Images
 
     assert study.dataset is not None  # a study with networks has one (nmnc.config)
@@ -178,8 +178,8 @@ def _images(study: Study) -> tuple["Images", float]:
 
 def _as_model(network: "Network", images: "Images") -> "Model":
     """A network of the study as `extract` loads it."""
-    from brain_eval.models import Model
-    from brain_eval.stimuli import Preprocessing
+    from brain_eval.activations.models import Model
+    from brain_eval.activations.preprocessing import Preprocessing
 
     channels, size, _ = images.shape
     layers = dict(zip(network.stage_names, network.stages, strict=True))
@@ -189,7 +189,7 @@ def _as_model(network: "Network", images: "Images") -> "Model":
 
 def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Model"]]:
     """The models that are not trained here, without their weights, and the pixels."""
-    from brain_eval.models import load_model
+    from brain_eval.activations.models import load_model
 
     seen = [json.dumps(asdict(model.preprocessing)) for model in trained]
     for name, model in study.evaluation.models.items():

@@ -17,8 +17,8 @@ import typer
 from nmnc.command_line import run_command
 from nmnc.config import Study, load_study, study_from
 from nmnc.errors import UserError
-from nmnc.files import only_writer, write_text
-from nmnc.reading import read_object, read_rows
+from nmnc.files.reading import read_object, read_rows
+from nmnc.files.writing import only_writer, write_text
 from nmnc.runs import Identity, results_folder, trained
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import typer
 from nmnc.command_line import run_command
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError
-from nmnc.files import write_text
-from nmnc.provenance import git_commit
-from nmnc.reading import read_json, read_object
+from nmnc.files.reading import read_json, read_object
+from nmnc.files.writing import write_text
 from nmnc.runs import results_folder, trained
+from nmnc.training.provenance import git_commit
 
 #: Tables of more bytes than this are published as .csv.gz.
 LARGEST = 900_000

@@ -13,10 +13,10 @@ from nmnc import runs
 from nmnc.command_line import system_error
 from nmnc.config import Study, load_study
 from nmnc.errors import UserError, did_you_mean
+from nmnc.files.sources import closure
 from workflow.evaluation import check_options, stamps
 from workflow.owners import clear_stale_lock, locks, remember_owner
 from workflow.records import brought_back
-from workflow.sources import closure
 
 DEFAULT = Path("config/default.yaml")
 
@@ -71,7 +71,7 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
     root = Path(__file__).resolve().parent.parent
     evaluation = check_options(study, specs)
     digest = hashlib.sha256(path.read_bytes() + os.environ.get("NMNC_DATA", "").encode())
-    for source in closure(root, ["nmnc.job", *(["brain_eval.check"] if evaluation else [])]):
+    for source in closure(root, ["nmnc.training.job", *(["brain_eval.check"] if evaluation else [])]):
         digest.update((root / source).read_bytes())
     for stamp in stamps(study):
         digest.update(stamp.encode())

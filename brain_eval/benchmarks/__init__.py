@@ -13,7 +13,7 @@ import numpy as np
 
 from brain_eval.benchmarks.base import Benchmark, Description
 from nmnc.errors import UserError
-from nmnc.files import write_text
+from nmnc.files.writing import write_text
 
 #: One line per benchmark: a module of this package with DESCRIPTION and load(data_folder).
 MODULES = (
@@ -40,7 +40,7 @@ def load_benchmark(spec: str, data_folder: Path) -> Benchmark:
     name, is_folder, folder = spec.partition("=")
     if not is_folder:
         return module_of(name).load(Path(data_folder))
-    from brain_eval.benchmarks.folder import load
+    from brain_eval.benchmarks.folder.benchmark import load
 
     if name in MODULES:
         raise UserError(f"'{name}' is a benchmark of ours; give the folder {folder} another name than {name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nmnc.images import Pixels, read_file, read_image
+from nmnc.data.images import Pixels, read_file, read_image
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class StimulusSet:
     Attributes:
         name: unique name, e.g. "kriegeskorte2008".
         stimulus_ids: one unique string per image.
-        read: indices (any integer sequence) -> list of arrays, each (height, width, 3) as of nmnc.images.
+        read: indices (any integer sequence) -> list of arrays, each (height, width, 3) as of nmnc.data.images.
         sha256: `stimulus_digest` over the ids and the pixels (or the files' bytes), in order.
         categories: one category label per image, or empty.
         degrees: width of each image in degrees of visual angle, or empty where unknown.
@@ -68,7 +68,7 @@ def stimuli_from_files(
     Its sha256 is that of the files' bytes.
 
     Raises:
-        UserError: a file that cannot be read, as `nmnc.images.read_file`; when images are read, as `decode_image`.
+        UserError: a file that cannot be read, as `nmnc.data.images.read_file`; when images are read, as `decode_image`.
     """
 
     names = [f"{path} (stimulus_id '{stimulus_id}')" for path, stimulus_id in zip(paths, stimulus_ids, strict=True)]

@@ -32,7 +32,7 @@ from brain_eval.benchmarks.base import (
     without_means,
 )
 from brain_eval.benchmarks.sources import ensure
-from nmnc.images import Pixels, decode_image
+from nmnc.data.images import Pixels, decode_image
 
 _URL = (
     "https://raw.githubusercontent.com/cowleygroup/V4_compact_models/"
@@ -195,7 +195,7 @@ def _reader(images: Sequence[_Image]) -> Callable[[NDArray[np.intp]], list[Pixel
 
 
 def _recording(session: str, stimuli: NDArray[np.intp], average: Path, raw: Path | None) -> Recording:
-    from brain_eval.similarity import correlation_rdm
+    from brain_eval.metrics.similarity import correlation_rdm
 
     # Published as (neurons, images) and (neurons, images, repetitions).
     counts = np.load(average, allow_pickle=False).T.astype(np.float64)

@@ -6,9 +6,9 @@ Brain-Score averaged between 50 and 200 ms; repetitions of each image, seen thro
 
 from pathlib import Path
 
-from brain_eval.benchmarks import brainscore
 from brain_eval.benchmarks.base import Benchmark, Description
-from brain_eval.benchmarks.brainscore import Pin, PublicAssembly
+from brain_eval.benchmarks.public import assembly as brainscore
+from brain_eval.benchmarks.public.assembly import Pin, PublicAssembly
 
 SOURCE = PublicAssembly(
     identifier="movshon.FreemanZiemba2013.public",

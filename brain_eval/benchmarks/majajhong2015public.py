@@ -6,9 +6,9 @@ of two animals, many repetitions of each image.
 
 from pathlib import Path
 
-from brain_eval.benchmarks import brainscore
 from brain_eval.benchmarks.base import Benchmark, Description
-from brain_eval.benchmarks.brainscore import Pin, PublicAssembly
+from brain_eval.benchmarks.public import assembly as brainscore
+from brain_eval.benchmarks.public.assembly import Pin, PublicAssembly
 
 SOURCE = PublicAssembly(
     identifier="dicarlo.MajajHong2015.public",

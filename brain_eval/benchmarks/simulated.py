@@ -132,7 +132,7 @@ def make(seed: int) -> Benchmark:
 
 
 def _recording(area: str, animal: str, units: NDArray[np.float32], rng: np.random.Generator) -> Recording:
-    from brain_eval.similarity import correlation_rdm
+    from brain_eval.metrics.similarity import correlation_rdm
 
     rates = neuroid_rates(units, rng)
     counts = rng.poisson(rates, size=(N_REPETITIONS, *rates.shape)).astype(np.float64)

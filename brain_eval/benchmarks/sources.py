@@ -7,7 +7,7 @@ from pathlib import Path
 
 from brain_eval.benchmarks.base import DataFile
 from nmnc.errors import UserError
-from nmnc.files import replacing
+from nmnc.files.writing import replacing
 
 #: Seconds without an answer from the server before a download is given up.
 TIMEOUT = 30

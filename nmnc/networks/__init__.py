@@ -15,8 +15,8 @@ from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.networks.network import Network, layer_sizes
 from nmnc.networks.resnet import resnet
+from nmnc.networks.weights import as_float32
 from nmnc.validation import short
-from nmnc.weights import as_float32
 
 __all__ = ["NETWORKS", "Network", "Size", "build_network", "layer_sizes", "size_of"]
 
@@ -29,7 +29,7 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
 
     Args:
         kind: a name of NETWORKS, or MODULE:FUNCTION, which is imported and run: it must come from a study or a
-            command line, never from a file (see `nmnc.checkpoint`). FUNCTION is called as
+            command line, never from a file (see `nmnc.training.checkpoint`). FUNCTION is called as
             FUNCTION(image_shape, classes, **arguments) and returns a Network or an nn.Sequential,
             whose direct children are then the stages. Its weights are converted to float32.
         image_shape: (channels, height, width) of one image.
@@ -45,12 +45,7 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
         raise UserError(f"networks: unknown kind {kind!r}, neither MODULE:FUNCTION{did_you_mean(kind, NETWORKS)}")
     seed = torch.initial_seed()
     with running_users_code(f"network {kind} with arguments {arguments} cannot be built"):
-        known = inspect.signature(function).parameters
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-            for name in arguments:
-                if name not in known:
-                    hint = did_you_mean(name, list(known)[2:])
-                    raise UserError(f"network {kind}: unknown argument {name!r}{hint}")
+        _refuse_unknown(kind, function, arguments)
         if ":" not in kind:
             _check_arguments(kind, function, arguments)
         network: Any = function(image_shape, classes, **arguments)
@@ -58,6 +53,11 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
         raise UserError(
             f"network {kind} sets torch's seed, so that every seed of a study would be the same; remove that"
         )
+    return as_float32(_trainable(network, kind), f"network {kind}")
+
+
+def _trainable(network: Any, kind: str) -> Network:
+    """A Network of what a function returned; UserError where that has no stages to train one by one."""
     if isinstance(network, nn.Sequential):
         network = Network(network.named_children())
     if not isinstance(network, Network):
@@ -67,7 +67,17 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
     for name, stage in zip(network.stage_names, network.stages, strict=True):
         if not any(weight.requires_grad for weight in stage.parameters()):
             raise UserError(f"network {kind}: stage {name} has no weights to train; join it with the one before it")
-    return as_float32(network, f"network {kind}")
+    return network
+
+
+def _refuse_unknown(kind: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """UserError for an argument that the function does not take."""
+    known = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for name in arguments:
+        if name not in known:
+            raise UserError(f"network {kind}: unknown argument {name!r}{did_you_mean(name, list(known)[2:])}")
 
 
 def _check_arguments(kind: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:

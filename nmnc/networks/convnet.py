@@ -9,7 +9,7 @@ from nmnc.errors import UserError
 from nmnc.networks.network import Count, Counts, Network, Probability
 
 
-def convnet(
+def convnet(  # noqa: PLR0913
     image_shape: tuple[int, int, int],
     classes: int,
     *,

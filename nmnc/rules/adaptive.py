@@ -7,9 +7,9 @@ from torch import Tensor
 
 from nmnc.config import Noise
 from nmnc.errors import UserError
-from nmnc.feedback import Feedback, effective_samples
 from nmnc.networks import Network
-from nmnc.perturbation import Perturbation, within_subspace
+from nmnc.noise.feedback import Feedback, effective_samples
+from nmnc.noise.perturbation import Perturbation, within_subspace
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
 #: A subspace of fewer axes has too few probe axes to grow back on.

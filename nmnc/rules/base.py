@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nmnc.config import Noise
 from nmnc.networks import Network
-from nmnc.replay import Record
+from nmnc.networks.replay import Record
 
 
 class Rule:

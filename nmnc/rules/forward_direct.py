@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from nmnc.perturbation import Perturbation, joint_response
-from nmnc.replay import Record
+from nmnc.networks.replay import Record
+from nmnc.noise.perturbation import Perturbation, joint_response
 from nmnc.rules.noise_correlation import NoiseCorrelation
 
 

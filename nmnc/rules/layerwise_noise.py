@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmnc.backward import Carrier, check_layer, first_layer, response, ways_back
 from nmnc.config import Noise
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, Feedback, prediction_rate
-from nmnc.local_feedback import LocalFeedback
 from nmnc.networks import Network
-from nmnc.perturbation import Perturbation
-from nmnc.replay import Record
+from nmnc.networks.backward import Carrier, check_layer, first_layer, response, ways_back
+from nmnc.networks.replay import Record
+from nmnc.noise.feedback import FactoredFeedback, Feedback, prediction_rate
+from nmnc.noise.local_feedback import LocalFeedback
+from nmnc.noise.perturbation import Perturbation
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation
 
@@ -137,7 +137,7 @@ class LayerwiseManifoldNoiseCorrelation(LayerwiseNoiseCorrelation, ManifoldNoise
 
 
 def _back(feedback: Feedback, gradient: Tensor, shape: torch.Size) -> Tensor:
-    """See `nmnc.backward.WayBack`: delta A, or (delta A) U^T."""
+    """See `nmnc.networks.backward.WayBack`: delta A, or (delta A) U^T."""
     signal = feedback.signal(gradient.flatten(1).to(feedback.matrix.dtype)).view(shape)
     # In the order of channels that the pooling behind it expects: it takes five times as long on the other.
     last = signal.ndim == 4 and gradient.is_contiguous(memory_format=torch.channels_last)

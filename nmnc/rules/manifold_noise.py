@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.activity_stream import ActivityStream
 from nmnc.errors import UserError
-from nmnc.manifold import RELATIVE_TOLERANCE, naming, principal_basis
-from nmnc.replay import Record
+from nmnc.networks.replay import Record
+from nmnc.noise.activity_stream import ActivityStream
+from nmnc.noise.manifold import RELATIVE_TOLERANCE, naming, principal_basis
 from nmnc.rules.noise_correlation import RandomSubspace
 
 

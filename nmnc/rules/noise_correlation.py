@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.draws import make_draws
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback, prediction_rate
-from nmnc.local_feedback import LocalFeedback
-from nmnc.manifold import random_basis
 from nmnc.networks import Network
-from nmnc.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
-from nmnc.replay import Record
+from nmnc.networks.replay import Record
+from nmnc.noise.draws import make_draws
+from nmnc.noise.feedback import FactoredFeedback, Feedback, FullFeedback, PerImageFeedback, prediction_rate
+from nmnc.noise.local_feedback import LocalFeedback
+from nmnc.noise.manifold import random_basis
+from nmnc.noise.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
 from nmnc.rules.base import Rule
 
 

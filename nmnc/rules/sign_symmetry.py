@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.replay import Record
+from nmnc.networks.replay import Record
 from nmnc.rules.layerwise import LayerwiseFeedback
 
 

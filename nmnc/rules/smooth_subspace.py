@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nmnc.manifold import random_basis
+from nmnc.noise.manifold import random_basis
 from nmnc.rules.noise_correlation import RandomSubspace
 
 #: Standard deviation of the Gaussian that smooths the maps, in pixels of the stage's own map.

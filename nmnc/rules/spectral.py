@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.feedback import Feedback, FullFeedback
-from nmnc.perturbation import Perturbation, shaped
+from nmnc.noise.feedback import Feedback, FullFeedback
+from nmnc.noise.perturbation import Perturbation, shaped
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
 

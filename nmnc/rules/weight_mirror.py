@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmnc.backward import Carrier, padding, response
 from nmnc.config import Noise
-from nmnc.draws import IndependentDraws, make_draws
 from nmnc.errors import UserError
-from nmnc.feedback import prediction_rate
 from nmnc.networks import Network
-from nmnc.replay import Record
+from nmnc.networks.backward import Carrier, padding, response
+from nmnc.networks.replay import Record
+from nmnc.noise.draws import IndependentDraws, make_draws
+from nmnc.noise.feedback import prediction_rate
 from nmnc.rules.layerwise import LayerwiseFeedback
 
 

@@ -10,9 +10,10 @@ import pytest
 import xarray
 from PIL import Image
 
-from brain_eval import activation_files, benchmarks
-from brain_eval.benchmarks import folder
-from brain_eval.scoring import score_model
+from brain_eval import benchmarks
+from brain_eval.activations import writer as activation_files
+from brain_eval.benchmarks.folder import benchmark as folder
+from brain_eval.scoring.scores import score_model
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import netCDF4
 import numpy as np
 import pytest
 
-from brain_eval import activation_files
+from brain_eval.activations import writer as activation_files
 from nmnc.errors import UserError
 
 

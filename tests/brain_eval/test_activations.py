@@ -12,13 +12,14 @@ import xarray as xr
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from brain_eval import activation_files, activations
-from brain_eval.activations import extract_all
+from brain_eval.activations import extraction as activations
+from brain_eval.activations import writer as activation_files
+from brain_eval.activations.extraction import extract_all
+from brain_eval.activations.models import Model
+from brain_eval.activations.preprocessing import Preprocessing
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.models import Model
-from brain_eval.stimuli import Preprocessing
+from nmnc.data.images import decoding
 from nmnc.errors import UserError
-from nmnc.images import decoding
 
 SIZE = 12
 LAYERS = ("conv", "pool", "fc")

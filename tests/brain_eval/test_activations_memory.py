@@ -14,15 +14,15 @@ import torch
 import xarray as xr
 from torch import nn
 
-from brain_eval import activation_files
-from brain_eval.activations import Settings, extract
+from brain_eval.activations import writer as activation_files
+from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.layer_outputs import Computation
+from brain_eval.activations.layer_probe import WORKSPACE, probe
+from brain_eval.activations.memory_budget import memory_plan
+from brain_eval.activations.models import Model
+from brain_eval.activations.preprocessing import Preprocessing
+from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.layer_outputs import Computation
-from brain_eval.layer_probe import WORKSPACE, probe
-from brain_eval.memory_budget import memory_plan
-from brain_eval.models import Model
-from brain_eval.reductions import Reduction
-from brain_eval.stimuli import Preprocessing
 from nmnc.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +52,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from brain_eval.activations import Settings, extract
+from brain_eval.activations.extraction import Settings, extract
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet
-from brain_eval.models import Model
-from brain_eval.stimuli import Preprocessing
+from brain_eval.activations.models import Model
+from brain_eval.activations.preprocessing import Preprocessing
 
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
 

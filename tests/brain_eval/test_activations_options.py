@@ -13,15 +13,15 @@ from sklearn.decomposition import PCA
 from torch import nn
 from typer.testing import CliRunner
 
-from brain_eval import activations
 from brain_eval.__main__ import app
-from brain_eval.activations import Settings, extract
+from brain_eval.activations import extraction as activations
+from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.layer_outputs import Computation
+from brain_eval.activations.models import Model
+from brain_eval.activations.preprocessing import Preprocessing
+from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.layer_outputs import Computation
-from brain_eval.models import Model
-from brain_eval.reductions import Reduction
-from brain_eval.similarity import correlation_rdm, upper_triangle
-from brain_eval.stimuli import Preprocessing
+from brain_eval.metrics.similarity import correlation_rdm, upper_triangle
 from nmnc.errors import UserError
 
 N, SIZE = 40, 16
@@ -245,7 +245,7 @@ def test_an_unknown_number_format_is_one_line():
 
 def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     given = {}
-    monkeypatch.setattr("brain_eval.models.load_model", lambda *arguments, **options: None)
+    monkeypatch.setattr("brain_eval.activations.models.load_model", lambda *arguments, **options: None)
     monkeypatch.setattr(activations, "extract_all", lambda *arguments, **options: given.update(options))
     options = "--memory-gb 0.5 --reduction pca --reduction-dimensions 7 --reduction-seed 3 --dtype bfloat16"
     command = ["extract", "--model", "m", "--benchmark", "b", "--out", str(tmp_path), *options.split()]

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 
 from brain_eval.benchmarks import algonauts2019, load_benchmark
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.ceilings import leave_one_out
+from brain_eval.scoring.ceilings import leave_one_out
 from nmnc.errors import UserError
 
 

@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.cowley2023 import _Image, union_of_sessions
-from brain_eval.mahalanobis import crossnobis_rdm
-from brain_eval.recorded_rdms import recorded_as
+from brain_eval.benchmarks.recorded_rdms import recorded_as
+from brain_eval.metrics.mahalanobis import crossnobis_rdm
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

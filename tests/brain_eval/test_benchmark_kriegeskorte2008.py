@@ -10,7 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.similarity import compare
+from brain_eval.metrics.similarity import compare
 
 pytestmark = pytest.mark.real_data
 

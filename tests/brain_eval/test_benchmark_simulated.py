@@ -7,15 +7,8 @@ from scipy.stats import spearmanr
 
 from brain_eval.benchmarks import simulated
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.benchmarks.ventral_stream import (
-    AREAS,
-    InferotemporalCortex,
-    _gabor,
-    contours,
-    gabor_energy,
-    respond,
-)
-from brain_eval.similarity import compare, correlation_rdm
+from brain_eval.benchmarks.ventral_stream import AREAS, InferotemporalCortex, _gabor, contours, gabor_energy, respond
+from brain_eval.metrics.similarity import compare, correlation_rdm
 
 AREA_OF = [area for area in AREAS for _ in simulated.ANIMALS]
 

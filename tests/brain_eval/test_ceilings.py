@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brain_eval import ceiling_files, recorded_rdms
+from brain_eval.benchmarks import recorded_rdms
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.ceilings import (
+from brain_eval.metrics.similarity import METRICS, UndefinedSimilarity, compare, correlation_rdm, upper_triangle
+from brain_eval.scoring import ceiling_files
+from brain_eval.scoring.ceilings import (
     ceiling_of_halves,
     leave_one_out,
     split_half,
     split_half_all,
     split_half_correlations,
 )
-from brain_eval.similarity import METRICS, UndefinedSimilarity, compare, correlation_rdm, upper_triangle
 from nmnc.errors import UserError
-from workflow.sources import closure
+from nmnc.files.sources import closure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -198,7 +199,7 @@ def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(tmp
 
 def test_kept_ceilings_depend_on_all_code_behind_them():
     root = Path(ceiling_files.__file__).parents[1]
-    behind = {path for path in closure(root, ["brain_eval.ceilings"]) if path.startswith("brain_eval/")}
+    behind = {path for path in closure(root, ["brain_eval.scoring.ceilings"]) if path.startswith("brain_eval/")}
     # What a benchmark is, and how one is read, is not how a ceiling is computed.
     behind = {path for path in behind if "benchmarks" not in path and Path(path).name not in NO_NUMBERS}
     assert behind == {Path(str(module.__file__)).relative_to(root).as_posix() for module in ceiling_files.CODE}

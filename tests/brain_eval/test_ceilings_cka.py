@@ -5,11 +5,11 @@ import pytest
 from scipy.spatial.distance import squareform
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.ceilings import split_half_cka
-from brain_eval.cka import linear_cka
-from brain_eval.resampling import generator
-from brain_eval.similarity import METRICS
-from brain_eval.targets import Target
+from brain_eval.inference.resampling import generator
+from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.similarity import METRICS
+from brain_eval.scoring.ceilings import split_half_cka
+from brain_eval.scoring.targets import Target
 from nmnc.errors import UserError
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.comparisons import ScoredRun
-from brain_eval.layers import CHOSEN, choose_layers, variance_of_choice
-from brain_eval.score_draws import Drawn
-from brain_eval.score_rows import COLUMNS
-from brain_eval.variation import Part, Spread, joint_variance
-from brain_eval.wide_tables import Cell, Page, chosen_pages, layer_pages, mean_rows, wide_files
+from brain_eval.inference.comparisons import ScoredRun
+from brain_eval.inference.draws import Drawn
+from brain_eval.inference.layer_choice import CHOSEN, choose_layers, variance_of_choice
+from brain_eval.inference.variation import Part, Spread, joint_variance
+from brain_eval.scoring.rows import COLUMNS
+from workflow.analysis.wide_tables import Cell, Page, chosen_pages, layer_pages, mean_rows, wide_files
 
 LAYERS = ("conv1", "fc")
 WHERE = {"benchmark": "bench", "species": "macaque", "region": "V4", "metric": "rho-a"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import brain_eval.gram
-from brain_eval.cka import alignment, gram, linear_cka
-from brain_eval.rdms import UndefinedSimilarity
+import brain_eval.metrics.gram
+from brain_eval.metrics.cka import alignment, gram, linear_cka
+from brain_eval.metrics.rdms import UndefinedSimilarity
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric
@@ -102,7 +102,7 @@ def test_a_large_offset_of_all_stimuli_costs_no_digits():
 def test_wide_features_do_not_depend_on_the_blocks(monkeypatch):
     a, b = features_of("random"), features_of("rectified")
     whole = linear_cka(a, b)
-    monkeypatch.setattr(brain_eval.gram, "BLOCK_BYTES", 20 * 8 * 3)
+    monkeypatch.setattr(brain_eval.metrics.gram, "BLOCK_BYTES", 20 * 8 * 3)
     assert linear_cka(a, b) == pytest.approx(whole, abs=1e-14)
 
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from scipy import stats
 
-from brain_eval.claims import law, quantities, signals
-from brain_eval.claims.runs import Runs
-from brain_eval.claims.tables import angles, dimension, slopes, sweeps, write_claims
-from brain_eval.claims.verdicts import load_predictions, verdict, verdicts
 from nmnc.config import load_study
 from nmnc.errors import UserError
+from workflow.claims import law, quantities, signals
+from workflow.claims.runs import Runs
+from workflow.claims.tables import angles, dimension, slopes, sweeps, write_claims
+from workflow.claims.verdicts import load_predictions, verdict, verdicts
 
 ROOT = Path(__file__).parents[2]
 _specification = importlib.util.spec_from_file_location("claims_study", Path(__file__).with_name("claims_study.py"))

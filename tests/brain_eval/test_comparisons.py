@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from brain_eval.comparisons import COLUMNS, ScoredRun, _tested, compare_rules, resampled_means
-from brain_eval.score_draws import Drawn, RegionDraws
-from brain_eval.statistics import holm
-from brain_eval.variation import Spread
-from brain_eval.whole_regions import rows_of_whole_regions, whole_regions
+from brain_eval.benchmarks.whole_regions import rows_of_whole_regions, whole_regions
+from brain_eval.inference.comparisons import COLUMNS, ScoredRun, _tested, compare_rules, resampled_means
+from brain_eval.inference.draws import Drawn, RegionDraws
+from brain_eval.inference.intervals import holm
+from brain_eval.inference.variation import Spread
 
 LABELS = (("A", "M1", "macaque", "IT"), ("B", "M2", "macaque", "IT"), ("C", "M3", "macaque", "V4"))
 LAYERS = ("conv", "fc")

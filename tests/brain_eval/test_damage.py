@@ -13,20 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from brain_eval import activation_files, benchmarks
-from brain_eval.activation_reader import _refuse_another_network, open_activations
+from brain_eval import benchmarks
+from brain_eval.activations import writer as activation_files
+from brain_eval.activations.reader import _refuse_another_network, open_activations
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.files import read_frame
-from brain_eval.rdms import correlation_rdm
-from brain_eval.report.study import _model_rdms
-from brain_eval.score_draws import read_draws
-from brain_eval.scoring import score_model
-from nmnc.checkpoint import load_network, load_state, save_network, save_state, weights_sha256
-from nmnc.digests import check_seal, digest_file, seal
+from brain_eval.inference.draws import read_draws
+from brain_eval.metrics.rdms import correlation_rdm
+from brain_eval.scoring.scores import score_model
 from nmnc.errors import UserError
-from nmnc.files import replacing, write_csv, write_text
+from nmnc.files.digests import check_seal, digest_file, seal
+from nmnc.files.reading import read_json
+from nmnc.files.writing import replacing, write_csv, write_text
 from nmnc.networks import build_network
-from nmnc.reading import read_json
+from nmnc.training.checkpoint import load_network, load_state, save_network, save_state, weights_sha256
+from workflow.analysis.report.study import _model_rdms
 
 N = 12
 IDS = tuple(f"image{number}" for number in range(N))

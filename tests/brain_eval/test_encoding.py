@@ -11,9 +11,9 @@ from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge, RidgeCV
 
-import brain_eval.encoding
-import brain_eval.gram
-from brain_eval.encoding import (
+import brain_eval.metrics.encoding
+import brain_eval.metrics.gram
+from brain_eval.metrics.encoding import (
     corrected,
     cross_validated,
     median_score,
@@ -21,8 +21,8 @@ from brain_eval.encoding import (
     reliability,
     splits_of,
 )
-from brain_eval.gram import centred_gram
-from brain_eval.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
+from brain_eval.metrics.gram import centred_gram
+from brain_eval.metrics.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 from nmnc.errors import UserError
 from tests.tolerance import tolerance
 
@@ -329,17 +329,17 @@ def test_unpredictable_responses_score_zero_and_predictable_ones_do_not():
 def test_few_features_take_the_way_of_the_features_to_the_same_scores(monkeypatch):
     features, responses = simulated(60, 20, 5)
     found = cross_validated(features.astype(np.float32), responses, "ridge")
-    monkeypatch.setattr(brain_eval.encoding, "ridge_predictions", None)
+    monkeypatch.setattr(brain_eval.metrics.encoding, "ridge_predictions", None)
     assert np.array_equal(cross_validated(features.astype(np.float32), responses, "ridge"), found)
     monkeypatch.undo()
     # Columns of zeros say nothing, but make the features many.
     wide = np.hstack([features.astype(np.float32), np.zeros((60, 40), np.float32)])
-    monkeypatch.setattr(brain_eval.encoding, "ridge_of_features", None)
+    monkeypatch.setattr(brain_eval.metrics.encoding, "ridge_of_features", None)
     np.testing.assert_allclose(cross_validated(wide, responses, "ridge"), found, atol=1e-8)
 
 
 def test_memory_does_not_grow_with_the_features(monkeypatch):
-    monkeypatch.setattr(brain_eval.gram, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(brain_eval.metrics.gram, "BLOCK_BYTES", 2**18)
     peaks = []
     for p in (6_000, 24_000):
         features, responses = simulated(60, p, 3)

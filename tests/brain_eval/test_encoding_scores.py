@@ -8,21 +8,22 @@ from scipy.stats import pearsonr
 
 from brain_eval.benchmarks import freemanziemba2013public, kriegeskorte2008, majajhong2015public
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.encoding import Fold, correlated, cross_validated, median_score, out_of_split, splits_of
-from brain_eval.encoding_resampling import (
+from brain_eval.inference.draws import read_draws
+from brain_eval.inference.encoding_resampling import (
     median_of_known,
     scores_under_weights,
     variation_of_test_stimuli,
     weighted_pearson,
 )
-from brain_eval.layers import choose_layers
-from brain_eval.rdms import correlation_rdm
-from brain_eval.response_scores import ResponseTarget
-from brain_eval.score_draws import read_draws, write_draws
-from brain_eval.score_rows import rows_of_layer
-from brain_eval.statistics import correlation_interval
-from brain_eval.targets import SPLITS_OF_STIMULI, Target
-from brain_eval.variation import stimulus_variance
+from brain_eval.inference.intervals import correlation_interval
+from brain_eval.inference.layer_choice import choose_layers
+from brain_eval.inference.variation import stimulus_variance
+from brain_eval.metrics.encoding import Fold, correlated, cross_validated, median_score, out_of_split, splits_of
+from brain_eval.metrics.rdms import correlation_rdm
+from brain_eval.scoring.draws_file import write_draws
+from brain_eval.scoring.response_scores import ResponseTarget
+from brain_eval.scoring.rows import rows_of_layer
+from brain_eval.scoring.targets import SPLITS_OF_STIMULI, Target
 
 N, DRAWS = 90, 50
 ABOUT = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")

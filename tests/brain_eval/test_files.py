@@ -15,7 +15,7 @@ import brain_eval.__main__
 from brain_eval.files import netcdf_errors, open_netcdf
 from nmnc.command_line import system_error
 from nmnc.errors import UserError
-from nmnc.files import replacing
+from nmnc.files.writing import replacing
 
 Limit = Callable[[int], AbstractContextManager[None]]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from brain_eval.mahalanobis import crossnobis_rdm
+from brain_eval.metrics.mahalanobis import crossnobis_rdm
 from nmnc.errors import UserError
 
 N = 6

@@ -7,7 +7,7 @@ import pytest
 import xarray
 
 from brain_eval.check import check_all
-from brain_eval.rdms import correlation_rdm, euclidean_rdm
+from brain_eval.metrics.rdms import correlation_rdm, euclidean_rdm
 from nmnc.errors import UserError
 
 P, N, R = 7, 6, 4

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from brain_eval.models import load_model
+from brain_eval.activations.models import load_model
 from examples.gabor import PHASES, filters, gabor_bank
 
 GREY = {"image_size": 32, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}

@@ -8,10 +8,10 @@ import pytest
 import torch
 import xarray as xr
 
-from brain_eval.activations import extract_all
+from brain_eval.activations.extraction import extract_all
+from brain_eval.activations.models import load_model
 from brain_eval.benchmarks import load_benchmark
-from brain_eval.models import load_model
-from brain_eval.similarity import compare, correlation_rdm
+from brain_eval.metrics.similarity import compare, correlation_rdm
 
 IMAGENET = {"image_size": 32, "channels": 3, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 WEIGHTS = {"resnet20": "resnet_cifar10/resnet20-12fca82f.th", "resnet32": "resnet_cifar10/resnet32-d509ac18.th"}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
 
-from brain_eval.activation_reader import open_activations
+from brain_eval.activations.reader import open_activations
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.score_draws import read_draws
+from brain_eval.inference.draws import read_draws
 
 N = 24
 ODD = ["café", "日本" * 30, 'a,"b"', "x\ny", "007", "NA", "nan", "None", "e\u0301😀", "z" * 900]

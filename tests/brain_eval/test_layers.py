@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.layers import CHOSEN, COLUMNS, choose_layer, choose_layers, variance_of_choice
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.resampling import random_halves
-from brain_eval.score_draws import Drawn
-from brain_eval.similarity import METRICS
-from brain_eval.targets import SPLITS_OF_STIMULI, Target
+from brain_eval.inference.draws import Drawn
+from brain_eval.inference.layer_choice import CHOSEN, COLUMNS, choose_layer, choose_layers, variance_of_choice
+from brain_eval.inference.resampling import random_halves
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import METRICS
+from brain_eval.scoring.targets import SPLITS_OF_STIMULI, Target
 
 
 def test_each_half_chooses_and_the_other_scores():

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brain_eval import mahalanobis
-from brain_eval.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
-from brain_eval.rdms import upper_triangle
+from brain_eval.metrics import mahalanobis
+from brain_eval.metrics.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
+from brain_eval.metrics.rdms import upper_triangle
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric

@@ -11,13 +11,13 @@ import torch
 import xarray as xr
 from torch import nn
 
-from brain_eval.activations import extract_all
+from brain_eval.activations.extraction import extract_all
+from brain_eval.activations.models import load_model
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.models import load_model
-from nmnc.checkpoint import save_network
 from nmnc.errors import UserError
 from nmnc.networks import build_network
-from nmnc.weights import say_once
+from nmnc.networks.weights import say_once
+from nmnc.training.checkpoint import save_network
 
 SEEN = '{"image_size": 8, "channels": 3, "mean": [0, 0, 0], "std": [1, 1, 1]}'
 USER_MODULE = """
@@ -381,7 +381,9 @@ def test_a_network_of_timm_is_recorded(name, layers, tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     stimuli = stimuli_in_memory("three", ["a", "b", "c"], images)
     about = Description("three", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
-    monkeypatch.setattr("brain_eval.activations.load_benchmark", lambda spec, data: Benchmark(about, stimuli))
+    monkeypatch.setattr(
+        "brain_eval.activations.extraction.load_benchmark", lambda spec, data: Benchmark(about, stimuli)
+    )
     seen = json.dumps({"image_size": 160, "channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3})
     model = load_model(f"timm:{name}", layers=layers, preprocessing=seen)
     assert type(model.module) is type(timm.create_model(name))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.distance import pdist, squareform
 
-from brain_eval import gram
-from brain_eval.rdms import (
+from brain_eval.metrics import gram
+from brain_eval.metrics.rdms import (
     KINDS,
     UndefinedSimilarity,
     correlation_rdm,
@@ -71,7 +71,7 @@ def test_stimuli_near_each_other_and_far_from_one_are_told_apart(monkeypatch):
     features = 1e8 + np.random.default_rng(3).standard_normal((12, 40))
     features[0] = 0
     for paired in (2**22, 50):  # at once, and few pairs at a time
-        monkeypatch.setattr("brain_eval.rdms.PAIRED", paired)
+        monkeypatch.setattr("brain_eval.metrics.rdms.PAIRED", paired)
         rdm = euclidean_rdm(features)
         np.testing.assert_allclose(rdm[1:, 1:], squareform(scipys(features[1:], "euclidean")), rtol=1e-10)
         assert np.array_equal(rdm, rdm.T)

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 import xarray as xr
 from torch import nn
 
-from brain_eval.activations import Settings, extract
+from brain_eval.activations.chosen_layers import default_layers, named_layers
+from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.layer_outputs import Computation
+from brain_eval.activations.layer_probe import probe
+from brain_eval.activations.models import Model
+from brain_eval.activations.preprocessing import Preprocessing
+from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
-from brain_eval.chosen_layers import default_layers, named_layers
-from brain_eval.layer_outputs import Computation
-from brain_eval.layer_probe import probe
-from brain_eval.models import Model
-from brain_eval.reductions import Reduction
-from brain_eval.stimuli import Preprocessing
 from nmnc.errors import UserError
 
 N, SIZE = 21, 16

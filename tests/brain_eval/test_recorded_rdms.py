@@ -5,13 +5,15 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from brain_eval import mahalanobis, rdms, score_draws, targets
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.ceilings import split_half, split_half_all
-from brain_eval.mahalanobis import crossnobis_rdm
-from brain_eval.rdms import correlation_rdm, euclidean_rdm
-from brain_eval.recorded_rdms import KINDS
-from brain_eval.similarity import compare
+from brain_eval.benchmarks.recorded_rdms import KINDS
+from brain_eval.inference import draws as score_draws
+from brain_eval.metrics import mahalanobis, rdms
+from brain_eval.metrics.mahalanobis import crossnobis_rdm
+from brain_eval.metrics.rdms import correlation_rdm, euclidean_rdm
+from brain_eval.metrics.similarity import compare
+from brain_eval.scoring import targets
+from brain_eval.scoring.ceilings import split_half, split_half_all
 from nmnc.errors import UserError
 
 N = 20

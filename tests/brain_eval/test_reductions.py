@@ -10,9 +10,15 @@ from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 from sklearn.random_projection import SparseRandomProjection, johnson_lindenstrauss_min_dim
 
-from brain_eval.pca import SMALLEST, bytes_needed, principal_components
-from brain_eval.random_projection import WIDTH, bound_in_words, error_bound, projection_seed, random_projection
-from brain_eval.reductions import Reduction, components_note, kept_of
+from brain_eval.activations.reductions.pca import SMALLEST, bytes_needed, principal_components
+from brain_eval.activations.reductions.random_projection import (
+    WIDTH,
+    bound_in_words,
+    error_bound,
+    projection_seed,
+    random_projection,
+)
+from brain_eval.activations.reductions.reduction import Reduction, components_note, kept_of
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.rdms import correlation_rdm, square, upper_triangle
-from brain_eval.resampling import (
+from brain_eval.inference.resampling import (
     SMALL,
     bootstrap_counts,
     generator,
@@ -20,7 +19,8 @@ from brain_eval.resampling import (
     weighted_correlations,
     weighted_moments,
 )
-from brain_eval.similarity import ranks
+from brain_eval.metrics.rdms import correlation_rdm, square, upper_triangle
+from brain_eval.metrics.similarity import ranks
 
 pytestmark = pytest.mark.numeric
 

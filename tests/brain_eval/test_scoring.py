@@ -8,11 +8,11 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
-from brain_eval import targets
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.ceilings import leave_one_out, split_half
-from brain_eval.scoring import COLUMNS
-from brain_eval.similarity import METRICS, compare, correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import METRICS, compare, correlation_rdm, upper_triangle
+from brain_eval.scoring import targets
+from brain_eval.scoring.ceilings import leave_one_out, split_half
+from brain_eval.scoring.scores import COLUMNS
 from nmnc.errors import UserError
 
 N = 24
@@ -420,7 +420,7 @@ def test_scoring_does_not_import_torch():
     import subprocess
     import sys
 
-    check = "import sys, brain_eval.scoring, brain_eval.tables; sys.exit('torch' in sys.modules)"
+    check = "import sys, brain_eval.scoring.scores, workflow.analysis.tables; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

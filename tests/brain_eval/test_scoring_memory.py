@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 import brain_eval.benchmarks
-from brain_eval import scoring
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.rdms import correlation_rdm, upper_triangle
-from brain_eval.response_scores import ResponseTarget
-from brain_eval.scoring_memory import bytes_to_score, refuse_too_much
-from brain_eval.similarity import METRICS
-from brain_eval.targets import Target
+from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import METRICS
+from brain_eval.scoring import scores as scoring
+from brain_eval.scoring.memory import bytes_to_score, refuse_too_much
+from brain_eval.scoring.response_scores import ResponseTarget
+from brain_eval.scoring.targets import Target
 from nmnc.errors import UserError
 
 STIMULI = 600

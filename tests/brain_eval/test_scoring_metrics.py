@@ -7,20 +7,21 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from brain_eval import score_draws
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.ceiling_files import SPLITS
-from brain_eval.ceilings import split_half_cka
-from brain_eval.cka import linear_cka
-from brain_eval.cka_resampling import cka_in_subsets, gram_sums
-from brain_eval.encoding import corrected, cross_validated, median_score, reliability
-from brain_eval.gram import centred_gram
-from brain_eval.rdms import UndefinedSimilarity, correlation_rdm
-from brain_eval.response_scores import RESPONSE_METRICS, ResponseTarget
-from brain_eval.score_rows import rows_of_layer
-from brain_eval.scoring import score_layer
-from brain_eval.similarity import METRICS, compare, find_metric
-from brain_eval.targets import RECOMPUTED_DRAWS, RECOMPUTED_UNITS, Target
+from brain_eval.inference import draws as score_draws
+from brain_eval.inference.cka_resampling import cka_in_subsets, gram_sums
+from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.encoding import corrected, cross_validated, median_score, reliability
+from brain_eval.metrics.gram import centred_gram
+from brain_eval.metrics.rdms import UndefinedSimilarity, correlation_rdm
+from brain_eval.metrics.similarity import METRICS, compare, find_metric
+from brain_eval.scoring import draws_file
+from brain_eval.scoring.ceiling_files import SPLITS
+from brain_eval.scoring.ceilings import split_half_cka
+from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.rows import rows_of_layer
+from brain_eval.scoring.scores import score_layer
+from brain_eval.scoring.targets import RECOMPUTED_DRAWS, RECOMPUTED_UNITS, Target
 from nmnc.errors import UserError
 
 N, DRAWS = 40, 120
@@ -228,7 +229,7 @@ def test_draws_come_back_as_they_were_written(made, tmp_path):
     metrics = ["spearman", "tau-a", "cka-biased", "ridge"]
     target, scores = score(made, metrics, draws=30)
     path = tmp_path / "draws.nc"
-    score_draws.write_draws(path, {"network": "net"}, [(target, "fake, sha, seed 0", {"one": scores, "two": scores})])
+    draws_file.write_draws(path, {"network": "net"}, [(target, "fake, sha, seed 0", {"one": scores, "two": scores})])
     found = score_draws.read_draws(path)
     assert set(found) == {("fake", "spearman"), ("fake", "tau-a"), ("fake", "cka-biased"), ("fake", "ridge")}
     for (_, metric), drawn in found.items():

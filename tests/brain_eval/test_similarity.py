@@ -11,10 +11,10 @@ from scipy.io import loadmat
 from scipy.spatial.distance import squareform
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from brain_eval import similarity
-from brain_eval.rdms import cosine_rdm
-from brain_eval.recorded_rdms import KINDS
-from brain_eval.similarity import (
+from brain_eval.benchmarks.recorded_rdms import KINDS
+from brain_eval.metrics import similarity
+from brain_eval.metrics.rdms import cosine_rdm
+from brain_eval.metrics.similarity import (
     METRICS,
     Metric,
     UndefinedSimilarity,
@@ -26,7 +26,7 @@ from brain_eval.similarity import (
     square,
     upper_triangle,
 )
-from brain_eval.whitened import row_sums, stimuli_of
+from brain_eval.metrics.whitened import row_sums, stimuli_of
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.statistics import (
+from brain_eval.inference.intervals import (
     correlation_interval,
     difference_interval,
     expanded_percentiles,
     holm,
     t_interval,
 )
-from brain_eval.variation import Spread
+from brain_eval.inference.variation import Spread
 from nmnc.errors import UserError
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from brain_eval.stimuli import Preprocessing
+from brain_eval.activations.preprocessing import Preprocessing
 from nmnc.errors import UserError
 
 PLAIN = Preprocessing(32, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

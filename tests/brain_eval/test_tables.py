@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from brain_eval import statistics, tables
-from brain_eval.score_draws import Drawn
-from brain_eval.scoring import COLUMNS as SCORE_COLUMNS
-from brain_eval.tables import ALIGNMENT, write_tables
+from brain_eval.inference import intervals as statistics
+from brain_eval.inference.draws import Drawn
+from brain_eval.scoring.scores import COLUMNS as SCORE_COLUMNS
 from nmnc import runs
-from nmnc.digests import check_content, digest_file
 from nmnc.errors import UserError
-from nmnc.files import sha256_of_file, write_text
+from nmnc.files.digests import check_content, digest_file
+from nmnc.files.writing import sha256_of_file, write_text
+from workflow.analysis import tables
+from workflow.analysis.tables import ALIGNMENT, write_tables
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
 SEEDS = (0, 1, 2)

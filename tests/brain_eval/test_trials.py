@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from brain_eval.ceilings import split_half, split_half_cka, split_half_correlations
-from brain_eval.cka import linear_cka
-from brain_eval.encoding import corrected, pearson_by_column, reliability
-from brain_eval.mahalanobis import KINDS
-from brain_eval.repetitions import random_halves_of_trials, trials_of, whole_trials
-from brain_eval.similarity import compare, correlation_rdm
+from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.encoding import corrected, pearson_by_column, reliability
+from brain_eval.metrics.mahalanobis import KINDS
+from brain_eval.metrics.repetitions import random_halves_of_trials, trials_of, whole_trials
+from brain_eval.metrics.similarity import compare, correlation_rdm
+from brain_eval.scoring.ceilings import split_half, split_half_cka, split_half_correlations
 from nmnc.errors import UserError
 
 R, N, P = 8, 50, 30

@@ -8,10 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from brain_eval.rdms import correlation_rdm, square, upper_triangle
-from brain_eval.resampling import bootstrap_counts, generator, weighted_moments
-from brain_eval.similarity import METRICS, correlate
-from brain_eval.variation import (
+from brain_eval.inference.resampling import bootstrap_counts, generator, weighted_moments
+from brain_eval.inference.variation import (
     Part,
     Spread,
     Variation,
@@ -21,6 +19,8 @@ from brain_eval.variation import (
     variation_of_correlation,
     variation_of_draws,
 )
+from brain_eval.metrics.rdms import correlation_rdm, square, upper_triangle
+from brain_eval.metrics.similarity import METRICS, correlate
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 REFERENCE = BENCH.parent / "results" / "reference" / "bench"
@@ -351,7 +351,7 @@ def test_intervals_of_the_chosen_layer_cover_the_population(coverage, monkeypatc
     row = coverage.cover_choice(1.1, 60, 1, 1, 120, kinds=2, draws=80)
     assert within_binomial_error(row["covered"], 120), "90.8 to 98.3 %"
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.2)
-    monkeypatch.setattr("brain_eval.wide_tables.intervals.variance_of_choice", lambda *_: 0.0)
+    monkeypatch.setattr("workflow.analysis.wide_tables.intervals.variance_of_choice", lambda *_: 0.0)
     without = coverage.cover_choice(1.1, 60, 1, 1, 120, kinds=2, draws=80)
     assert without["covered"] < row["covered"]
     assert without["standard_error"] < row["standard_error"]

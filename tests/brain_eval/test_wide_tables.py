@@ -10,14 +10,22 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from brain_eval.comparisons import ScoredRun
-from brain_eval.layers import CHOSEN
-from brain_eval.score_draws import Drawn
-from brain_eval.score_rows import COLUMNS as SCORE_COLUMNS
-from brain_eval.wide_tables import Page, accuracy_page, chosen_pages, layer_pages, mean_rows, wide_files, write_wide
-from brain_eval.wide_tables.formats import csv_text, markdown_escaped, markdown_text
-from brain_eval.wide_tables.latex import latex_escaped, latex_text
-from brain_eval.wide_tables.page import Cell, Section, count_of, file_stem, rounded
+from brain_eval.inference.comparisons import ScoredRun
+from brain_eval.inference.draws import Drawn
+from brain_eval.inference.layer_choice import CHOSEN
+from brain_eval.scoring.rows import COLUMNS as SCORE_COLUMNS
+from workflow.analysis.wide_tables import (
+    Page,
+    accuracy_page,
+    chosen_pages,
+    layer_pages,
+    mean_rows,
+    wide_files,
+    write_wide,
+)
+from workflow.analysis.wide_tables.formats import csv_text, markdown_escaped, markdown_text
+from workflow.analysis.wide_tables.latex import latex_escaped, latex_text
+from workflow.analysis.wide_tables.page import Cell, Section, count_of, file_stem, rounded
 
 HOSTILE = r"nmnc|b_1 & 50 % of $\alpha^2$ {#~} <i>"
 RULES = {"backprop": "backprop", HOSTILE: "nmnc", "untrained": "untrained"}

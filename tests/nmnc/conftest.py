@@ -17,15 +17,15 @@ import yaml
 
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.config import Study
-from nmnc.data import Dataset, load_dataset
+from nmnc.data.dataset import Dataset, load_dataset
 from nmnc.rules import RULES
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 
 KINDS = sorted(set(RULES) - {"untrained"})
 # Importing torch takes seconds, so one server process imports it once and forks a process for every command.
 SERVER = """
 import json, os, resource, runpy, sys, traceback
-import nmnc.job, typer.core, yaml, torch._dynamo  # the last: torch.optim imports it when it is first used
+import nmnc.training.job, typer.core, yaml, torch._dynamo  # the last: torch.optim imports it when it is first used
 for line in sys.stdin:
     request = json.loads(line)
     if "wait" in request:

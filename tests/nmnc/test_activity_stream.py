@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import nmnc.activity_stream
-from nmnc.activity_stream import RANDOM_AXES, ActivityStream
+import nmnc.noise.activity_stream
 from nmnc.config import Noise, Study
 from nmnc.errors import UserError
-from nmnc.manifold import principal_basis, random_basis
+from nmnc.measure.principal_angles import principal_angles
 from nmnc.networks import Network
-from nmnc.principal_angles import principal_angles
+from nmnc.noise.activity_stream import RANDOM_AXES, ActivityStream
+from nmnc.noise.manifold import principal_basis, random_basis
 from nmnc.rules import make_rule
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 
@@ -116,7 +116,7 @@ def test_it_follows_a_manifold_that_rotates(monkeypatch: pytest.MonkeyPatch) -> 
     angles = [followed(turned, refreshes) for refreshes in (1, 3, 6)]
     assert angles == sorted(angles, reverse=True)
     assert angles[-1] < 2
-    monkeypatch.setattr(nmnc.activity_stream, "MEMORY", 1.0)
+    monkeypatch.setattr(nmnc.noise.activity_stream, "MEMORY", 1.0)
     assert followed(turned, 6) > 10  # without forgetting it lags
 
 
@@ -126,7 +126,7 @@ def test_directions_orthogonal_to_all_that_was_seen_are_found(monkeypatch: pytes
     for number in range(10):
         stream.update(3 * torch.randn(BATCH, 4, generator=generator(number)) @ new.T)
     assert principal_angles(stream.basis(4), new)[-1] < 0.1
-    monkeypatch.setattr(nmnc.activity_stream, "RANDOM_AXES", 0)
+    monkeypatch.setattr(nmnc.noise.activity_stream, "RANDOM_AXES", 0)
     blind = stream_of(torch.randn(BATCH, 4, generator=generator(0)) @ old.T, 4)
     blind.update(3 * torch.randn(BATCH, 4, generator=generator(1)) @ new.T)
     assert principal_angles(blind.basis(4), new)[-1] > 89  # what the random axes are for

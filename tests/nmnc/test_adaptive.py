@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from nmnc.config import Noise
-from nmnc.diagnostics import diagnose
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, effective_samples
-from nmnc.manifold import random_basis
+from nmnc.measure.diagnostics import diagnose
 from nmnc.networks import Network
-from nmnc.perturbation import within_subspace
+from nmnc.noise.feedback import FactoredFeedback, effective_samples
+from nmnc.noise.manifold import random_basis
+from nmnc.noise.perturbation import within_subspace
 from nmnc.rules import make_rule
 from nmnc.rules.adaptive import AdaptiveManifoldNoiseCorrelation, HalvesFeedback
 

@@ -9,9 +9,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from nmnc.augmentation import Augmentation, crop_flip
+from nmnc.data.augmentation import Augmentation, crop_flip
 from nmnc.rules import RULES
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

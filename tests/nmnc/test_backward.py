@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmnc.backward import carriers, check_layer, first_layer, padding, response, through, ways_back
 from nmnc.errors import UserError
 from nmnc.networks import Network
+from nmnc.networks.backward import carriers, check_layer, first_layer, padding, response, through, ways_back
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 

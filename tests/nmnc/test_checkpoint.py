@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.checkpoint import (
+from nmnc.errors import UserError
+from nmnc.networks import Network, build_network
+from nmnc.training.checkpoint import (  # fmt: skip
     load_network,
     load_state,
     read_torch,
@@ -22,9 +24,7 @@ from nmnc.checkpoint import (
     save_network,
     save_state,
     weights_sha256,
-)  # fmt: skip
-from nmnc.errors import UserError
-from nmnc.networks import Network, build_network
+)
 
 ARGUMENTS = {"channels": [4], "hidden": [6], "batch_norm": True, "dropout": 0.5}
 CONFIG = {

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from nmnc.config import Dataset as DatasetConfig
-from nmnc.data import load_dataset
+from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
 
 Arrays = dict[str, Any]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from nmnc.checkpoint import load_state
-from nmnc.files import only_writer
+from nmnc.files.writing import only_writer
+from nmnc.training.checkpoint import load_state
 
 CHECK = ("check", "--config", "study.yaml")
 
@@ -249,7 +249,7 @@ def small(shape, classes, width):
 
 def write_image_folder(nmnc: Any, folder: Path) -> None:
     for part in ("train", "test"):
-        arrays = nmnc.images()
+        arrays = nmnc.data.images()
         for number, (image, label) in enumerate(zip(arrays[f"x_{part}"], arrays[f"y_{part}"], strict=True)):
             place = folder / part / ("dark", "light")[label]
             place.mkdir(parents=True, exist_ok=True)

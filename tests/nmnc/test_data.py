@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nmnc import data_sources
 from nmnc.config import Dataset as DatasetConfig
-from nmnc.data import Dataset, extent_of, load_dataset
+from nmnc.data import sources as data_sources
+from nmnc.data.dataset import Dataset, extent_of, load_dataset
 from nmnc.errors import UserError
 
 Arrays = dict[str, Any]

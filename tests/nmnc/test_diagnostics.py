@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nmnc.config import Noise
-from nmnc.diagnostics import diagnose, margin, output_error
+from nmnc.measure.diagnostics import diagnose, margin, output_error
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.rules.base import Backprop, Rule, Untrained

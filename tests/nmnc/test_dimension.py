@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from nmnc.dimension import (
+from nmnc.measure.dimension import (
     DISCARDED,
     FRACTIONS,
     QUANTITIES,
@@ -21,7 +21,7 @@ from nmnc.dimension import (
     participation_ratio,
     two_nn,
 )
-from nmnc.manifold import gram_matrix
+from nmnc.noise.manifold import gram_matrix
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,9 +8,9 @@ from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
+from nmnc.networks.replay import Record, recording, replaying
 from nmnc.networks.resnet import resnet
-from nmnc.perturbation import Perturbation, copies, joint_response, mean_jacobians, responses
-from nmnc.replay import Record, recording, replaying
+from nmnc.noise.perturbation import Perturbation, copies, joint_response, mean_jacobians, responses
 from nmnc.rules import make_rule
 
 IMAGES, BATCH = 5, 9

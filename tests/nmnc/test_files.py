@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from nmnc.errors import UserError
-from nmnc.files import claimed, only_writer, remove_remnants, replacing, write_csv, write_text
+from nmnc.files.writing import claimed, only_writer, remove_remnants, replacing, write_csv, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -87,7 +87,7 @@ def test_a_row_with_an_unknown_column_writes_nothing(tmp_path: Path) -> None:
 
 HOLDER = """
 import pathlib, sys
-from nmnc.files import only_writer
+from nmnc.files.writing import only_writer
 with only_writer(pathlib.Path(sys.argv[1]), 0):
     print("held", flush=True)
     sys.stdin.read()
@@ -140,7 +140,7 @@ def test_a_disk_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("nmnc.files.fcntl.flock", refuse)
+    monkeypatch.setattr("nmnc.files.writing.fcntl.flock", refuse)
     with pytest.raises(UserError, match=r"lock: this file system has no locks \(.*\); choose a folder on another"):
         only_writer(tmp_path, 0).__enter__()
     write_text(tmp_path / "text", "a file can be written all the same")
@@ -192,7 +192,7 @@ def test_many_claims_follow_one_another(tmp_path: Path) -> None:
 def monkey_sleep() -> Iterator[None]:
     """Wait for locks in short steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nmnc.files.time.sleep", lambda _: os.sched_yield())
+        patch.setattr("nmnc.files.writing.time.sleep", lambda _: os.sched_yield())
         yield
 
 
@@ -200,7 +200,7 @@ def monkey_sleep() -> Iterator[None]:
 
 KILLED = """
 import os, pathlib, signal, sys
-from nmnc.files import replacing
+from nmnc.files.writing import replacing
 with replacing(pathlib.Path(sys.argv[1]) / "state.pt") as temporary:
     temporary.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
+from nmnc.data.images import as_uint8, decode_image, decoding, read_image
 from nmnc.errors import UserError
-from nmnc.images import as_uint8, decode_image, decoding, read_image
 
 
 def png(

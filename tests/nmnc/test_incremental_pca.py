@@ -7,9 +7,9 @@ from sklearn.decomposition import IncrementalPCA as Oracle
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nmnc.incremental_pca import IncrementalPCA
-from nmnc.manifold import BLOCK, gram_matrix, principal_basis
-from nmnc.principal_angles import principal_angles
+from nmnc.measure.principal_angles import principal_angles
+from nmnc.noise.incremental_pca import IncrementalPCA
+from nmnc.noise.manifold import BLOCK, gram_matrix, principal_basis
 
 pytestmark = pytest.mark.numeric
 

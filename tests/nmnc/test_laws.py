@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.feedback import FactoredFeedback, FullFeedback
-from nmnc.manifold import random_basis
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
-from nmnc.perturbation import Perturbation, isotropic, responses, within_subspace
+from nmnc.noise.feedback import FactoredFeedback, FullFeedback
+from nmnc.noise.manifold import random_basis
+from nmnc.noise.perturbation import Perturbation, isotropic, responses, within_subspace
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation
 from tests.tolerance import tolerance

@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nmnc.backward import through, ways_back
 from nmnc.config import Noise, Study
-from nmnc.diagnostics import diagnose
 from nmnc.errors import UserError
-from nmnc.job import check
-from nmnc.manifold import random_basis
+from nmnc.measure.diagnostics import diagnose
 from nmnc.networks import Network, layer_sizes
+from nmnc.networks.backward import through, ways_back
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.networks.resnet import resnet
+from nmnc.noise.manifold import random_basis
 from nmnc.rules import make_rule
 from nmnc.rules.base import Rule
 from nmnc.rules.layerwise import FeedbackAlignment
 from nmnc.rules.layerwise_noise import LayerwiseManifoldNoiseCorrelation
 from nmnc.rules.weight_mirror import WeightMirror
-from nmnc.training import Trainer
+from nmnc.training.job import check
+from nmnc.training.trainer import Trainer
 
 SHAPE, CLASSES, CPU = (1, 8, 8), 4, torch.device("cpu")
 

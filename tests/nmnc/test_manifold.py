@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nmnc.errors import UserError
-from nmnc.manifold import RELATIVE_TOLERANCE, layer_basis, principal_basis, random_basis
+from nmnc.noise.manifold import RELATIVE_TOLERANCE, layer_basis, principal_basis, random_basis
 
 pytestmark = pytest.mark.numeric
 

@@ -15,19 +15,19 @@ from typer.testing import CliRunner
 
 from nmnc.__main__ import app
 from nmnc.config import Noise, load_study
-from nmnc.data import load_dataset
-from nmnc.diagnostics import diagnose
-from nmnc.dimension import QUANTITIES
+from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
-from nmnc.job import train_job
-from nmnc.manifold import principal_basis, random_basis
-from nmnc.measure import COLUMNS, DRAWS, Images, choose_images, measure, measure_job
+from nmnc.measure.diagnostics import diagnose
+from nmnc.measure.dimension import QUANTITIES
+from nmnc.measure.principal_angles import principal_angles
+from nmnc.measure.row_space import Projections, median_share, over_draws, row_space, total_share
+from nmnc.measure.signal_losses import mean_jacobian, signal_losses
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
-from nmnc.principal_angles import principal_angles
-from nmnc.row_space import Projections, median_share, over_draws, row_space, total_share
+from nmnc.noise.manifold import principal_basis, random_basis
 from nmnc.rules.base import Backprop
-from nmnc.signal_losses import mean_jacobian, signal_losses
+from nmnc.training.job import train_job
+from nmnc.training.measure_job import COLUMNS, DRAWS, Images, choose_images, measure, measure_job
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nmnc.config import Training
-from nmnc.optimisation import clip, make_optimiser, set_step_size, step_size
+from nmnc.training.optimisation import clip, make_optimiser, set_step_size, step_size
 
 STEPS = 40
 

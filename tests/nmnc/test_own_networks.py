@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nmnc.checkpoint import load_network, weights_sha256
 from nmnc.config import study_from
 from nmnc.errors import UserError
-from nmnc.job import train_job
 from nmnc.modules import module_files
+from nmnc.training.checkpoint import load_network, weights_sha256
+from nmnc.training.job import train_job
 
 CODE = """
 from torch import nn

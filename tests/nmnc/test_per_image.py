@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from nmnc.config import Noise
-from nmnc.diagnostics import diagnose, margin, output_error
 from nmnc.errors import UserError
-from nmnc.feedback import effective_samples
+from nmnc.measure.diagnostics import diagnose, margin, output_error
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.mlp import mlp
+from nmnc.noise.feedback import effective_samples
 from nmnc.rules import RULES, make_rule
 from nmnc.rules.noise_correlation import NoiseCorrelation
 

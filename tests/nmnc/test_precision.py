@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmnc.diagnostics import output_error
-from nmnc.perturbation import Perturbation, responses
-from nmnc.replay import recording
+from nmnc.measure.diagnostics import output_error
+from nmnc.networks.replay import recording
+from nmnc.noise.perturbation import Perturbation, responses
 from nmnc.rules import RULES
 from nmnc.rules.noise_correlation import NoiseCorrelation
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 from tests.tolerance import tolerance
 
 ONE_SIDED = {"estimator": "one_sided"}

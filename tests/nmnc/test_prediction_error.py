@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc.backward import response
 from nmnc.config import Noise
-from nmnc.draws import DENSE, OrthogonalDraws
 from nmnc.errors import UserError
-from nmnc.feedback import FactoredFeedback, prediction_rate
-from nmnc.local_feedback import LocalFeedback
-from nmnc.manifold import random_basis
 from nmnc.networks import Network
+from nmnc.networks.backward import response
 from nmnc.networks.mlp import mlp
-from nmnc.perturbation import isotropic, within_subspace
+from nmnc.noise.draws import DENSE, OrthogonalDraws
+from nmnc.noise.feedback import FactoredFeedback, prediction_rate
+from nmnc.noise.local_feedback import LocalFeedback
+from nmnc.noise.manifold import random_basis
+from nmnc.noise.perturbation import isotropic, within_subspace
 from nmnc.rules import make_rule
 from nmnc.rules.noise_correlation import NoiseCorrelation
 from nmnc.rules.smooth_subspace import smooth_basis

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmnc.errors import UserError
-from nmnc.reading import parse_json, parse_yaml, read_rows, read_text, read_yaml
+from nmnc.files.reading import parse_json, parse_yaml, read_rows, read_text, read_yaml
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

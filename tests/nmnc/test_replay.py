@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from nmnc.errors import UserError
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.convnet import convnet
-from nmnc.perturbation import Perturbation, isotropic, responses
-from nmnc.replay import recording, replaying
-from nmnc.stage_check import check_stages
+from nmnc.networks.replay import recording, replaying
+from nmnc.networks.stage_check import check_stages
+from nmnc.noise.perturbation import Perturbation, isotropic, responses
 from tests.tolerance import tolerance
 
 pytestmark = pytest.mark.numeric

@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.checkpoint import load_state
 from nmnc.errors import UserError
-from nmnc.files import only_writer
+from nmnc.files.writing import only_writer
 from nmnc.interruption import Interrupted, Interruption, interruptible
 from nmnc.rules import RULES
-from nmnc.training import Trainer
+from nmnc.training.checkpoint import load_state
+from nmnc.training.trainer import Trainer
 
 KINDS = sorted(set(RULES) - {"untrained"})
 HARD = {
@@ -99,7 +99,7 @@ def test_a_state_after_every_step_changes_nothing(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     written: list[int] = []
-    monkeypatch.setattr("nmnc.resume.save_state", lambda path, state: written.append(state["step"]))
+    monkeypatch.setattr("nmnc.training.resume.save_state", lambda path, state: written.append(state["step"]))
     rare, often = toy.trainer(kind), toy.trainer(kind, training={"checkpoint_minutes": 1e-9})
     rare.train(tmp_path / "rare.pt")
     assert written == [6, 12]  # the ends of the epochs
@@ -115,8 +115,8 @@ def test_a_state_after_every_step_changes_nothing(
 
 def test_minutes_are_counted_from_the_last_state(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, written = [0.0], []
-    monkeypatch.setattr("nmnc.resume.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("nmnc.resume.save_state", lambda path, state: written.append(state["step"]))
+    monkeypatch.setattr("nmnc.training.resume.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("nmnc.training.resume.save_state", lambda path, state: written.append(state["step"]))
     run = toy.trainer("backprop", training={"checkpoint_minutes": 2})
     step = run._step
 
@@ -248,7 +248,7 @@ def test_a_second_trainer_leaves_finished_files_alone_and_writes_what_is_missing
     finished, stamps = nmnc.results(nmnc.out()), [path.stat().st_mtime_ns for path in sorted(nmnc.out().iterdir())]
     nmnc.succeeds(*nmnc.train())
     assert [path.stat().st_mtime_ns for path in sorted(nmnc.out().iterdir())] == stamps
-    for name in nmnc.files:
+    for name in nmnc.files.writing:
         (nmnc.out() / name).unlink()
         nmnc.succeeds(*nmnc.train())
         assert nmnc.results(nmnc.out()) == finished

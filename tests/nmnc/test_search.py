@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from nmnc.config import Study, load_study, study_from
-from nmnc.data import load_dataset
+from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
-from nmnc.files import write_csv
-from nmnc.search import rows
+from nmnc.files.writing import write_csv
 from nmnc.settings import Dataset
-from nmnc.training import EPOCH_COLUMNS
+from nmnc.training.search import rows
+from nmnc.training.trainer import EPOCH_COLUMNS
 
 
 def study(**changes: Any) -> Study:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.data import Dataset
+from nmnc.data.dataset import Dataset
 from nmnc.rules import RULES
-from nmnc.training import Trainer
+from nmnc.training.trainer import Trainer
 
 KINDS = sorted(set(RULES) - {"untrained"})
 READING = (

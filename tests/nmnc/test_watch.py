@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc import training
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.rules import RULES
-from nmnc.training import Trainer
-from nmnc.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch, collapsed
+from nmnc.training import trainer as training
+from nmnc.training.trainer import Trainer
+from nmnc.training.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch, collapsed
 
 KINDS = sorted(set(RULES) - {"untrained"})
 LOGITS = torch.zeros(4, 2)

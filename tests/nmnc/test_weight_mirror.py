@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from nmnc.backward import padding, response
+from nmnc.networks.backward import padding, response
 from nmnc.rules.weight_mirror import mirror_estimate, samples_per_offset
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nmnc.errors import UserError
-from nmnc.weights import as_float32, check_values, fill, say_once
+from nmnc.networks.weights import as_float32, check_values, fill, say_once
 
 Weights = dict[str, Tensor]
 

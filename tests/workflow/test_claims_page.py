@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from brain_eval.claims.runs import Runs
-from brain_eval.claims.verdicts import load_predictions, verdicts
 from workflow import claims_page
+from workflow.claims.runs import Runs
+from workflow.claims.verdicts import load_predictions, verdicts
 
 CLAIMS = claims_page.ROOT / "docs" / "claims.md"
 

@@ -16,10 +16,10 @@ import yaml
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from brain_eval.models import load_model
+from brain_eval.activations.models import load_model
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.config import Diagnostics, Evaluation, NetworkEntry, Noise, Run, Training
-from nmnc.data import Dataset, extent_of, load_dataset
+from nmnc.data.dataset import Dataset, extent_of, load_dataset
 from workflow import cost_of_training, plan
 from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost
 from workflow.cost_of_training import Images, seconds_of, training_cost

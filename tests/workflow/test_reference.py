@@ -12,8 +12,8 @@ import yaml
 
 from nmnc.config import Study, study_from
 from nmnc.errors import UserError
-from nmnc.provenance import git_commit
 from nmnc.runs import results_folder, trained
+from nmnc.training.provenance import git_commit
 from workflow.reference import provenance, publish
 
 ROOT = Path(__file__).resolve().parent.parent.parent

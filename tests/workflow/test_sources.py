@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.sources import closure
+from nmnc.files.sources import closure
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -46,27 +46,33 @@ def test_imports_of_every_kind_are_followed(tmp_path: Path) -> None:
 
 
 def test_modules_of_others_are_no_sources(tmp_path: Path) -> None:
-    others = {"torch/nn.py": "", "workflow/start.py": ""}
-    write(tmp_path, {"nmnc/__init__.py": "", "nmnc/a.py": "import torch.nn\nimport workflow.start\n", **others})
+    others = {"torch/nn.py": "", "snakemake/api.py": ""}
+    write(tmp_path, {"nmnc/__init__.py": "", "nmnc/a.py": "import torch.nn\nimport snakemake.api\n", **others})
     assert closure(tmp_path, ["nmnc.a"]) == ["nmnc/__init__.py", "nmnc/a.py"]
 
 
 def test_a_lazy_import_of_ours_is_found() -> None:
     # These imports stand inside functions.
-    assert "nmnc/job.py" in closure(ROOT, ["nmnc.__main__"])
-    assert "brain_eval/benchmarks/folder.py" in closure(ROOT, ["brain_eval.benchmarks"])
+    assert "nmnc/training/job.py" in closure(ROOT, ["nmnc.__main__"])
+    assert "brain_eval/benchmarks/folder/benchmark.py" in closure(ROOT, ["brain_eval.benchmarks"])
 
 
 def test_training_is_not_made_of_the_evaluation() -> None:
-    training = closure(ROOT, ["nmnc.job"])
-    assert {"nmnc/rules/noise_correlation.py", "nmnc/perturbation.py", "nmnc/networks/convnet.py"} <= set(training)
+    training = closure(ROOT, ["nmnc.training.job"])
+    assert {"nmnc/rules/noise_correlation.py", "nmnc/noise/perturbation.py", "nmnc/networks/convnet.py"} <= set(
+        training
+    )
     assert [path for path in training if not path.startswith("nmnc/")] == []
 
 
 def test_scoring_is_neither_made_of_the_training_nor_of_torch() -> None:
-    scoring = closure(ROOT, ["brain_eval.scoring", "brain_eval.benchmarks.simulated", "brain_eval.benchmarks.folder"])
-    assert "brain_eval/similarity.py" in scoring
-    shared = closure(ROOT, ["nmnc.command_line", "nmnc.errors", "nmnc.files", "nmnc.images", "nmnc.reading"])
+    scoring = closure(
+        ROOT, ["brain_eval.scoring.scores", "brain_eval.benchmarks.simulated", "brain_eval.benchmarks.folder.benchmark"]
+    )
+    assert "brain_eval/metrics/similarity.py" in scoring
+    shared = closure(
+        ROOT, ["nmnc.command_line", "nmnc.errors", "nmnc.files.writing", "nmnc.data.images", "nmnc.files.reading"]
+    )
     assert {path for path in scoring if path.startswith("nmnc/")} <= set(shared)
     assert not {path for path in shared if path.startswith(("nmnc/train", "nmnc/rules", "nmnc/networks"))}
     assert [path for path in scoring if "torch" in imported(ROOT / path)] == []
@@ -92,16 +98,20 @@ def loaded(module: str) -> set[Path]:
     return {Path(path) for path in json.loads(run.stdout)}
 
 
-@pytest.mark.parametrize("module", ["brain_eval.scoring", "brain_eval.tables", "brain_eval.report"])
+@pytest.mark.parametrize(
+    "module", ["brain_eval.scoring.scores", "workflow.analysis.tables", "workflow.analysis.report"]
+)
 def test_torch_stays_out_of_processes_that_need_none(module: str) -> None:
     assert [path for path in loaded(module) if "torch" in path.parts] == []
 
 
-@pytest.mark.parametrize("module", ["nmnc.job", "brain_eval.scoring", "brain_eval.tables", "brain_eval.report"])
+@pytest.mark.parametrize(
+    "module", ["nmnc.training.job", "brain_eval.scoring.scores", "workflow.analysis.tables", "workflow.analysis.report"]
+)
 def test_the_closure_holds_what_python_really_loads(module: str) -> None:
     # The interpreter is the judge: what it loads when the module is imported must be among the sources.
     ours = {path.relative_to(ROOT) for path in loaded(module) if path.is_relative_to(ROOT)}
-    files = {path.as_posix() for path in ours if path.parts[0] in ("nmnc", "brain_eval")}
+    files = {path.as_posix() for path in ours if path.parts[0] in ("nmnc", "brain_eval", "workflow")}
     assert len(files) > 3
     assert files <= set(closure(ROOT, [module]))
 
@@ -110,18 +120,18 @@ def test_a_new_template_reruns_the_report(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
-            "brain_eval/__init__.py": "",
-            "brain_eval/report/__init__.py": "",
-            "brain_eval/tables.py": "",
-            "brain_eval/templates/report.html": "",
+            "workflow/__init__.py": "",
+            "workflow/analysis/report/__init__.py": "",
+            "workflow/analysis/tables.py": "",
+            "workflow/analysis/templates/report.html": "",
         },
     )
-    assert "brain_eval/templates/report.html" in closure(tmp_path, ["brain_eval.report"])
-    assert closure(tmp_path, ["brain_eval.tables"]) == ["brain_eval/__init__.py", "brain_eval/tables.py"]
+    assert "workflow/analysis/templates/report.html" in closure(tmp_path, ["workflow.analysis.report"])
+    assert closure(tmp_path, ["workflow.analysis.tables"]) == ["workflow/__init__.py", "workflow/analysis/tables.py"]
 
 
 @pytest.mark.parametrize("smk", sorted((ROOT / "workflow" / "rules").glob("*.smk")), ids=lambda path: path.stem)
 def test_modules_named_in_the_rules_exist(smk: Path) -> None:
     # A misspelt module would silently be no source at all.
-    for name in re.findall(r'"((?:nmnc|brain_eval)\.[\w.]+)"', smk.read_text(encoding="utf-8")):
+    for name in re.findall(r'"((?:nmnc|brain_eval|workflow)\.[\w.]+)"', smk.read_text(encoding="utf-8")):
         assert importlib.util.find_spec(name) is not None, name

@@ -247,8 +247,8 @@ def test_more_draws_score_again_but_train_nothing(project: Path, copy: Path) -> 
 @pytest.mark.parametrize(
     ("source", "jobs"),
     [
-        ("brain_eval/statistics.py", {"score": 4, "tables": 1, "report": 1}),
-        ("brain_eval/report/rows.py", {"report": 1}),
+        ("brain_eval/inference/intervals.py", {"score": 4, "tables": 1, "report": 1}),
+        ("workflow/analysis/report/rows.py", {"report": 1}),
         ("nmnc/rules/noise_correlation.py", {"train": 3, "extract": 3, "score": 3, "tables": 1, "report": 1}),
     ],
 )

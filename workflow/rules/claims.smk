@@ -16,7 +16,7 @@ rule claims:
             f"{RESULTS}/manifold/{run.folder}.csv" for run in runs.diagnosed(STUDY) if run not in PUBLISHED["manifold"]
         ],
         scores=[f"{RESULTS}/scores/{one.folder}.csv" for one in SCORED if one not in PUBLISHED["scores"]],
-        sources=sources("brain_eval.claims.tables", "brain_eval.claims.figures"),
+        sources=sources("workflow.claims.tables", "workflow.claims.figures"),
     output:
         report(
             f"{RESULTS}/tables/claims.csv",
@@ -41,5 +41,5 @@ rule claims:
     message:
         "verdicts on the claims"
     shell:
-        "python -m brain_eval claims --results {params.results:q} --predictions {input.predictions:q}"
+        "python -m workflow.analysis claims --results {params.results:q} --predictions {input.predictions:q}"
         " --tier {params.tier} --confidence {params.confidence} 2> {log:q}"

@@ -49,7 +49,7 @@ onstart:
 
 def sources(*modules):
     """Files of our packages that these modules are made of, theirs and all they import."""
-    from workflow.sources import closure
+    from nmnc.files.sources import closure
 
     root = Path(workflow.basedir)
     return [shortest(root / path).as_posix() for path in closure(root, modules)]

@@ -3,7 +3,7 @@
 
 rule dataset:
     input:
-        sources("nmnc.data"),
+        sources("nmnc.data.dataset"),
         files(inputs.dataset_files(STUDY)),
     output:
         f"{RESULTS}/dataset.json",

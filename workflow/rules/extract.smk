@@ -5,7 +5,7 @@ rule extract:
     input:
         model=model_inputs,
         benchmarks=rules.benchmarks.output,
-        sources=sources("brain_eval.activations", "brain_eval.models", *benchmark_sources()),
+        sources=sources("brain_eval.activations.extraction", "brain_eval.activations.models", *benchmark_sources()),
     output:
         [f"{RESULTS}/activations/{{network}}/{{label}}/seed{{seed}}/{name}.nc" for name in EVALUATION.benchmarks],
     log:

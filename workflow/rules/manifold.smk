@@ -4,7 +4,7 @@
 rule diagnose:
     input:
         f"{RESULTS}/dataset.json",
-        sources("nmnc.measure"),
+        sources("nmnc.training.measure_job"),
         lambda wildcards: files(inputs.network_files(STUDY, wildcards.network)),
         network=f"{RESULTS}/networks/{{network}}/{{label}}/seed{{seed}}/network.pt",
     output:

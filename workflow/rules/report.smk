@@ -35,7 +35,7 @@ rule tables:
         networks=[f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
         scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
         draws=per_identity(f"{RESULTS}/scores/{{folder}}_draws.nc"),
-        sources=sources("brain_eval.tables"),
+        sources=sources("workflow.analysis.tables"),
     output:
         [
             report(
@@ -70,7 +70,7 @@ rule tables:
     message:
         "tables of the study"
     shell:
-        "python -m brain_eval tables --results {params.results:q} --confidence {params.confidence} 2> {log:q}"
+        "python -m workflow.analysis tables --results {params.results:q} --confidence {params.confidence} 2> {log:q}"
 
 
 rule report:
@@ -82,7 +82,7 @@ rule report:
         config=CONFIG.as_posix(),
         draws=per_identity(f"{RESULTS}/scores/{{folder}}_draws.nc"),
         rdms=per_identity(f"{RESULTS}/scores/{{folder}}_rdms.nc"),
-        sources=sources("brain_eval.report", *benchmark_sources()),
+        sources=sources("workflow.analysis.report", *benchmark_sources()),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
         # Not the folder: the claims' figures in it are made elsewhere. Kept, since it names the figures to replace.
@@ -105,4 +105,4 @@ rule report:
     message:
         "figures and report"
     shell:
-        "python -m brain_eval report --results {params.results:q} --config {input.config:q} 2> {log:q}"
+        "python -m workflow.analysis report --results {params.results:q} --config {input.config:q} 2> {log:q}"

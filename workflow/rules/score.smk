@@ -4,7 +4,7 @@
 rule score:
     input:
         activations=rules.extract.output,
-        sources=sources("brain_eval.scoring", *benchmark_sources()),
+        sources=sources("brain_eval.scoring.scores", *benchmark_sources()),
     output:
         scores=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}.csv",
         rdms=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_rdms.nc",

@@ -11,7 +11,7 @@ rule trained:
 rule search:
     input:
         rules.trained.input,
-        sources("nmnc.search"),
+        sources("nmnc.training.search"),
     output:
         f"{RESULTS}/tables/search.csv",
     log:

@@ -4,7 +4,7 @@
 rule train:
     input:
         f"{RESULTS}/dataset.json",
-        sources("nmnc.job"),
+        sources("nmnc.training.job"),
         lambda wildcards: files(inputs.network_files(STUDY, wildcards.network)),
     output:
         [f"{RESULTS}/networks/{{network}}/{{label}}/seed{{seed}}/{name}" for name in RUN_FILES],

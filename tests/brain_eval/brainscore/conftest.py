@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from brain_eval.benchmarks.base import Description
-from brain_eval.benchmarks.brainscore import Pin, PublicAssembly
-from brain_eval.benchmarks.brainscore_environment import brainscore, prepare
-from nmnc.checkpoint import save_network
+from brain_eval.benchmarks.public.assembly import Pin, PublicAssembly
+from brain_eval.benchmarks.public.environment import brainscore, prepare
 from nmnc.networks import Network, build_network
+from nmnc.training.checkpoint import save_network
 
 with warnings.catch_warnings():
     # Its compiled part comments on numpy's; where this file is the first to import it, that were an error.
@@ -155,7 +155,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, Public], 
 
         import brainscore_vision
 
-        from brain_eval.benchmarks.brainscore import load_assembly
+        from brain_eval.benchmarks.public.assembly import load_assembly
 
         # Importing the plug-in registers the large one: first that, then ours.
         with brainscore(public.data / "brainio"):

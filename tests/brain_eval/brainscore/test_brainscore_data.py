@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist, squareform
 
-from brain_eval.benchmarks import brainscore as module
 from brain_eval.benchmarks import freemanziemba2013public, majajhong2015public
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.benchmarks.brainscore import Pin, ensure_files, load
-from brain_eval.benchmarks.brainscore_environment import brainscore, prepare
-from brain_eval.benchmarks.brainscore_trials import by_repetition, complete_repetitions
+from brain_eval.benchmarks.public import assembly as module
+from brain_eval.benchmarks.public.assembly import Pin, ensure_files, load
+from brain_eval.benchmarks.public.environment import brainscore, prepare
+from brain_eval.benchmarks.public.trials import by_repetition, complete_repetitions
 from brain_eval.benchmarks.sources import state
 from nmnc.errors import UserError
 

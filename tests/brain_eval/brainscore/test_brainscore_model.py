@@ -14,12 +14,14 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from brain_eval import brainscore_model as module
-from brain_eval.activations import extract_all
+from brain_eval.activations.extraction import extract_all
+from brain_eval.activations.models import Model, load_model
+from brain_eval.activations.preprocessing import Preprocessing
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.benchmarks.brainscore_environment import brainscore
-from brain_eval.brainscore_model import (
+from brain_eval.benchmarks.public.environment import brainscore
+from brain_eval.brainscore import model as module
+from brain_eval.brainscore.model import (
     ActivationsModel,
     brainscore_model,
     commitment,
@@ -27,12 +29,10 @@ from brain_eval.brainscore_model import (
     parse_regions,
     regions_by_order,
 )
-from brain_eval.encoding import cross_validated, median_score
-from brain_eval.models import Model, load_model
-from brain_eval.similarity import compare, correlation_rdm
-from brain_eval.stimuli import Preprocessing
-from nmnc.checkpoint import load_network, save_network
+from brain_eval.metrics.encoding import cross_validated, median_score
+from brain_eval.metrics.similarity import compare, correlation_rdm
 from nmnc.errors import UserError
+from nmnc.training.checkpoint import load_network, save_network
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from brain_eval.benchmarks import brainscore_pls, majajhong2015public
+from brain_eval.activations.models import Model, load_model
+from brain_eval.benchmarks import majajhong2015public
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.benchmarks.brainscore import load
-from brain_eval.benchmarks.brainscore_environment import brainscore
-from brain_eval.benchmarks.brainscore_pls import COLUMNS, pls_rows, public_source, write_pls
-from brain_eval.models import Model, load_model
+from brain_eval.benchmarks.public.assembly import load
+from brain_eval.benchmarks.public.environment import brainscore
+from brain_eval.brainscore import pls as brainscore_pls
+from brain_eval.brainscore.pls import COLUMNS, pls_rows, public_source, write_pls
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")

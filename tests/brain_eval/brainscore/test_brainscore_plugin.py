@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from brain_eval.__main__ import app
-from brain_eval.brainscore_plugin import write_plugin
+from brain_eval.brainscore.plugin import write_plugin
 from nmnc.errors import UserError
 
 #: A benchmark plug-in of 30 images, on which Brain-Score and we compute the same score.
@@ -107,8 +107,8 @@ def our_score(checkpoint: Path, images: Path) -> float:
     """Our forward pass, our RDM, our Spearman correlation."""
     import torch
 
-    from brain_eval.models import load_model
-    from brain_eval.similarity import compare, correlation_rdm
+    from brain_eval.activations.models import load_model
+    from brain_eval.metrics.similarity import compare, correlation_rdm
 
     model = load_model(str(checkpoint))
     pixels = [np.asarray(Image.open(path)) for path in sorted(images.glob("*.png"))]

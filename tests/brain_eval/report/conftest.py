@@ -13,10 +13,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-import brain_eval.report.study
+import workflow.analysis.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.layers import CHOSEN
-from brain_eval.report import write_report
+from brain_eval.inference.layer_choice import CHOSEN
+from workflow.analysis.report import write_report
 
 LAYERS = ("conv1", "conv2", "fc")
 HOSTILE = "<i>nmnc<b> & $b$='20'"
@@ -310,7 +310,7 @@ def build(root: Path, seed: int = 0) -> FakeStudy:
 def fake_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeStudy:
     """A complete study below tmp_path whose benchmarks need no data."""
     study = build(tmp_path)
-    monkeypatch.setattr(brain_eval.report.study, "load_benchmark", lambda spec, data: study.benchmarks[spec])
+    monkeypatch.setattr(workflow.analysis.report.study, "load_benchmark", lambda spec, data: study.benchmarks[spec])
     return study
 
 
@@ -319,7 +319,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
     """The same with its report written, once for all tests, which only read it."""
     study = build(tmp_path_factory.mktemp("study"))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(brain_eval.report.study, "load_benchmark", lambda spec, data: study.benchmarks[spec])
+        monkeypatch.setattr(workflow.analysis.report.study, "load_benchmark", lambda spec, data: study.benchmarks[spec])
         write_report(study.results, study.config, study.data)
     return study
 

@@ -13,17 +13,17 @@ from matplotlib.figure import Figure
 
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.figures import draw_similarity, draw_training, palette, save_all
-from brain_eval.figures.rdms import (
+from workflow.analysis.figures import draw_similarity, draw_training, palette, save_all
+from workflow.analysis.figures.rdms import (
     ModelRdms,
     category_order,
     model_rdms_figure,
     percentiles,
     recorded_rdms_figure,
 )
-from brain_eval.figures.style import KNOWN, file_name
-from brain_eval.figures.summary import over_seeds
-from brain_eval.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
+from workflow.analysis.figures.style import KNOWN, file_name
+from workflow.analysis.figures.summary import over_seeds
+from workflow.analysis.figures.training import accuracy_figure, alignment_figure, alpha_figure, margin_figure
 
 Tables = dict[str, pd.DataFrame]
 MeanLines = Callable[[Axes], dict[str, np.ndarray]]

@@ -12,16 +12,16 @@ from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 from sklearn.manifold import MDS
 
-import brain_eval.figures.parts
+import workflow.analysis.figures.parts
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.figures import draw_rdms, draw_similarity, draw_training, palette, save_all
-from brain_eval.figures.maps import classical_scaling, maps_figure, maps_of, scaled, thumbnails, turned
-from brain_eval.figures.models import NamedRdm, clustered, compared_rdms, models_figure, spearman_matrix
-from brain_eval.figures.parts import MOST_RULES, chunks
-from brain_eval.figures.rdms import MOST_BORDERS, MOST_CATEGORIES, ModelRdms, model_rdms_figure, percentiles
-from brain_eval.figures.style import RuleStyle
-from brain_eval.figures.summary import chosen_layers
-from brain_eval.figures.sweeps import sweeps_figure
+from workflow.analysis.figures import draw_rdms, draw_similarity, draw_training, palette, save_all
+from workflow.analysis.figures.maps import classical_scaling, maps_figure, maps_of, scaled, thumbnails, turned
+from workflow.analysis.figures.models import NamedRdm, clustered, compared_rdms, models_figure, spearman_matrix
+from workflow.analysis.figures.parts import MOST_RULES, chunks
+from workflow.analysis.figures.rdms import MOST_BORDERS, MOST_CATEGORIES, ModelRdms, model_rdms_figure, percentiles
+from workflow.analysis.figures.style import RuleStyle
+from workflow.analysis.figures.summary import chosen_layers
+from workflow.analysis.figures.sweeps import sweeps_figure
 
 Tables = dict[str, pd.DataFrame]
 RULES = ("nmnc", "vnc")
@@ -215,7 +215,7 @@ def test_dozens_of_rules_come_in_parts_that_show_each_once(tables: Tables) -> No
 
 
 def test_rdms_of_many_rules_come_in_parts(objects: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(brain_eval.figures.parts, "MOST_RULES", 2)
+    monkeypatch.setattr(workflow.analysis.figures.parts, "MOST_RULES", 2)
     rules = ("rule1", "rule2", "rule3")
     styles = {rule: RuleStyle("#000000", "o") for rule in (*rules, "pixels")}
     figures = draw_rdms(objects, some_models(24, rules), styles, {})

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex
 
-from brain_eval.figures import draw_similarity, palette
-from brain_eval.figures.sessions import has_sessions, sessions_figure
-from brain_eval.figures.similarity import metric_name, similarity_figure
-from brain_eval.report.rows import similarity_tables
-from brain_eval.whole_regions import rows_of_whole_regions
+from brain_eval.benchmarks.whole_regions import rows_of_whole_regions
+from workflow.analysis.figures import draw_similarity, palette
+from workflow.analysis.figures.sessions import has_sessions, sessions_figure
+from workflow.analysis.figures.similarity import metric_name, similarity_figure
+from workflow.analysis.report.rows import similarity_tables
 
 Tables = dict[str, pd.DataFrame]
 MeansOf = Callable[[pd.DataFrame], pd.DataFrame]

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import brain_eval.report.study
+import workflow.analysis.report.study
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.figures import palette
-from brain_eval.report import render, write_report
-from brain_eval.report.rows import MOST_ROWS, count, interval, listing, number, shown
-from brain_eval.report.study import COLUMNS, read_study
 from nmnc.errors import UserError
+from workflow.analysis.figures import palette
+from workflow.analysis.report import render, write_report
+from workflow.analysis.report.rows import MOST_ROWS, count, interval, listing, number, shown
+from workflow.analysis.report.study import COLUMNS, read_study
 
 
 class Page(HTMLParser):
@@ -287,7 +287,7 @@ def test_nothing_trained_still_makes_a_page(fake_study: Any, means_of: Any) -> N
 @pytest.mark.parametrize("name", list(COLUMNS))
 def test_missing_table_is_named_with_its_command(fake_study: Any, name: str) -> None:
     (fake_study.results / f"tables/{name}.csv").unlink()
-    command = "python -m nmnc runs" if name == "runs" else "python -m brain_eval tables"
+    command = "python -m nmnc runs" if name == "runs" else "python -m workflow.analysis tables"
     with pytest.raises(UserError, match=rf"tables/{name}\.csv is missing; make it with: {command}") as error:
         write_report(fake_study.results, fake_study.config, fake_study.data)
     assert "\n" not in str(error.value)
@@ -327,7 +327,9 @@ def test_damaged_files_are_named(fake_study: Any, path: str, content: str, messa
 def test_means_of_other_scores_are_refused(fake_study: Any) -> None:
     path = fake_study.results / "tables/means.csv"
     fake_study.table("means").replace({"region": {"IT": "V4"}}).to_csv(path, index=False)
-    message = r"means\.csv has what scores\.csv lacks \(.*V4.*\); make both anew with: python -m brain_eval tables"
+    message = (
+        r"means\.csv has what scores\.csv lacks \(.*V4.*\); make both anew with: python -m workflow.analysis tables"
+    )
     with pytest.raises(UserError, match=message):
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
@@ -354,7 +356,7 @@ def test_own_benchmarks_are_loaded_from_their_folder(fake_study: Any, monkeypatc
         asked.append(spec)
         return fake_study.benchmarks[spec.partition("=")[0]]
 
-    monkeypatch.setattr(brain_eval.report.study, "load_benchmark", load)
+    monkeypatch.setattr(workflow.analysis.report.study, "load_benchmark", load)
     fake_study.config.write_text("evaluation:\n  benchmark_folders: {objects: my/objects}\n")
     read_study(fake_study.results, fake_study.config, fake_study.data)
     assert asked == ["objects=my/objects", "simulated"]
@@ -384,5 +386,5 @@ def test_long_tables_say_what_they_leave_out() -> None:
 
 
 def test_report_starts_without_torch() -> None:
-    code = "import brain_eval.report, sys; sys.exit('torch' in sys.modules)"
+    code = "import workflow.analysis.report, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from brain_eval.claims.verdicts import COLUMNS as CLAIMS
-from brain_eval.figures import CaptionedFigure, draw_similarity, draw_training, palette, save_all
-from brain_eval.layers import CHOSEN
-from brain_eval.report import render, write_report
-from brain_eval.report.claims import COLUMNS, read_claims
-from brain_eval.report.rows import readable_tables
-from brain_eval.report.study import read_study
+from brain_eval.inference.layer_choice import CHOSEN
 from nmnc.errors import UserError
+from workflow.analysis.figures import CaptionedFigure, draw_similarity, draw_training, palette, save_all
+from workflow.analysis.report import render, write_report
+from workflow.analysis.report.claims import COLUMNS, read_claims
+from workflow.analysis.report.rows import readable_tables
+from workflow.analysis.report.study import read_study
+from workflow.claims.verdicts import COLUMNS as CLAIMS
 
 
 def page_of(study: Any) -> str:
@@ -29,7 +29,7 @@ def write(study: Any, name: str, table: pd.DataFrame) -> None:
 
 
 def add_claims(study: Any) -> pd.DataFrame:
-    """Three predictions as `python -m brain_eval claims` writes them, one without a finished run, and a figure."""
+    """Three predictions as `workflow.analysis claims` writes them, one without a finished run, and a figure."""
     row = {"claim": "C1", "quantity": "q", "side": "above", "threshold": 0.05, "effect": 0.1234, "ci_low": 0.1,
            "ci_high": 0.15, "n": 6, "n_missing": 0, "interval_method": "Student's t 95 % interval over 6 seeds",
            "p": 0.001, "p_holm": 0.003, "verdict": "supported", "tier": "CPU"}  # fmt: skip
@@ -95,9 +95,13 @@ def test_verdicts_without_figures_are_shown_alone(fake_study: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "content", "message"),
     [
-        ("tables/claims.csv", "prediction,claim\na,b\n", r"claims\.csv lacks the column says; .*brain_eval claims"),
+        (
+            "tables/claims.csv",
+            "prediction,claim\na,b\n",
+            r"claims\.csv lacks the column says; .*workflow.analysis claims",
+        ),
         ("tables/claims.csv", "", r"claims\.csv: empty; it needs a header line"),
-        ("figures/claims/captions.json", "{", r"captions\.json: not JSON .*brain_eval claims"),
+        ("figures/claims/captions.json", "{", r"captions\.json: not JSON .*workflow.analysis claims"),
         ("figures/claims/captions.json", "[1]", r"captions\.json holds no captions"),
         ("figures/claims/captions.json", '{"claims_verdicts.png": {}}', r"captions\.json holds no captions"),
     ],

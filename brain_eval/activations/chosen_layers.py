@@ -1,0 +1,107 @@
+"""Which layers of a network are recorded: those named, as LAYER or LAYER@STEP, or the children that run."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from brain_eval.activations.hooks import Calls, calls_of, probe_images, running_children
+from brain_eval.activations.preprocessing import Preprocessing
+from nmnc.errors import UserError, did_you_mean
+
+#: The end of LAYER@STEP.
+STEP = re.compile("-?[0-9]{1,6}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Layers to record.
+
+    Attributes:
+        layers: name -> the submodule whose output is recorded, in the order asked for.
+        steps: name of a LAYER@STEP -> which of the module's calls in a pass is recorded, from 0, or negative from the
+            end.
+        note: which children are not recorded since they do not run, in a sentence; empty where there are none.
+    """
+
+    layers: Mapping[str, nn.Module]
+    steps: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
+
+
+def named_layers(module: nn.Module, names: str, source: str, stages: Mapping[str, nn.Module]) -> Chosen:
+    """The layers that a comma-separated list names.
+
+    Args:
+        module: the network.
+        names: LAYER or LAYER@STEP each: a stage, or a submodule as `named_modules` has it.
+        source: what errors call the network.
+        stages: names that count beside the submodules' own.
+
+    Raises:
+        UserError: no such layer, or one inside TorchScript.
+    """
+    known = dict(module.named_modules(remove_duplicate=False)) | dict(stages)
+    known.pop("", None)
+    layers: dict[str, nn.Module] = {}
+    steps: dict[str, int] = {}
+    for name in (name.strip() for name in names.split(",")):
+        base, at, step = name.rpartition("@")
+        if name not in known and at:
+            if not STEP.fullmatch(step):
+                raise UserError(f"{source}: layer {name!r}: STEP must be a whole number, such as {base}@0 or {base}@-1")
+            steps[name] = int(step)
+        else:
+            base = name
+        if base not in known:
+            hint = did_you_mean(base, known)
+            default = stages or dict(module.named_children())
+            raise UserError(f"{source}: no layer {base!r}{hint if '?' in hint else did_you_mean(base, default)}")
+        refuse_script(known[base], source)
+        layers[name] = known[base]
+    return Chosen(layers, steps)
+
+
+def default_layers(module: nn.Module, source: str, preprocessing: Preprocessing) -> Chosen:
+    """The direct children that run on an image; of a container that is never called itself, its children that run.
+
+    Raises:
+        UserError: there are none; one is TorchScript.
+    """
+    children = dict(module.named_children())
+    if not children:
+        raise UserError(f"{source}: has no submodules to record; give its parts names")
+    for child in children.values():
+        refuse_script(child, source)
+    calls = _calls(module, preprocessing)
+    if calls is None:
+        return Chosen(children)  # why it fails is said when its layers are looked at
+    layers = dict(running_children(module, calls))
+    if not layers:
+        raise UserError(
+            f"{source}: a pass calls none of its submodules ({', '.join(children)}): hooks see a module only where the "
+            "network calls it, not its .forward(); call it as self.NAME(x)"
+        )
+    idle = [name for name in children if not any(f"{layer}.".startswith(f"{name}.") for layer in layers)]
+    note = f"{source}: not recorded, since no image runs through them: {', '.join(idle)}" if idle else ""
+    return Chosen(layers, note=note)
+
+
+def _calls(module: nn.Module, preprocessing: Preprocessing) -> Calls | None:
+    """What a pass of noise calls; None where the network fails."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return calls_of(module, probe_images(preprocessing, 2))
+    except (Exception, SystemExit):  # the user's network may raise anything
+        return None
+
+
+def refuse_script(module: nn.Module, source: str) -> None:
+    """UserError for a module of TorchScript."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise UserError(
+            f"{source}: a TorchScript module has no hooks, so that its layers cannot be recorded; load the Python "
+            "network and its state dict"
+        )

@@ -1,0 +1,1 @@
+"""Fewer values a layer: spatial mean, principal components, random projection."""

@@ -1,0 +1,87 @@
+"""Principal components of recorded layers: from the file of all their values to a small one."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from tqdm import tqdm
+
+from brain_eval.activations import writer as activation_files
+from brain_eval.activations.reductions.pca import Components, bytes_needed, principal_components
+from brain_eval.activations.reductions.reduction import components_note
+from brain_eval.activations.writer import Shape
+from brain_eval.files import netcdf_errors
+
+#: Of the float32 block of a file that is read at a time: many chunks, so that few are read twice.
+READ_BYTES = 2**26
+
+
+class _Layer:
+    """A layer of a file of activations, read by blocks."""
+
+    def __init__(self, variable: netCDF4.Variable, column: slice) -> None:
+        self._variable, self._first = variable, column.start
+        self.shape = (variable.shape[0], column.stop - column.start)
+
+    def __getitem__(self, block: tuple[slice, slice], /) -> NDArray[np.float32]:
+        images, units = block
+        start, stop, _ = units.indices(self.shape[1])
+        with activation_files.NETCDF:
+            return self._variable[images, self._first + start : self._first + stop]
+
+
+def memory_of_components(n: int, shapes: Mapping[str, Shape], k: int) -> int:
+    """Upper bound on the bytes that `write_components` takes: one layer sought, those before it kept."""
+    each = [bytes_needed(n, prod(shape), k) for shape in shapes.values()]
+    return max(seeking for seeking, _ in each) + sum(kept for _, kept in each) + 4 * READ_BYTES
+
+
+def write_components(
+    source: Path,
+    path: Path,
+    stimulus_ids: Sequence[str],
+    shapes: Mapping[str, Shape],
+    k: int,
+    attributes: Callable[[Mapping[str, str]], Mapping[str, str]],
+    compression: bool,
+) -> None:
+    """Write the file of each layer's first k principal components, fitted on its stimuli.
+
+    Args:
+        source: file of all values of the layers.
+        path: the file to write.
+        stimulus_ids: one per presentation.
+        shapes: of the layers in `source`.
+        k: components wanted of each layer.
+        attributes: notes by layer -> attributes of the file.
+        compression: of the file.
+
+    Raises:
+        UserError: the disk is full or a file cannot be read.
+    """
+    n, found, said = len(stimulus_ids), dict[str, Components](), dict[str, str]()
+    with netcdf_errors(source):
+        dataset = netCDF4.Dataset(source)
+    with dataset, threadpool_limits(torch.get_num_threads(), "blas"):
+        variable = dataset["activations"]
+        variable.set_auto_maskandscale(False)
+        for layer, column in tqdm(activation_files.columns(shapes).items(), "principal components", disable=None):
+            values = _Layer(variable, column)
+            found[layer] = principal_components(values, k, 2 * READ_BYTES)
+            said[layer] = components_note(found[layer], values.shape[1], k)
+        fewer = {layer: (len(one.singular_values), 1, 1) for layer, one in found.items()}
+        rows, chunk = activation_files.layout(n, fewer, activation_files.BLOCK_ROWS)
+
+        def blocks() -> Iterator[tuple[int, NDArray[np.float32]]]:
+            for first in range(0, n, rows):
+                images = slice(first, min(first + rows, n))
+                yield first, np.concatenate([one.scores(images) for one in found.values()], 1, dtype=np.float32)
+
+        activation_files.write(
+            path, stimulus_ids, fewer, attributes(said), blocks(), chunk, unplaced=list(fewer), compression=compression
+        )

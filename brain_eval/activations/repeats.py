@@ -1,0 +1,135 @@
+"""Whether a network gives an image the same values a second time, beside other images and in another order."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from brain_eval.activations.hooks import probe_images
+from brain_eval.activations.layer_outputs import Computation, forward
+from brain_eval.activations.layer_probe import Probe, refuse_training
+from brain_eval.activations.models import Model
+from brain_eval.activations.reductions.reduction import Kept
+from nmnc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few images that were shown, and what was recorded of them.
+
+    Attributes:
+        ids: of the images, for errors.
+        images: float32 (images, channels, height, width), on the CPU.
+        values: layer -> float32 (images, values), on the CPU.
+    """
+
+    ids: Sequence[str]
+    images: Tensor
+    values: Mapping[str, Tensor]
+
+    def __getitem__(self, rows: slice) -> "Sample":
+        values = {layer: values[rows] for layer, values in self.values.items()}
+        return Sample(self.ids[rows], self.images[rows], values)
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Shows images a second time.
+
+    Attributes:
+        model, computation, probe, kept: how they were shown the first time, and what was kept.
+    """
+
+    model: Model
+    computation: Computation
+    probe: Probe
+    kept: Mapping[str, Kept]
+
+    def first(self, ids: Sequence[str], images: Tensor, where: str) -> Sample:
+        """Show images for the first time; `where` and errors as in `layer_outputs.forward`."""
+        values: dict[str, Tensor] = {}
+
+        def record(layer: str, output: Tensor) -> None:
+            values[layer] = self.kept[layer].take(output).flatten(1).to("cpu", torch.float32, copy=True)
+
+        forward(self.model, images.clone(), self.computation, self.probe.outputs, record, where)
+        return Sample(ids, images, values)
+
+    def check(self, samples: Sequence[Sample], before: int) -> None:
+        """Show all samples in one batch, in reverse order.
+
+        Args:
+            samples: what was recorded earlier.
+            before: images of the batch in which the last sample was shown; the second one never has as many.
+
+        Raises:
+            UserError: a layer gives other values than before: it draws chance, has a memory, or mixes the images of a
+                batch.
+        """
+        ids = [name for sample in samples for name in sample.ids]
+        images = torch.cat([sample.images for sample in samples]).flip(0)
+        if len(images) == before:
+            images = torch.cat([images, probe_images(self.model.preprocessing, 1, seed=1)])
+
+        def compare(layer: str, output: Tensor) -> None:
+            again = self.kept[layer].take(output).flatten(1).to("cpu", torch.float32)[: len(ids)].flip(0)
+            first = torch.cat([sample.values[layer] for sample in samples])
+            scale = max(_largest(output), _largest(first))
+            apart = torch.where((first == again) | (first.isnan() & again.isnan()), 0.0, (first - again).abs()).amax(1)
+            apart = apart.nan_to_num(torch.inf)
+            if apart.max() > self.probe.rounding * scale:
+                worst = int(apart.argmax())
+                raise UserError(
+                    f"{self.model.name}: two passes over the same images differ in layer {layer!r}: for stimulus "
+                    f"{ids[worst]!r} by {float(apart[worst]):.3g}, where its largest value is {scale:.3g}; it draws "
+                    "chance, remembers earlier images, or mixes the images of a batch; fix the network (F.dropout "
+                    "needs training=self.training) or choose layers before it"
+                )
+
+        where = f"in a second pass over images such as {ids[0]!r}, beside others"
+        forward(self.model, images, self.computation, self.probe.outputs, compare, where)
+
+
+def _largest(values: Tensor) -> float:
+    """The largest absolute value, of those that are finite."""
+    return float(values.float().nan_to_num(0.0, 0.0, 0.0).abs().max())
+
+
+def rows_to_repeat(images: int, n: int) -> slice:
+    """Which images of a batch of so many are shown again, of `n` in all: so few that the time hardly counts."""
+    few = max(2, min(4, n // 64))
+    few = min(few, images - 1 if images > 2 else images)
+    return slice(0, few)
+
+
+def state_of(module: nn.Module) -> dict[str, int]:
+    """Name in the state dict -> a checksum that changes with the values; quantised and sparse ones are left out."""
+    state = {name: value for name, value in module.state_dict().items() if type(value) is Tensor}
+    return {
+        name: _checksum(value)
+        for name, value in state.items()
+        if value.layout == torch.strided and not value.is_quantized and not value.is_meta
+    }
+
+
+def refuse_changes(model: Model, before: Mapping[str, int]) -> None:
+    """UserError when weights or buffers are not what they were, or a module is in training mode."""
+    refuse_training(model)
+    after = state_of(model.module)
+    changed = [name for name, checksum in before.items() if after.get(name, checksum) != checksum]
+    if changed:
+        raise UserError(
+            f"{model.name}: showing images changes its weights or buffers (first {changed[0]!r}), so that what it "
+            "gives may depend on earlier images; fix the network to leave them alone after eval()"
+        )
+
+
+def _checksum(tensor: Tensor) -> int:
+    """Of the bytes of a tensor; of a large one the sum of every 64th word, since what changes it changes most of it."""
+    flat = tensor.detach().contiguous().flatten().view(torch.uint8)
+    words = flat[: len(flat) // 8 * 8].view(torch.int64)
+    if len(words) > 2**16:
+        return int(words[::64].sum())
+    return zlib.crc32(flat.cpu().numpy().tobytes())

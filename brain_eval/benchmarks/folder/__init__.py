@@ -1,0 +1,1 @@
+"""Benchmarks in a folder of the user's own."""

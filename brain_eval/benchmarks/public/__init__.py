@@ -1,0 +1,1 @@
+"""Brain-Score's public assemblies, read without its loaders."""

@@ -1,0 +1,1 @@
+"""Bootstrap, variance components, intervals, tests, choice of layers, comparisons of models."""

@@ -1,0 +1,1 @@
+"""RDMs and what compares them, CKA, encoding models: pure functions on arrays."""

@@ -1,0 +1,293 @@
+"""How two representational dissimilarity matrices (RDMs) are compared, over their pairs of stimuli.
+
+Kriegeskorte, Mur & Bandettini 2008 (Front Syst Neurosci 2:4). RDMs are made in brain_eval.metrics.rdms, and
+in brain_eval.metrics.mahalanobis from single repetitions.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import kendalltau
+
+from brain_eval.metrics.rdms import UndefinedSimilarity as UndefinedSimilarity
+from brain_eval.metrics.rdms import Vector as Vector
+from brain_eval.metrics.rdms import correlation_rdm as correlation_rdm
+from brain_eval.metrics.rdms import square as square
+from brain_eval.metrics.rdms import upper_triangle as upper_triangle
+from brain_eval.metrics.whitened import whitened_correlation, whitened_cosine, whitened_draws
+from nmnc.errors import UserError
+
+#: Pairs that are ranked or summed at a time: 20,000 stimuli have 200 million, of which memory holds few copies.
+CHUNK = 2**22
+
+
+def ranks(pairs: Vector) -> Vector:
+    """Return ranks from 1 on, ties at their average rank, float64: scipy.stats.rankdata in half its time.
+
+    Ranking is most of the time of a split-half ceiling, 200 RDMs of 204,480 pairs. Beyond the pairs it
+    holds their order and the result, 8 bytes a pair each.
+    """
+    order = np.argsort(pairs)
+    result = np.empty(len(pairs))
+    start = 0
+    while start < len(pairs):
+        stop = min(start + CHUNK, len(pairs))
+        ordered = pairs[order[start:stop]]
+        # Ties of the last value may go on beyond the chunk: the chunk ends before them, and they are one run.
+        first = start + int(np.searchsorted(ordered, ordered[-1]))
+        end = stop + bisect_right(range(stop, len(pairs)), ordered[-1], key=lambda place: pairs[order[place]])
+        result[order[first:end]] = (first + 1 + end) / 2
+        result[order[start:first]] = _ranks_of_sorted(ordered[: first - start], start)
+        start = end
+    return result
+
+
+def _ranks_of_sorted(ordered: Vector, before: int) -> Vector:
+    """Return the ranks of sorted values that `before` smaller ones precede."""
+    new = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    if len(new) + 1 >= len(ordered):
+        return np.arange(before + 1.0, before + len(ordered) + 1.0)
+    starts, ends = np.concatenate(([0], new)), np.append(new, len(ordered))
+    return np.repeat((starts + ends + 1) / 2 + before, ends - starts)
+
+
+def standardised(pairs: Vector) -> Vector:
+    """Return pairs of mean 0 and variance 1: RDMs averaged for a ceiling weigh the same. Constant pairs become 0."""
+    centred = pairs - pairs.mean()
+    spread = 0.0 if pairs.max() == pairs.min() else float(np.sqrt(centred @ centred / len(pairs)))
+    if spread == 0.0:
+        return np.zeros(len(pairs))
+    centred /= spread
+    return centred
+
+
+def unit_size(pairs: Vector) -> Vector:
+    """Return pairs of mean square 1: RDMs averaged for a ceiling weigh the same. Zeros stay zeros."""
+    size = float(np.sqrt(pairs @ pairs / len(pairs)))
+    return pairs / size if size > 0.0 else np.zeros(len(pairs))
+
+
+def _one(a: Vector, b: Vector) -> float:
+    return 1.0
+
+
+def _rho_a_factor(a: Vector, b: Vector) -> float:
+    # 12 cov / (m^2 - 1) = Spearman's rho times the ranks' spread with ties over that without ties.
+    return float(12.0 * np.std(a) * np.std(b) / (float(len(a)) ** 2 - 1.0))
+
+
+def cosine(a: Vector, b: Vector) -> float:
+    """Return the cosine of the angle between two vectors (m,); UndefinedSimilarity where one is 0 throughout."""
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    if not norm > 0.0:
+        raise UndefinedSimilarity("all distances of an RDM are 0; leave out that layer or recording")
+    return float(np.clip(a @ b / norm, -1.0, 1.0))
+
+
+def cosine_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
+    """Return the cosine of two RDMs over the pairs of every draw, by quadratic forms of the stimulus counts.
+
+    Args:
+        a, b: (m,) pairs of two RDMs of n stimuli.
+        weights: (draws, n) how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
+
+    Returns:
+        (draws,) float64 within [-1, 1]; NaN where a draw has only zeros.
+    """
+    one, other = (square(pairs, weights.shape[1]) for pairs in (a, b))
+    ab, aa, bb = (np.einsum("ij,ij->i", weights @ m, weights) for m in (one * other, one**2, other**2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = ab / np.sqrt(aa * bb)
+    return np.where((aa > 0) & (bb > 0), np.clip(draws, -1.0, 1.0), np.nan)
+
+
+def tau_a(a: Vector, b: Vector) -> float:
+    """Return Kendall's tau-a: concordant minus discordant pairs of distances over all of them, ties being neither.
+
+    From scipy's tau-c, whose denominator needs the number of distinct values.
+
+    Raises:
+        UndefinedSimilarity: one of them is constant.
+    """
+    classes = min(len(np.unique(a)), len(np.unique(b)))
+    if classes < 2:
+        raise UndefinedSimilarity("an RDM is constant, so nothing is ordered; leave out that layer or recording")
+    tau_c = float(kendalltau(a, b, method="asymptotic", variant="c").statistic)
+    return tau_c * len(a) * (classes - 1) / (classes * (len(a) - 1))
+
+
+def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
+    """Return tau-a in every draw, (draws,), NaN where it is undefined: one sort per draw, as there is no closed form.
+
+    Args:
+        a, b: (m,) pairs of two RDMs of n stimuli.
+        weights: (draws, n) how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
+    """
+    n = weights.shape[1]
+    one, other = square(a, n), square(b, n)
+    draws = np.full(len(weights), np.nan)
+    for index, counts in enumerate(weights.astype(np.intp)):
+        stimuli = np.repeat(np.arange(n), counts)
+        rows, columns = np.triu_indices(len(stimuli), 1)
+        rows, columns = stimuli[rows], stimuli[columns]
+        two = rows != columns
+        rows, columns = rows[two], columns[two]
+        try:
+            draws[index] = tau_a(one[rows, columns], other[rows, columns])
+        except UndefinedSimilarity:
+            continue
+    return draws
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A comparison of two RDMs: mostly the Pearson correlation of transformed pairs times a constant.
+
+    Attributes:
+        transform: pairs (m,) -> pairs (m,), e.g. ranks; done once on the full sample. RDMs that are
+            averaged (for a ceiling) are averaged after it.
+        factor: two transformed vectors -> the constant (1 for Spearman).
+        words: how the pairs are treated, for interval_method.
+        value: two transformed vectors -> the similarity, where it is no Pearson correlation; else None.
+        draws: two transformed vectors (m,) and stimulus counts (draws, n) -> the similarity in every
+            bootstrap draw (draws,), where `value` is given; None: the Pearson correlation of
+            resampling.weighted_correlations times `factor`.
+        recomputed: `draws` computes every draw anew, some milliseconds to a second each, where
+            all others are matrix products over all draws at once.
+        defined_if_constant: whether an RDM of equal distances has a similarity.
+        biased: whether it is larger of fewer stimuli, see variation.variation_of_draws.
+        spearman_brown: whether the Spearman-Brown formula holds, as for correlations; the cosines also
+            reward the mean distance, and tau-a is not in units of a correlation.
+    """
+
+    transform: Callable[[Vector], Vector]
+    factor: Callable[[Vector, Vector], float]
+    words: str
+    value: Callable[[Vector, Vector], float] | None = None
+    draws: Callable[[Vector, Vector, NDArray[np.float64]], Vector] | None = None
+    recomputed: bool = False
+    defined_if_constant: bool = False
+    biased: bool = False
+    spearman_brown: bool = True
+
+
+#: For interval_method; see brain_eval.inference.variation.
+COUNTED_TWICE = "corrected for counting pairs of stimuli twice"
+RANKED_ONCE = "pairs ranked before resampling, not anew in every draw"
+#: Every metric by name. Spearman 1904; rho-a: Schütt et al. 2023 (eLife 12:e82566), the expected
+#: Spearman correlation when ties are broken at random, so that tied predictions gain nothing; tau-a:
+#: Nili et al. 2014; whitened: Diedrichsen et al. 2020, see brain_eval.metrics.whitened.
+METRICS: dict[str, Metric] = {
+    "spearman": Metric(ranks, _one, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
+    "rho-a": Metric(ranks, _rho_a_factor, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
+    "pearson": Metric(standardised, _one, COUNTED_TWICE),
+    "cosine": Metric(
+        unit_size, _one, COUNTED_TWICE, cosine, cosine_draws, defined_if_constant=True, spearman_brown=False,
+    ),
+    "tau-a": Metric(
+        ranks, _one, f"{COUNTED_TWICE}; pairs ordered anew in every draw", tau_a, tau_a_draws,
+        recomputed=True, spearman_brown=False,
+    ),
+    "whitened-cosine": Metric(
+        unit_size, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_cosine,
+        partial(whitened_draws, centred=False), defined_if_constant=True, biased=True, spearman_brown=False,
+    ),
+    "whitened-correlation": Metric(
+        standardised, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_correlation,
+        partial(whitened_draws, centred=True),
+    ),
+}  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """Return the metric called `name`; UserError lists the known ones."""
+    if name not in METRICS:
+        raise UserError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def correlate(a: Vector, b: Vector, metric: Metric) -> float:
+    """Return the metric's value for two vectors (m,) that are already transformed.
+
+    Raises:
+        UndefinedSimilarity: one of them is constant (for the cosines: 0 throughout).
+    """
+    if metric.value is not None:
+        return metric.value(a, b)
+    a_mean, b_mean = a.mean(), b.mean()
+    products = np.zeros(3)
+    for start in range(0, len(a), CHUNK):
+        one, other = a[start : start + CHUNK] - a_mean, b[start : start + CHUNK] - b_mean
+        products += (one @ other, one @ one, other @ other)
+    norm = float(np.sqrt(products[1] * products[2]))
+    if not norm > 0.0 or a.max() == a.min() or b.max() == b.min():
+        raise UndefinedSimilarity(
+            "an RDM is constant, so its correlation is undefined; leave out that layer or recording"
+        )
+    pearson = float(np.clip(products[0] / norm, -1.0, 1.0))
+    return pearson * metric.factor(a, b)
+
+
+def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> float:
+    """Compare two (n, n) RDMs of the same stimuli in the same order over their pairs.
+
+    Args:
+        rdm_a, rdm_b: (n, n) dissimilarities; only the upper triangles are read.
+        metric: a name in METRICS.
+
+    Returns:
+        The similarity; 1 for RDMs of the same rank order (for rho-a and tau-a: without ties), for the
+        metrics that do not rank for RDMs of the same distances.
+
+    Raises:
+        UserError: unknown metric, different sizes, NaN (names its rows), fewer than 3 stimuli.
+        UndefinedSimilarity: all pairs of one RDM are tied.
+    """
+    chosen = find_metric(metric)
+    a, b = upper_triangle(rdm_a), upper_triangle(rdm_b)
+    if len(a) != len(b):
+        raise UserError(
+            f"RDMs of {np.shape(rdm_a)[0]} and {np.shape(rdm_b)[0]} stimuli cannot be compared; "
+            "pass the same stimuli in the same order"
+        )
+    if len(a) < 3:
+        raise UserError(f"comparing RDMs needs at least 3 stimuli, got {np.shape(rdm_a)[0]}; use more")
+    for which, pairs in (("first", a), ("second", b)):
+        if not np.isfinite(pairs).all():
+            row, column = (axis[np.argmin(np.isfinite(pairs))] for axis in np.triu_indices(np.shape(rdm_a)[0], 1))
+            raise UserError(
+                f"the {which} RDM holds NaN or infinity between rows {row} and {column}; leave such stimuli out of both"
+            )
+    return correlate(chosen.transform(a), chosen.transform(b), chosen)
+
+
+def compare_features(
+    features_a: ArrayLike, features_b: ArrayLike, metric: str = "spearman",
+    rdm: Callable[[ArrayLike], NDArray[np.floating]] = correlation_rdm,
+) -> float:  # fmt: skip
+    """Compare the RDMs of two sets of features and never hold both: 20,000 stimuli fit in 8 GB.
+
+    At most one RDM (8 n^2 bytes) and two upper triangles (4 n^2 bytes each) are in memory, for
+    spearman, rho-a, pearson, cosine and the whitened ones.
+
+    Args:
+        features_a, features_b: (n, p) and (n, q), the same n stimuli in the same order.
+        metric: a name in METRICS.
+        rdm: features -> (n, n) RDM.
+
+    Raises:
+        UserError: unknown metric, different numbers of stimuli, what `rdm` refuses.
+        UndefinedSimilarity: a constant RDM.
+    """
+    chosen = find_metric(metric)
+    if len(np.shape(features_a)) != 2 or np.shape(features_a)[:1] != np.shape(features_b)[:1]:
+        raise UserError(
+            f"features of shapes {np.shape(features_a)} and {np.shape(features_b)} cannot be compared; "
+            "pass the same stimuli in the same order"
+        )
+    a, b = (chosen.transform(upper_triangle(rdm(features))) for features in (features_a, features_b))
+    return correlate(a, b, chosen)

@@ -1,0 +1,211 @@
+"""Noise ceilings: how well the best possible model could do, given the noise of a recording."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brain_eval.benchmarks.base import Ceiling
+from brain_eval.benchmarks.recorded_rdms import CORRELATION, Kind, find_kind
+from brain_eval.inference.resampling import generator
+from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.gram import RowError
+from brain_eval.metrics.rdms import Vector, upper_triangle
+from brain_eval.metrics.repetitions import Trials, random_halves_of_trials, recorded_trials, trials_of, whole_trials
+from brain_eval.metrics.similarity import Metric, correlate, find_metric, ranks
+from nmnc.errors import UserError
+
+
+def leave_one_out(
+    rdms: Sequence[NDArray[np.float64]], metric: str, subjects: Sequence[str] | None = None, what: str = "subject"
+) -> Ceiling:
+    """Lower and upper noise ceiling from several subjects (Nili et al. 2014, PLoS Comput Biol 10:e1003553).
+
+    Lower: each RDM against the mean of the other subjects' RDMs. Upper: each RDM against the mean of
+    all. Both averaged over the RDMs; RDMs are averaged after the metric's transform (ranks).
+
+    Args:
+        rdms: (n, n) each, the same stimuli in the same order.
+        metric: a name in similarity.METRICS.
+        subjects: one label per RDM; RDMs of one subject are left out together, or a second session
+            would tell the average what this subject is like. None: each RDM is its own subject.
+        what: what the labels are, for the definition: subject, or session where there is one subject. Then
+            the ceiling is that of this subject: what its sessions share need not be shared by others.
+
+    Raises:
+        UserError: fewer than two subjects, different sizes, unknown metric.
+        UndefinedSimilarity: a constant RDM.
+    """
+    chosen = find_metric(metric)
+    labels = list(subjects) if subjects is not None else [str(index) for index in range(len(rdms))]
+    if len(labels) != len(rdms) or len(set(labels)) < 2:
+        raise UserError(f"a leave-one-out ceiling needs RDMs of at least 2 subjects, got {len(set(labels))}")
+    if len({np.shape(rdm) for rdm in rdms}) > 1:
+        raise UserError("a leave-one-out ceiling needs RDMs of the same stimuli; score them apart")
+    transformed = np.stack([chosen.transform(upper_triangle(rdm)) for rdm in rdms])
+    everyone = chosen.transform(transformed.mean(axis=0))
+    lower, upper = [], []
+    for index, label in enumerate(labels):
+        others = np.array([other != label for other in labels])
+        pooled = chosen.transform(transformed[others].mean(axis=0))
+        lower.append(correlate(pooled, transformed[index], chosen))
+        upper.append(correlate(everyone, transformed[index], chosen))
+    averaged = "ranks" if chosen.transform is ranks else "RDMs of equal size"
+    words = f"leave-one-{what}-out over {len(set(labels))} {what}s ({len(rdms)} RDMs; mean of {averaged}"
+    return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
+
+
+def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: Kind) -> NDArray[np.floating]:
+    """RDM of a half of the trials alone, noise covariance included."""
+    try:
+        if kind.repeated:
+            return kind.of_recording(np.where(half[..., None], trials.values, np.nan))
+        return kind.of_recording(trials.means(half))
+    except RowError as error:
+        then = f" in a half of the repetitions{error.then}"
+        raise type(error)(error.what, int(trials.images[error.row]), then) from None
+
+
+def _splits(trials: Trials, n_splits: int, seed: int) -> Iterator[tuple[Trials, list[NDArray[np.bool_]]]]:
+    """Yield random splits: the trials of the images of which both halves have some of every neuroid, and the halves."""
+    rng = generator(seed, "split-half")
+    for _ in range(n_splits):
+        halves = random_halves_of_trials(trials, rng)
+        if not trials.partial:
+            yield trials, list(halves)
+            continue
+        usable = np.all([trials.counts(half).all(axis=1) for half in halves], axis=0)
+        yield trials.of(usable), [half[:, usable] for half in halves]
+
+
+def split_half_correlations(
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION
+) -> tuple[dict[str, Vector], int]:
+    """Correlate the RDMs of two random halves of the repetitions, `n_splits` times.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images
+            with fewer than two repetitions of some neuroid are left out; with fewer than four that all neuroids have,
+            where an RDM takes two.
+        metrics: names in similarity.METRICS; metrics that share a transform share its cost.
+        n_splits: number of random splits.
+        seed: of the splits.
+        kind: of the RDMs, a name in recorded_rdms.KINDS.
+
+    Returns:
+        Per metric (n_splits,) float64, and the number of images used, the fewest in any split.
+
+    Raises:
+        UserError: fewer than 3 images with two (four) repetitions, or infinity.
+        UndefinedSimilarity: a half is constant over the neuroids for some image.
+    """
+    chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
+    rdm_kind = find_kind(kind)
+    needed = 4 if rdm_kind.repeated else 2
+    trials = trials_of(whole_trials(repetitions) if rdm_kind.repeated else repetitions, needed)
+    correlations: dict[str, list[float]] = {name: [] for name in chosen}
+    fewest = len(trials.images)
+    for split, halves in _splits(trials, n_splits if fewest >= 3 else 0, seed):
+        fewest = min(fewest, len(split.images))
+        if fewest < 3:
+            break
+        first, second = (upper_triangle(_half_rdm(split, half, rdm_kind)) for half in halves)
+        transforms = {metric.transform for metric in chosen.values()}
+        shared = {transform: (transform(first), transform(second)) for transform in transforms}
+        for name, metric in chosen.items():
+            a, b = shared[metric.transform]
+            correlations[name].append(correlate(a, b, metric))
+    if fewest < 3:
+        whose = " of every neuroid" if trials.partial else ""
+        raise UserError(
+            f"a split-half ceiling needs 3 images with {needed} repetitions each{whose}, got {fewest}; "
+            "give the average only"
+        )
+    return {name: np.array(values) for name, values in correlations.items()}, fewest
+
+
+def ceiling_of_halves(
+    correlations: Vector, n_images: int, metric: str = "spearman", kind: str = CORRELATION
+) -> Ceiling:
+    """Turn split-half correlations (n_splits,) into a ceiling.
+
+    lower = their mean m (uncorrected); reliability r = 2 m / (1 + m) (Spearman 1910, Brown 1910), that
+    of the RDM from all repetitions; upper = sqrt(r), the expected correlation of that RDM with the
+    noiseless one. Upper is unknown where m is not positive, and where this does not hold: for metrics that
+    are no correlations (tau-a, the cosines), and for squared distances (see recorded_rdms.Kind).
+    """
+    mean = float(np.mean(correlations))
+    words = f"split-half over repetitions ({len(correlations)} random splits; {n_images} images): "
+    for holds, what in ((find_metric(metric).spearman_brown, metric), (find_kind(kind).spearman_brown, f"{kind} RDMs")):
+        if not holds:
+            return Ceiling(mean, None, f"{words}lower = mean similarity of half RDMs; upper unknown for {what}")
+    words += "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
+    if mean <= 0.0:
+        return Ceiling(mean, None, words + "; reliability not positive")
+    return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
+
+
+def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: int, seed: int) -> Ceiling:
+    """Lower noise ceiling of linear CKA: how well one half of the repetitions predicts the other.
+
+    lower = mean CKA of the averages over random halves; upper is unknown, since no formula takes CKA from halves of
+    the repetitions to all of them. Empty, with the reason, where it is undefined.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images with
+            fewer than two repetitions of some neuroid are left out.
+        unbiased: see cka.gram.
+        n_splits: random splits of each image's repetitions.
+        seed: of the splits.
+
+    Raises:
+        UserError: infinity.
+    """
+    trials = trials_of(repetitions, 2)
+    found, fewest = [], len(trials.images)
+    try:
+        for split, halves in _splits(trials, n_splits, seed):
+            fewest = min(fewest, len(split.images))
+            first, second = (split.means(half) for half in halves)
+            found.append(linear_cka(first, second, unbiased))
+    except UserError as error:
+        return Ceiling(None, None, f"none: {error}")
+    words = f"split-half over repetitions ({n_splits} random splits; {fewest} images): "
+    return Ceiling(float(np.mean(found)), None, words + "lower = mean CKA of half averages; upper unknown for CKA")
+
+
+def split_half(
+    repetitions: NDArray[np.float64], metric: str, n_splits: int = 100, seed: int = 0, kind: str = CORRELATION
+) -> Ceiling:
+    """Noise ceiling of one recording from its repetitions; see `ceiling_of_halves` for the definition.
+
+    Args:
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing.
+        metric: a name in similarity.METRICS.
+        n_splits: random splits of each image's repetitions.
+        seed: of the splits.
+        kind: of the RDMs, a name in recorded_rdms.KINDS.
+    """
+    correlations, n_images = split_half_correlations(repetitions, [metric], n_splits, seed, kind)
+    return ceiling_of_halves(correlations[metric], n_images, metric, kind)
+
+
+def split_half_all(
+    repetitions: NDArray[np.float64], metrics: Sequence[str], n_splits: int, seed: int, kind: str = CORRELATION,
+    stimulus_ids: Sequence[str] = (),
+) -> dict[str, Ceiling]:  # fmt: skip
+    """Return `split_half` for several metrics at the cost of one; empty, with the reason, where it is undefined.
+
+    Too few images with enough repetitions leave it empty as well: the scores need no repetitions. The reason names
+    one of the `stimulus_ids`, where they are given, else its row.
+
+    Raises:
+        UserError: infinity.
+    """
+    recorded_trials(repetitions)
+    try:
+        correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
+    except UserError as error:
+        reason = error.of(stimulus_ids) if isinstance(error, RowError) and stimulus_ids else str(error)
+        return {name: Ceiling(None, None, f"none: {reason}") for name in metrics}
+    return {name: ceiling_of_halves(correlations[name], n_images, name, kind) for name in metrics}

@@ -1,0 +1,55 @@
+"""What scoring holds in memory at once, told and refused before it starts."""
+
+from collections.abc import Sequence
+
+from brain_eval.activations.memory_budget import refuse_without_memory
+from brain_eval.benchmarks.base import Benchmark
+from brain_eval.metrics.similarity import METRICS
+from brain_eval.scoring.response_scores import CKA, ENCODING
+from brain_eval.scoring.targets import SPLITS_OF_STIMULI
+
+
+def refuse_too_much(benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: int, draws: int) -> None:
+    """UserError where the machine has not the memory to score these benchmarks; arguments as `bytes_to_score`."""
+    parts = [bytes_to_score(benchmark, metrics, kinds, draws) for benchmark in benchmarks]
+    # What the benchmarks' targets keep is kept to the end; their layers come one after the other.
+    needed = sum(kept for kept, _ in parts) + max((layer for _, layer in parts), default=0)
+    names = ", ".join(benchmark.description.name for benchmark in benchmarks)
+    refuse_without_memory(f"score {names}", needed, remedy="name fewer benchmarks or metrics, or end other programs")
+
+
+def bytes_to_score(benchmark: Benchmark, metrics: Sequence[str], kinds: int, draws: int) -> tuple[int, int]:
+    """Bytes of the large matrices: those kept for the benchmark, and those of one layer at its peak.
+
+    Per recording of n stimuli, in matrices of n x n float64: its pairs, and for every transform of RDMs the transformed
+    pairs and their standardised matrix; a layer takes 5 more, and 6 above that where a metric computes its draws
+    itself. CKA keeps a Gram matrix and its sums over the stimuli of every subset (draws, halves, all but one stimulus);
+    a layer takes as much again and the products of the two. Encoding models take a few Gram matrices of a layer.
+
+    Args:
+        benchmark: with its recordings.
+        metrics: names in similarity.METRICS or response_scores.RESPONSE_METRICS.
+        kinds: how many kinds of recorded RDMs are compared.
+        draws: of the bootstrap.
+
+    Returns:
+        Both numbers, within 10 to 60 % of what was measured with 600 stimuli (a little more is told than taken).
+    """
+    compared = [METRICS[name] for name in metrics if name in METRICS]
+    aligned = sum(name in CKA for name in metrics)
+    sizes = [len(recording.stimuli) for recording in benchmark.recordings]
+    responses = [len(one.stimuli) for one in benchmark.recordings if one.responses is not None]
+    kept = layer = 0.0
+    if compared:
+        transforms = len({metric.transform for metric in compared})
+        own_draws = any(metric.draws is not None for metric in compared)
+        kept += kinds * sum(n**2 for n in sizes) * (0.5 + 1.5 * transforms)
+        layer = (11 if own_draws else 5) * max(sizes, default=0) ** 2
+    if aligned and responses:
+        largest = max(responses)
+        subsets = draws + largest + 2 * SPLITS_OF_STIMULI + 1
+        kept += sum(subsets * n + aligned * (n**2 + subsets * n) for n in responses)
+        layer = max(layer, 3 * largest**2 + 3 * subsets * largest)
+    if responses and any(name in ENCODING for name in metrics):
+        layer = max(layer, 5 * max(responses) ** 2 + draws * max(responses))
+    return int(8 * kept), int(8 * layer)

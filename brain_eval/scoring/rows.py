@@ -1,0 +1,170 @@
+"""Rows of scores.csv: each recording's score, then the means over an animal's and a region's recordings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from brain_eval.benchmarks.base import CEILED, Ceiling
+from brain_eval.benchmarks.recorded_rdms import metric_label
+from brain_eval.benchmarks.whole_regions import ALL, MEAN
+from brain_eval.inference.intervals import correlation_interval
+from brain_eval.inference.variation import Spread, joint_variance, stacked, stimulus_variance
+from brain_eval.scoring.ceiling_files import UNKNOWN
+from brain_eval.scoring.targets import Score, Scores, Target
+
+COLUMNS = (
+    "network", "rule", "kind", "seed", "layer", "benchmark", "version", "session", "animal", "species",
+    "region", "metric", "raw", "ci_low", "ci_high", "interval_method", "n_draws", "ceiling_lower",
+    "ceiling_upper", "ceiled", "ceiling_definition", "n_stimuli", "n_neuroids", "preprocessing",
+)  # fmt: skip
+#: Kinds in runs.csv that are scored but not trained here; the same as nmnc.runs.REFERENCES (a test compares them).
+REFERENCES = ("pretrained", "initial", "as_built", "pixels")
+
+
+def rows_of_layer(target: Target, scores: Scores, confidence: float) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one layer: region by region its recordings, its animals' means, its mean.
+
+    Args:
+        target: the benchmark.
+        scores: of the layer; a recording has rows for the metrics that it has scores for.
+        confidence: coverage of the intervals.
+    """
+    metrics = list(dict.fromkeys(name for _, name in scores))
+    for indices in target.regions:
+        for index in indices:
+            yield from _recording_rows(target, index, metrics, scores, confidence)
+        animals: dict[str, list[int]] = {}
+        for index in indices:
+            animals.setdefault(target.recordings[index].animal, []).append(index)
+        groups = {animal: own for animal, own in animals.items() if len(own) > 1}
+        if len(indices) > 1:
+            groups[ALL] = indices
+        for animal, own in groups.items():
+            yield from _mean_rows(target, animal, own, metrics, scores, confidence)
+
+
+def _recording_rows(
+    target: Target, index: int, metrics: Sequence[str], scores: Scores, confidence: float
+) -> Iterator[dict[str, Any]]:
+    recording = target.recordings[index]
+    for name in (name for name in metrics if (index, name) in scores):
+        score = scores[index, name]
+        ceiling = score.ceiling or target.ceilings[index].get(name, UNKNOWN)
+        yield {
+            "session": recording.session,
+            "animal": recording.animal,
+            "species": recording.species,
+            "region": recording.region,
+            "metric": metric_label(target.kind, name),
+            "n_stimuli": len(recording.stimuli),
+            "n_neuroids": recording.n_neuroids,
+            **_interval_of_one(score, confidence),
+            **_ceiled(score.raw, ceiling, score.ceiled),
+        }
+
+
+def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
+    cells: dict[str, Any] = {"raw": score.raw, "interval_method": score.words}
+    if score.raw is not None and score.variation is not None:
+        spread = stimulus_variance(score.variation)
+        low, high = correlation_interval(score.raw, spread, confidence)
+        cells |= {"ci_low": low, "ci_high": high, "n_draws": score.variation.n_draws}
+        cells["interval_method"] = f"{_method(confidence, 'stimuli')}; {score.words}"
+    return cells
+
+
+def _method(confidence: float, over: str) -> str:
+    return f"Student's t {100 * confidence:g} % interval (Fisher z) over {over}, variance by jackknife and draws"
+
+
+def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) -> dict[str, Any]:
+    """Cells of the ceiling; raw over the upper one where the score has not been ceiled by itself."""
+    cells: dict[str, Any] = {"ceiling_lower": ceiling.lower, "ceiling_upper": ceiling.upper, "ceiled": ceiled}
+    cells["ceiling_definition"] = ceiling.definition
+    if ceiled is None and raw is not None and ceiling.upper is not None and ceiling.upper > 0:
+        cells["ceiled"] = raw / ceiling.upper
+        cells["ceiling_definition"] += f"{CEILED} = raw / ceiling_upper"
+    return cells
+
+
+def _mean_rows(
+    target: Target, animal: str, indices: Sequence[int], metrics: Sequence[str], scores: Scores, confidence: float
+) -> Iterator[dict[str, Any]]:
+    """Yield the mean over some recordings per metric; neuroids add up, shared stimuli count once."""
+    for name in metrics:
+        own = [index for index in indices if (index, name) in scores]
+        if len(own) < 2:
+            continue
+        recordings = [target.recordings[index] for index in own]
+        neuroids = [recording.n_neuroids for recording in recordings if recording.n_neuroids is not None]
+        stimuli = np.unique(np.concatenate([recording.stimuli for recording in recordings]))
+        given = [scores[index, name] for index in own]
+        cells = _interval_of_mean(given, confidence)
+        ceiled = _mean_ceiling(given, cells["raw"]) or _ceiled(cells["raw"], target.ceiling_of_subjects(own, name))
+        yield {
+            "session": MEAN,
+            "animal": animal,
+            "species": recordings[0].species,
+            "region": recordings[0].region,
+            "metric": metric_label(target.kind, name),
+            "n_stimuli": len(stimuli),
+            "n_neuroids": sum(neuroids) if len(neuroids) == len(recordings) else None,
+            **cells,
+            **ceiled,
+        }
+
+
+def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] | None:
+    """Cells of the ceilings that scores bring along, averaged; None where none does.
+
+    A ceiling is the mean over the recordings that have one, and the definition says over how many. What is ceiled
+    stands beside `raw`, so it is there only if every recording has it.
+    """
+    ceilings = [score.ceiling for score in scores if score.ceiling is not None]
+    if not ceilings:
+        return None
+    lower = [one.lower for one in ceilings if one.lower is not None]
+    upper = [one.upper for one in ceilings if one.upper is not None]
+    ceiled = [score.ceiled for score in scores if score.ceiled is not None]
+    known = next((one.definition for one in ceilings if (one.lower, one.upper) != (None, None)), ceilings[0].definition)
+    definition, _, how = known.partition(CEILED)
+    words = ", ".join(f"{name} over {len(ends)}" for name, ends in (("lower", lower), ("upper", upper)) if ends)
+    if words:
+        definition += f"; mean over those of {len(scores)} recordings that have it: {words}"
+    whole = raw is not None and len(ceiled) == len(scores)
+    if whole:
+        definition += f"{CEILED}{how}, mean over recordings"
+    return {
+        "ceiling_lower": _mean(lower),
+        "ceiling_upper": _mean(upper),
+        "ceiled": _mean(ceiled) if whole else None,
+        "ceiling_definition": definition,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, Any]:
+    """Average scores (not RDMs); undefined where one of them is."""
+    missing = [score.words for score in scores if score.raw is None]
+    if missing:
+        return {"raw": None, "interval_method": missing[0]}
+    values = np.array([[score.raw for score in scores]], dtype=np.float64)
+    raw = float(values.mean())
+    words = scores[0].words
+    variations = [score.variation for score in scores if score.variation is not None]
+    if len(variations) < len(scores):
+        spread = Spread.of_sample(float(values.var(ddof=1)) / values.size, values.size - 1)
+        method = f"Student's t {100 * confidence:g} % (Fisher z) over the recordings; each: {words}"
+        draws = None
+    else:
+        influence, remainder = stacked(variations)
+        smallest = min(len(one.influence) for one in variations)
+        spread = joint_variance(values, influence[None], remainder[None], smallest)
+        method = f"{_method(confidence, 'stimuli and recordings')}; {words}"
+        draws = int(np.isfinite(remainder).all(axis=0).sum())
+    low, high = correlation_interval(raw, spread, confidence)
+    return {"raw": raw, "ci_low": low, "ci_high": high, "n_draws": draws, "interval_method": method}

@@ -1,0 +1,218 @@
+"""One model against the benchmarks: its layers, one by one, compared with every recording."""
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+import brain_eval.benchmarks
+from brain_eval.activations.reader import Activations, open_activations
+from brain_eval.benchmarks.base import Benchmark
+from brain_eval.benchmarks.recorded_rdms import CORRELATION, find_kind, recorded_as, refuse_absent
+from brain_eval.files import netcdf_errors
+from brain_eval.metrics.rdms import UndefinedRow, upper_triangle
+from brain_eval.metrics.similarity import METRICS, find_metric
+from brain_eval.scoring.draws_file import write_draws
+from brain_eval.scoring.memory import refuse_too_much
+from brain_eval.scoring.rdm_files import Rdms, whole_rdm, write_rdms
+from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.rows import COLUMNS as COLUMNS
+from brain_eval.scoring.rows import rows_of_layer
+from brain_eval.scoring.targets import Score, Scores, Target, pairs_of
+from nmnc.errors import UserError
+from nmnc.files.writing import claimed, replacing
+
+#: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
+MOST_STIMULI_STORED = 200
+#: Seconds to wait for another process that writes the same scores.
+WAIT = 600.0
+
+
+def score_model(  # noqa: PLR0913
+    activations_folder: Path, specs: Sequence[str], data: Path, out: Path, rdms_out: Path, *,
+    identity: str, metrics: Sequence[str], draws: int, seed: int, confidence: float,
+    draws_out: Path | None = None, ceilings: Path | None = None, recorded_rdms: Sequence[str] = (CORRELATION,),
+) -> None:  # fmt: skip
+    """Compare one model's layers with every recording of the benchmarks and write the scores.
+
+    Args:
+        activations_folder: holds BENCHMARK.nc, as `extract` writes it.
+        specs: benchmarks, each NAME or NAME=FOLDER.
+        data: folder of the data sets.
+        out: CSV to write, columns COLUMNS; one row per layer, recording and metric, then the means over
+            the recordings of an animal and of a region.
+        rdms_out: NetCDF to write: per benchmark of at most 200 stimuli a variable of its name,
+            (layer, row, column) float64, NaN for a layer without an RDM.
+        identity: "network,rule,kind,seed".
+        metrics: names in similarity.METRICS, or in response_scores.RESPONSE_METRICS, which give rows
+            for recordings with responses only.
+        draws, seed, confidence: of the bootstrap. Its draws depend on the seed and the benchmark, not
+            on the model, so that models are compared on the same resampled stimuli.
+        draws_out: NetCDF to write (see brain_eval.inference.draws), for comparisons of models.
+        ceilings: folder in which noise ceilings are kept between calls; None: computed anew.
+        recorded_rdms: kinds of the recordings' RDMs, names in recorded_rdms.KINDS; metrics of RDMs are
+            computed for each. A recording that lacks a kind (crossnobis takes repetitions) has no rows for
+            it, and is warned of. In the column `metric` all but correlation stand before the metric's name.
+
+    Raises:
+        UserError: unknown metric, RDM or benchmark, an RDM that no recording has, activations missing or of
+            other stimuli, NaN in them, a full disk.
+    """
+    who = _identity(identity)
+    chosen, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
+    rows: list[dict[str, Any]] = []
+    stored: Rdms = {}
+    reasons: dict[str, dict[str, str]] = {}
+    scored: list[tuple[Target, str, dict[str, Scores]]] = []
+    benchmarks = [brain_eval.benchmarks.load_benchmark(spec, data) for spec in specs]
+    refuse_too_much(benchmarks, chosen, len(kinds), draws)
+    for benchmark in benchmarks:
+        name = benchmark.description.name
+        ids = benchmark.stimulus_set.stimulus_ids
+        sampling = f"{name}, {benchmark.stimulus_set.sha256}, seed {seed}, {draws} draws"
+        with open_activations(activations_folder / f"{name}.nc", benchmark) as activations:
+            about: dict[str, Any] = who | {"preprocessing": activations.preprocessing}
+            about |= {"benchmark": name, "version": benchmark.description.version}
+            for target, responses in _targets(benchmark, chosen, kinds, draws, seed, ceilings, reasons):
+                layers: dict[str, Scores] = {}
+                for layer in tqdm(activations.layers, f"score {name}, {target.kind}", disable=None):
+                    layers[layer] = _in_order(score_layer(target, responses, activations, layer), chosen)
+                    rows += [
+                        about | {"layer": layer, **row} for row in rows_of_layer(target, layers[layer], confidence)
+                    ]
+                scored.append((target, sampling, layers))
+            if len(ids) <= MOST_STIMULI_STORED:
+                every = np.arange(len(ids))
+                stored[name] = ids, {layer: whole_rdm(activations.read(layer, every)) for layer in activations.layers}
+    for kind in kinds:
+        if kind not in {target.kind for target, _, _ in scored}:
+            refuse_absent(kind, ", ".join(specs), reasons.get(kind, {}))
+    # Files of one model beside those of another would be compared as if they were one's.
+    with claimed(out.with_name(f".{out.name}.lock"), WAIT, out):
+        # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
+        with replacing(rdms_out, digest=True) as rdms_part, netcdf_errors(rdms_out):
+            write_rdms(rdms_part, who, stored)
+            if draws_out is not None:
+                with replacing(draws_out, digest=True) as draws_part, netcdf_errors(draws_out):
+                    write_draws(draws_part, who, scored)
+        with replacing(out, digest=True) as temporary:
+            _write_rows(temporary, rows)
+
+
+def _targets(
+    benchmark: Benchmark, chosen: Sequence[str], kinds: Sequence[str],
+    draws: int, seed: int, ceilings: Path | None, reasons: dict[str, dict[str, str]],
+) -> Iterator[tuple[Target, ResponseTarget]]:  # fmt: skip
+    """Yield what the layers are compared with: the RDMs of one kind after the other, responses beside the first.
+
+    Recordings that lack a kind are warned of, with the reason, which is also added to `reasons`; a kind that all of
+    them lack is left out.
+    """
+    compared = {one: find_metric(one) for one in chosen if one in METRICS}
+    others = [one for one in chosen if one in RESPONSE_METRICS]
+    # Every recording is in the target of the correlation RDMs, and so is every response.
+    for kind in kinds if CORRELATION in kinds or not others else (CORRELATION, *kinds):
+        metrics = compared if kind in kinds else {}
+        # Without metrics of RDMs no RDM is looked at, so none need be defined.
+        own, lacking = recorded_as(benchmark, kind) if metrics or kind != CORRELATION else (benchmark, {})
+        for recording, reason in lacking.items():
+            text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
+            tqdm.write(text, file=sys.stderr)
+            reasons.setdefault(kind, {})[recording] = reason
+        if own.recordings:
+            target = Target(own, metrics, draws, seed, ceilings, kind)
+            yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({column: _cell(row.get(column)) for column in COLUMNS} for row in rows)
+
+
+def _identity(text: str) -> dict[str, str]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 4 or not all(parts) or not parts[3].isdecimal():
+        raise UserError(f"--identity '{text}' is not network,rule,kind,seed; e.g. convnet,nmnc,nmnc,0")
+    return dict(zip(("network", "rule", "kind", "seed"), parts, strict=True))
+
+
+def known_metrics(names: Sequence[str]) -> list[str]:
+    """The metrics' names, each once and without blanks; UserError for an unknown one."""
+    known = (*METRICS, *RESPONSE_METRICS)
+    names = [name.strip() for name in names]
+    for name in names:
+        if name not in known:
+            raise UserError(f"unknown metric '{name}'; choose from {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def known_kinds(names: Sequence[str]) -> list[str]:
+    """The same of kinds of recorded RDMs."""
+    names = [name.strip() for name in names]
+    for name in names:
+        find_kind(name)
+    return list(dict.fromkeys(names))
+
+
+def refuse_undefined(
+    benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, others: bool
+) -> None:
+    """Make the recordings' RDMs that `score_model` would compare, to refuse before anything runs what it would refuse.
+
+    Args:
+        benchmarks: loaded.
+        metrics, kinds: names.
+        others: whether benchmarks that are not looked at are scored too, and may have what all of these lack.
+
+    Raises:
+        UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
+    """
+    compared = any(name in METRICS for name in metrics)
+    for kind in (kind for kind in kinds if compared or kind != CORRELATION):
+        reasons: dict[str, str] = {}
+        found = False
+        for benchmark in benchmarks:
+            own, lacking = recorded_as(benchmark, kind)
+            reasons |= lacking
+            found |= bool([pairs_of(recording, benchmark.place) for recording in own.recordings])
+        if benchmarks and not found and not others:
+            refuse_absent(kind, ", ".join(benchmark.place for benchmark in benchmarks), reasons)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _in_order(scores: Scores, metrics: Sequence[str]) -> Scores:
+    """The scores in the order in which the metrics were asked for."""
+    return {key: scores[key] for name in metrics for key in scores if key[1] == name}
+
+
+def score_layer(target: Target, responses: ResponseTarget, activations: Activations, layer: str) -> Scores:
+    """Compare one layer with every recording; a layer without an RDM is warned of, not fatal."""
+    scores: Scores = {}
+    for number, group in enumerate(target.groups):
+        stimuli = target.stimuli(group)
+        features = activations.read(layer, stimuli)
+        where = f"{activations.path}, layer '{layer}'"
+        sessions = f"session {', '.join(target.recordings[index].session for index in group)}"
+        if target.metrics:
+            try:
+                scores |= target.compare(number, upper_triangle(find_kind(target.kind).of_layer(features)))
+            except UndefinedRow as error:
+                reason = f"none: {error.what} for stimulus '{target.stimulus_ids[stimuli[error.row]]}'"
+                scores |= {(i, name): Score(None, None, reason) for i in group for name in target.metrics}
+        scores |= responses.score(group, features)
+        for reason in dict.fromkeys(s.words for (i, _), s in scores.items() if i in group and s.raw is None):
+            # tqdm's own way past its progress bar.
+            text = f"brain_eval: warning: {where}, {sessions}: {reason.removeprefix('none: ')}; its scores stay empty"
+            tqdm.write(text, file=sys.stderr)
+    return scores

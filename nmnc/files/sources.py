@@ -1,0 +1,63 @@
+"""Which files of our packages a command is made of, found by following imports."""
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+PACKAGES = ("nmnc", "brain_eval", "workflow")
+#: The folder that holds the packages.
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def closure(root: Path, modules: Iterable[str]) -> list[str]:
+    """Paths, relative to `root`, of `modules` and of all our modules they import, anywhere in their code.
+
+    Templates belong to the module workflow.analysis.report.
+    """
+    seen: dict[str, Path] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _path(root, name)
+        if path is None or name in seen:
+            continue
+        seen[name] = path
+        # Importing a.b.c runs a and a.b first.
+        waiting += [*_imports(path), name.rpartition(".")[0]]
+    files = set(seen.values())
+    if "workflow.analysis.report" in seen:
+        files |= set((root / "workflow" / "analysis" / "templates").glob("*"))
+    return sorted(path.relative_to(root).as_posix() for path in files)
+
+
+@cache
+def code_digest(*modules: str) -> str:
+    """Hex SHA-256 of all our sources that these modules are made of: a cache that names it outlives no edit."""
+    digest = hashlib.sha256()
+    for path in closure(ROOT, modules):
+        digest.update(path.encode() + b"\n" + (ROOT / path).read_bytes())
+    return digest.hexdigest()
+
+
+def _path(root: Path, module: str) -> Path | None:
+    """The file of a module of ours, None for anything else."""
+    if module.split(".")[0] not in PACKAGES:
+        return None
+    base = root.joinpath(*module.split("."))
+    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _imports(path: Path) -> list[str]:
+    """Names that a file imports, each as a module and, for `from a import b`, as a.b too."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names

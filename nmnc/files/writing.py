@@ -1,0 +1,262 @@
+"""Writing files so that a reader never meets half of one, one writer at a time, and remnants removed by their owner."""
+
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from nmnc.errors import UserError
+from nmnc.files.digests import digest_file, digest_line, is_sealed_kind, seal
+
+#: Names of private folders, and of the file in each that its owner keeps locked while it lives.
+PRIVATE, PRIVATE_NAME, OWNER = ".nmnc-", re.compile(r"\.nmnc-[a-z0-9_]{8}\.part"), ".owner"
+
+#: How often a lock is tried at once where another process deletes what it leaves.
+ATTEMPTS = 100
+
+
+@contextmanager
+def replacing(path: Path, digest: bool = False) -> Iterator[Path]:
+    """Yield a temporary path on the file system of `path`; rename it to `path` on success, delete it on error.
+
+    The temporary file is in a `private_folder`. Where `path` is a symbolic link, the link itself is replaced and not
+    the file that it names.
+
+    Args:
+        path: the file to write; its folder is made if absent.
+        digest: leave the SHA-256 of the file in it, or beside it (see `nmnc.files.digests`).
+
+    Raises:
+        OSError: with the name of `path` where it names no file, such as that of a full disk, or the temporary one.
+    """
+    if path.exists() and not path.is_file():
+        number = errno.EISDIR if path.is_dir() else errno.EEXIST  # a device, a pipe
+        raise OSError(number, os.strerror(number), str(path))
+    try:
+        with private_folder(path.parent) as folder:
+            yield folder / path.name
+            _move(folder / path.name, path, digest)
+    except OSError as error:
+        unnamed = error.filename is None or f"{os.sep}{PRIVATE}" in str(error.filename)
+        if unnamed and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def _move(temporary: Path, path: Path, digest: bool) -> None:
+    """Rename `temporary` to `path`. A kill in between leaves a file without a digest, never one with a wrong digest."""
+    if not digest:
+        temporary.replace(path)
+    elif is_sealed_kind(temporary):
+        seal(temporary)
+        temporary.replace(path)
+    else:
+        line = digest_line(path, temporary.read_bytes())
+        digest_file(path).unlink(missing_ok=True)
+        temporary.replace(path)
+        write_text(digest_file(path), line)
+
+
+@contextmanager
+def private_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder for temporary files in `parent` (made if absent); it is deleted at the end with all that is in it.
+
+    Its name is random and nobody else may enter it, so that no link planted beforehand is followed, whatever opens the
+    files in it. A process that is killed leaves it; whoever writes to `parent` next deletes it.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_remnants(parent)
+    folder, owner = _owned_folder(parent)
+    try:
+        yield folder
+    finally:
+        _delete(folder)
+        os.close(owner)
+
+
+def _owned_folder(parent: Path) -> tuple[Path, int]:
+    """A new private folder, and the descriptor whose lock says that its owner lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PRIVATE, suffix=".part", dir=parent))
+        # Between these lines another process may take the folder for a remnant and delete it: then try again.
+        with suppress(FileNotFoundError):
+            owner = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            with suppress(OSError):  # no locks on this file system: remnants stay
+                fcntl.flock(owner, fcntl.LOCK_EX)
+            if (folder / OWNER).exists():
+                return folder, owner
+            os.close(owner)
+
+
+def remove_remnants(parent: Path) -> None:
+    """Delete the private folders in `parent` whose owner was killed; what has another name is not touched."""
+    for folder in parent.glob(f"{PRIVATE}*.part"):
+        if not PRIVATE_NAME.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        try:
+            owner = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            with suppress(OSError):
+                folder.rmdir()  # killed before it had an owner, or about to get one
+            continue
+        except OSError:
+            continue  # of another user
+        with suppress(OSError):  # locked by its owner, who lives
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _delete(folder)
+        os.close(owner)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a private folder; last the file that says whose it is."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name == OWNER:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / OWNER).unlink()
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str, digest: bool = False) -> None:
+    """Write `text` to `path` in one move (UTF-8, newlines as given); `digest`: see `replacing`."""
+    with replacing(path, digest) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV: floats with 10 significant digits, None as an empty cell."""
+
+    def cell(value: Any) -> Any:
+        return format(value, ".10g") if isinstance(value, float) else value
+
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
+    return file.getvalue()
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], digest: bool = False) -> None:
+    """Write `csv_text` to `path` in one move; `digest`: see `replacing`."""
+    write_text(path, csv_text(columns, rows), digest)
+
+
+@contextmanager
+def only_writer(folder: Path, wait: float) -> Iterator[None]:
+    """Hold the lock of `folder` (made if absent); the kernel drops it when the process dies.
+
+    What killed holders left half-written there is removed.
+
+    Args:
+        folder: the folder no second process may write to meanwhile.
+        wait: seconds to wait for another holder before giving up.
+
+    Raises:
+        UserError: another process still holds the lock after `wait` seconds, or there are no locks on this disk.
+    """
+    with _locked(folder / "lock", wait, f"another process is training in {folder}"):
+        remove_remnants(folder)
+        yield
+
+
+@contextmanager
+def claimed(lock: Path, wait: float, what: Path) -> Iterator[None]:
+    """Hold a lock that leaves no trace: afterwards the lock file is gone, and its folder too where it is empty.
+
+    Args:
+        lock: the lock file; its folder is made if absent.
+        wait: seconds to wait for another holder before giving up.
+        what: the file or folder that no second process may write to meanwhile.
+
+    Raises:
+        UserError: as `only_writer`.
+    """
+    made = [folder for folder in lock.parents if not folder.exists()]
+    try:
+        with _locked(lock, wait, f"another process is writing to {what}", leave=False):
+            remove_remnants(lock.parent)
+            yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+
+
+@contextmanager
+def _locked(path: Path, wait: float, busy: str, leave: bool = True) -> Iterator[None]:
+    deadline = time.monotonic() + wait
+    while (descriptor := _lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise UserError(f"{busy}; wait for it or stop it, then run again")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        if not leave:
+            with suppress(OSError):
+                path.unlink()
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a file (made if absent); its descriptor, or None while another process has the lock."""
+    for attempt in range(ATTEMPTS):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _open_lock(path)
+        except (FileNotFoundError, FileExistsError):  # a holder that ended has just deleted the empty folder
+            if attempt == ATTEMPTS - 1 or (os.path.lexists(path.parent) and not path.parent.is_dir()):
+                raise
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                    return descriptor
+            os.close(descriptor)  # a holder that ended has just deleted this file
+        except BlockingIOError:
+            os.close(descriptor)
+            break
+        except OSError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}); choose a folder on another disk"
+            ) from None
+    return None
+
+
+def _open_lock(path: Path) -> int:
+    """Open a lock file, neither through a link nor changing what is in it."""
+    try:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except PermissionError:
+            if not path.exists():
+                raise
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of another user, locked all the same
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: a symbolic link where a lock file belongs; remove it") from None
+        raise

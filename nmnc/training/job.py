@@ -1,0 +1,232 @@
+"""One training job: from a study, a network, a rule and a seed to the files of results/STUDY/networks."""
+
+import hashlib
+import json
+import os
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nmnc.config import NetworkEntry, Study
+from nmnc.data.dataset import Dataset, extent_of, load_dataset
+from nmnc.device import memory_of, prepare_torch, refuse_beyond_memory
+from nmnc.errors import UserError, did_you_mean
+from nmnc.files.reading import read_json
+from nmnc.files.writing import claimed, csv_text, only_writer, write_text
+from nmnc.interruption import interruptible
+from nmnc.measure import diagnostics
+from nmnc.modules import code_sha256
+from nmnc.networks import Size, build_network, layer_sizes, size_of
+from nmnc.rules import Rule, make_rule
+from nmnc.runs import Identity, data_folder, results_folder
+from nmnc.training.checkpoint import run_key, save_network, weights_sha256
+from nmnc.training.provenance import git_commit, hardware, versions
+from nmnc.training.trainer import EPOCH_COLUMNS, Trainer
+
+#: Bytes of a network that `check` builds at most.
+LARGE = 10**9
+#: What a run leaves in its folder, in the order in which it is written.
+FILES = ("provenance.json", "epochs.csv", "alignment.csv", "timing.csv", "network.pt")
+
+
+def check(study: Study) -> list[str]:
+    """Refuse what can be refused before any job runs: unknown networks and rules, subspaces that do not fit.
+
+    Returns:
+        Warnings, a line each: what runs but hardly as it was meant.
+
+    Raises:
+        UserError: the first mistake found.
+    """
+    warnings: list[str] = []
+    if study.dataset is None:
+        return warnings
+    extent = extent_of(study.dataset, data_folder(study))
+    shape, classes = extent.shape, extent.classes
+    for name, entry in study.networks.items():
+        try:
+            size = size_of(entry.kind, shape, classes, entry.arguments)
+            if size is not None and _refuse_large(study, name, size) > LARGE:
+                continue  # it can be trained, but to build it here would cost more than the check is worth
+            network = build_network(entry.kind, shape, classes, entry.arguments)
+            sizes = layer_sizes(network, shape)
+        except UserError as error:
+            raise UserError(f"networks.{name}: {error}") from None
+        if sizes[-1] != classes:
+            raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
+        fitting: dict[str, Rule] = {}  # a sweep over step sizes asks the same of a network again and again
+        for label in study.labels(name):
+            run = study.run(label)
+            batch = run.training.batch_size
+            if batch > extent.n_train and run.training.epochs:
+                raise UserError(
+                    f"rules.{label}: training.batch_size {batch} exceeds the {extent.n_train} training images; lower it"
+                )
+            key = run.kind + run.noise.model_dump_json()
+            try:
+                rule = fitting.get(key) or make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
+            except UserError as error:
+                raise UserError(f"rules.{label} on networks.{name}: {error}") from None
+            fitting = {key: rule}
+            warnings += [f"rules.{label} on networks.{name}: {warning}" for warning in rule.warnings()]
+    return warnings
+
+
+def _refuse_large(study: Study, name: str, size: Size) -> int:
+    """Bytes for building a network and for one image; UserError where its training is more than the machine has."""
+    batch = max((study.run(label).training.batch_size for label in study.labels(name)), default=1)
+    # Weights, gradients, the optimiser's state; every unit's activity and gradient. A GPU has memory of its own.
+    needed = 4 * (3 * size.weights + 2 * batch * sum(size.units))
+    if study.device == "cpu" or not torch.cuda.is_available():
+        where = f"training {size.weights} weights on {batch} images a step"
+        refuse_beyond_memory(where, needed, "take a smaller network, image_size or batch_size")
+    return 4 * (size.weights + sum(size.units))
+
+
+def train_job(study: Study, network: str, label: str, seed: int, out: Path | None, wait: float) -> Path:
+    """Train one run, or finish a killed one, and write its files; returns their folder.
+
+    Args:
+        study: the checked study.
+        network: a name of study.networks.
+        label: a label of study.labels().
+        seed: decides everything random.
+        out: folder to write to; None: results/STUDY/networks/NETWORK/RULE/seedN.
+        wait: seconds to wait for another process that trains the same run.
+
+    Raises:
+        UserError: unknown names, unusable data, a second writer, or a run that diverged.
+    """
+    for word, known, what in ((network, study.networks, "network"), (label, study.labels(network), "rule")):
+        if word not in known:
+            raise UserError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
+    run = study.run(label)
+    identity = Identity(network, label, run.kind, seed)
+    device = prepare_torch(study.device, study.threads)
+    assert study.dataset is not None  # a study with networks has one (nmnc.config)
+    dataset = load_dataset(study.dataset, data_folder(study))
+    description = {
+        "network": study.networks[network].model_dump(mode="json"),
+        "run": run.model_dump(mode="json", exclude={"training": {"checkpoint_minutes"}}),  # decides no weights
+        "seed": seed,
+        "dataset_sha256": dataset.sha256,
+        "threads": study.threads,
+        "device": device.type,
+        "torch": torch.__version__,
+        "source": _source_sha256(),
+        "network_source": _network_sha256(study.networks[network], dataset),
+    }
+    folder = results_folder(study)
+    key = run_key(description)
+    checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{key}"
+    own = folder / "networks" / identity.folder
+    out = out or own
+    elsewhere = out.resolve() != own.resolve()
+    # The first lock is the run's, whatever its settings: they may have been edited while it was being trained.
+    with (
+        only_writer(folder / ".locks" / f"{network}-{label}-seed{seed}", wait),
+        only_writer(checkpoints, wait),
+        claimed(out / ".nmnc.lock", wait, out) if elsewhere else nullcontext(),
+    ):
+        if elsewhere:
+            _refuse_to_replace(out, key)
+        started = _now()
+        with memory_of(device, lambda: f"training: building {network}"):
+            trainer = Trainer(dataset, study.networks[network], run, seed, device)
+        with interruptible() as interruption:
+            trainer.train(checkpoints / "state.pt", interruption)
+        # Of two trainers that waited for each other, the second leaves what others may be reading by now.
+        if not _published(out, key):
+            _publish(out, study, identity, trainer, dataset, {"run_key": key, "started": started, "finished": _now()})
+    return out
+
+
+def _published(out: Path, key: str) -> bool:
+    """Whether `out` holds all files of the run with this key."""
+    return all((out / name).exists() for name in FILES) and _key_of(out) == key
+
+
+def _key_of(out: Path) -> str | None:
+    """Key of the run whose files are in `out`; None where that is not known."""
+    try:
+        provenance = read_json(out / "provenance.json")
+    except UserError:
+        return None
+    return provenance.get("run_key") if isinstance(provenance, dict) else None
+
+
+def _refuse_to_replace(out: Path, key: str) -> None:
+    """UserError where the user's folder has files that a run would replace and that are not of this very run."""
+    there = [name for name in FILES if os.path.lexists(out / name)]
+    if there and _key_of(out) != key:
+        raise UserError(f"{out / there[0]}: of another run, or your own; choose another --out, or remove it")
+
+
+def _publish(
+    out: Path, study: Study, identity: Identity, trainer: Trainer, dataset: Dataset, when: dict[str, str]
+) -> None:
+    """Write the provenance first, which says whose files these are, and the network last: where it is, all is."""
+    for name in reversed(FILES):
+        (out / name).unlink(missing_ok=True)
+    entry = study.networks[identity.network]
+    run = trainer.run.model_dump(mode="json")
+    timing = [{"stage": stage, "seconds": round(seconds, 3)} for stage, seconds in trainer.seconds.items()]
+    tables = {
+        "epochs.csv": csv_text(EPOCH_COLUMNS, trainer.epochs),
+        "alignment.csv": csv_text(diagnostics.COLUMNS, trainer.alignment),
+        "timing.csv": csv_text(("stage", "seconds"), timing),
+    }
+    provenance = {
+        "study": study.study,
+        **identity._asdict(),
+        "config": run | {"network": entry.model_dump(mode="json")},
+        "versions": versions(),
+        "hardware": hardware(trainer.device),
+        "threads": study.threads,
+        "device": trainer.device.type,
+        "dataset": dataset.facts(),
+        **when,
+        "seconds": round(sum(trainer.seconds.values()), 3),
+        "git": git_commit(),
+        "weights_sha256": weights_sha256(trainer.network),
+        "tables_sha256": {name: hashlib.sha256(text.encode()).hexdigest() for name, text in tables.items()},
+    }
+    config: dict[str, Any] = {
+        "network": {
+            "name": identity.network,
+            "kind": entry.kind,
+            "image_shape": list(dataset.image_shape),
+            "classes": dataset.classes,
+            "arguments": entry.arguments,
+        },
+        "preprocessing": dataset.preprocessing(),
+        "run": run | {"rule": identity.rule, "seed": identity.seed},
+    }
+    write_text(out / "provenance.json", json.dumps(provenance, indent=2) + "\n", digest=True)
+    for name, text in tables.items():
+        write_text(out / name, text, digest=True)
+    save_network(out / "network.pt", trainer.network, config)
+
+
+def _network_sha256(entry: NetworkEntry, dataset: Dataset) -> str:
+    """Hash of the code that a network is built from, the user's own above all."""
+    with torch.random.fork_rng(devices=[]):
+        network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments)
+    return code_sha256(network, entry.kind)
+
+
+def _now() -> str:
+    """The time, ISO 8601, UTC, in seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _source_sha256() -> str:
+    """Hash of this package's sources: other code may train other weights."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Everything that reads a whole study: tables, comparisons, figures and the report."""

@@ -1,0 +1,100 @@
+r"""A page as LaTeX tables in booktabs' style, each as wide as a page: \documentclass{article} and booktabs suffice."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from workflow.analysis.wide_tables.page import CEILING, Page, Section, table_rows, whole_note
+
+_LETTERS = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\texttt{\char34}",
+}  # fmt: skip
+#: Characters of \footnotesize in the 345 points of a page of `article`, and what a column's two gaps take.
+LINE, GAP = 83, 1.5
+
+
+def latex_text(page: Page) -> str:
+    """A `table` environment per section; of more columns than a page is wide, several one after the other."""
+    lines = [r"% In the preamble: \usepackage{booktabs}"]
+    for section in page.sections:
+        rows = [([*labels, seeds], cells) for labels, seeds, cells in table_rows(page, section, "±")]
+        parts = list(_parts([*page.heads, "seeds"], page.columns, rows))
+        for number, part in enumerate(parts, start=1):
+            lines += [r"\begin{table}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
+            lines += _caption(page, section, number, len(parts))
+            lines += _tabular([*page.heads, "seeds"], page.columns[part], [(own, cells[part]) for own, cells in rows])
+            lines += [r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _parts(
+    heads: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[list[str], list[str]]]
+) -> Iterator[slice]:
+    """Yield the columns that fit a page together, the heads beside each of them."""
+    labels = [own for own, _ in rows if own[0] != CEILING]
+    taken = sum(_width([head, *(own[i] for own in labels)]) for i, head in enumerate(heads))
+    start, width = 0, taken
+    for place, column in enumerate(columns):
+        own = _width([column, *(cells[place] for _, cells in rows)])
+        if place > start and width + own > LINE:
+            yield slice(start, place)
+            start, width = place, taken
+        width += own
+    yield slice(start, len(columns))
+
+
+def _width(texts: Sequence[str]) -> float:
+    """Characters of the longest line of a column, gaps included."""
+    return max(len(line) for text in texts for line in _lines(text)) + GAP
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    """What stands in brackets after a number or a title goes into a second line of its cell."""
+    first, bracket, rest = text.partition(" (")
+    return (first, f"({rest}") if bracket and rest.endswith(")") else (text,)
+
+
+def _caption(page: Page, section: Section, number: int, parts: int) -> list[str]:
+    """Caption and label; the note stands in the first part only."""
+    title = f"{page.title}, {page.section_head} {section.title}" if section.title else page.title
+    label = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{page.name}-{section.title}").strip("-")
+    title += f" ({number} of {parts})" if parts > 1 else ""
+    caption = f"{title}. {whole_note(page)}" if number == 1 else f"{title}."
+    label += f"-{number}" if number > 1 else ""
+    return [rf"\caption{{{latex_escaped(caption)}}}", rf"\label{{tab:{label}}}", r"\medskip"]
+
+
+def _tabular(heads: list[str], columns: Sequence[str], rows: Sequence[tuple[list[str], list[str]]]) -> list[str]:
+    lines = [
+        rf"\begin{{tabular}}{{{'l' * (len(heads) - 1)}{'r' * (len(columns) + 1)}}}",
+        r"\toprule", _row([*heads, *columns], "b"), r"\midrule",
+    ]  # fmt: skip
+    for own, cells in rows:
+        if own[0] == CEILING:
+            across = rf"\multicolumn{{{len(heads)}}}{{l}}{{{CEILING}}}"
+            lines += [r"\midrule", f"{across} & {_row(cells)}"]
+        else:
+            lines.append(_row([*own, *cells]))
+            lines += [r"\addlinespace"] if any(_lines(text)[1:] for text in cells) else []
+    return [*lines, r"\bottomrule", r"\end{tabular}"]
+
+
+def _row(texts: Sequence[str], place: str = "t") -> str:
+    """Cells and the row's end; `place`: which line of two stands beside single ones, t(op) or b(ottom)."""
+    return " & ".join(_cell(_lines(text), place) for text in texts) + r" \\"
+
+
+def _cell(lines: Sequence[str], place: str) -> str:
+    escaped = r" \\ ".join(latex_escaped(line) for line in lines)
+    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}{escaped}\end{{tabular}}" if lines[1:] else escaped
+
+
+def latex_escaped(text: str) -> str:
+    """Text that LaTeX shows as it stands; "±" and the signs of numbers in its own mathematics."""
+    escaped = "".join(_LETTERS.get(letter, letter) for letter in " ".join(text.split()))
+    escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
+    # Two hyphens would be joined to a dash.
+    escaped = re.sub(r"-(?=-)", "-{}", escaped)
+    # A row that begins with "[" would be read as an argument of the row's end before it.
+    return re.sub(r"^(?=\[)", "{}", escaped.replace("±", r"$\pm$"))
