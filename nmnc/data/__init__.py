@@ -1,0 +1,1 @@
+"""Training and test images: data sets, folders of classes, the only decoder, augmentation."""
