@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nmnc.data.images import ENDINGS, OTHER_ENDINGS, Pixels, read_image
 from nmnc.device import refuse_beyond_memory
 from nmnc.errors import UserError
-from nmnc.data.images import ENDINGS, OTHER_ENDINGS, Pixels, read_image
 
 #: What systems and programs put beside images, beside all names that begin with a dot.
 NOT_OF_THE_USER = {

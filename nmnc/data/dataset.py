@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nmnc.data.class_folders import read_class_folders
 from nmnc.config import Dataset as DatasetConfig
+from nmnc.data.class_folders import read_class_folders
+from nmnc.data.images import Pixels, as_uint8
 from nmnc.data.sources import KNOWN, SOURCES, Arrays, read_npz
 from nmnc.device import refuse_beyond_memory
 from nmnc.errors import UserError, did_you_mean
-from nmnc.data.images import Pixels, as_uint8
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nmnc.data import image_pixels
-from nmnc.errors import UserError, in_one_line
 from nmnc.data.image_pixels import EIGHT_BITS, GREY, OTHER_HALVES, Pixels, Refused, colour_and_alpha, composed, layout
+from nmnc.errors import UserError, in_one_line
 
 #: Grey level behind transparent pixels.
 GROUND = 128
