@@ -13,7 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 #: Import name of each library that has to live in this one environment -> its name on the index.
 TOGETHER = {
     "torch": "torch",

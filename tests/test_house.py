@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.places import ROOT
+
 #: Folders whose Python runs on a user's data.
 RUNNING = ("nmnc", "brain_eval", "workflow", "bench", "examples")
 

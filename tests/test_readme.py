@@ -1,12 +1,12 @@
 """What README shows is what results/reference holds, and what it names is there."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.places import ROOT
+
 REFERENCE = ROOT / "results" / "reference" / "cifar10"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -102,7 +102,7 @@ def estimate(
     of one estimate on that many images. Parts drawn from the same images overlap, so their variance is divided by
     1 - fraction; at fraction 1 it is the variance over random halves as it stands (the delete-half jackknife; Shao &
     Wu 1989, "A general theory for jackknife variance estimation"). Nearest neighbours change with the part, so that
-    TwoNN's interval comes out up to 1.3 times too wide (tests/nmnc/test_dimension.py).
+    TwoNN's interval comes out up to 1.3 times too wide (tests/nmnc/measure/test_dimension.py).
 
     Args:
         activity: float (images, units).

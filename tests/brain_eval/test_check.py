@@ -15,8 +15,8 @@ from PIL import Image
 
 from brain_eval.check import check_all
 from nmnc.errors import UserError
+from tests.places import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SEEN = {"image_size": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
 CODE = """
 from torch import nn

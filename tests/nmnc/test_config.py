@@ -11,8 +11,8 @@ from nmnc import config
 from nmnc.config import Noise, Section, load_study, study_from
 from nmnc.errors import UserError
 from nmnc.runs import REFERENCES, data_folder, parameters, references, results_folder, trained
+from tests.places import CONFIG
 
-CONFIG = Path(__file__).parents[2] / "config"
 REFERENCE = {"network": "torchvision:alexnet", "preprocessing": {"image_size": 8, "mean": [0] * 3, "std": [1] * 3}}
 SWEEPS = {"images": {"rules": ["fast"], "values": {"noise.images": [1, 2, 4]}}}
 LACKING = REFERENCE | {"preprocessing": {"image_size": 8, "mean": [0], "std": [1]}}

@@ -1,6 +1,5 @@
 """Sweeps: copies of rules with other values, the points they stand for, and the table of them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +7,8 @@ import pytest
 from nmnc.config import Study, study_from
 from nmnc.errors import UserError
 from nmnc.runs import parameters, scored, sweep_points, trained
+from tests.places import CONFIG
 
-CONFIG = Path(__file__).parents[2] / "config"
 NET = {"kind": "mlp", "arguments": {"hidden": [8]}}
 
 

@@ -20,11 +20,11 @@ from brain_eval.activations.models import load_model
 from nmnc.config import Dataset as DatasetConfig
 from nmnc.config import Diagnostics, Evaluation, NetworkEntry, Noise, Run, Training
 from nmnc.data.dataset import Dataset, extent_of, load_dataset
+from tests.places import ROOT
 from workflow import cost_of_training, plan
 from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost
 from workflow.cost_of_training import Images, seconds_of, training_cost
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CPU = torch.device("cpu")
 IMAGES = Images((1, 8, 8), 10, 640, 100)
 ENTRY = NetworkEntry(kind="convnet", arguments={"channels": [4], "hidden": [16]})

@@ -14,9 +14,9 @@ from nmnc.config import Study, study_from
 from nmnc.errors import UserError
 from nmnc.runs import results_folder, trained
 from nmnc.training.provenance import git_commit
+from tests.places import ROOT
 from workflow.reference import provenance, publish
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONTENT: dict[str, Any] = {
     "study": "tiny",
     "seeds": [0, 1],

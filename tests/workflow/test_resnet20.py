@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.places import ROOT
+
 #: Spearman correlation with macaque IT at 32 x 32 pixels, from an independent implementation.
 KNOWN = {"relu": 0.151, "layer1": 0.230, "layer2": 0.213, "layer3": 0.308, "linear": 0.304}
 

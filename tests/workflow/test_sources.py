@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from nmnc.files.sources import closure
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.places import ROOT
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
+from tests.places import ROOT
 from workflow import owners, start
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path("results/tiny")
 STUDY: dict[str, Any] = {
     "study": "tiny",

@@ -22,9 +22,10 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests.places import ROOT
+
 pytestmark = pytest.mark.end_to_end
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = Path("results/tiny")
 TABLES = ("runs", "scores", "accuracy", "alignment", "comparisons")
 N_STIMULI = 12

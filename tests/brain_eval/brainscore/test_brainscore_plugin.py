@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from brain_eval.__main__ import app
 from brain_eval.brainscore.plugin import write_plugin
 from nmnc.errors import UserError
+from tests.places import ROOT
 
 #: A benchmark plug-in of 30 images, on which Brain-Score and we compute the same score.
 BENCHMARK = """
@@ -97,7 +98,7 @@ def run(code: str, *arguments: str, path: Path, cwd: Path) -> subprocess.Complet
     switches = {
         "BS_INSTALL_DEPENDENCIES": "no", "RESULTCACHING_DISABLE": "1", "BRAINSCORE_SKIP_MEMORY_CHECK": "1",
         "BRAINSCORE_HOME": str(cwd), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": os.pathsep.join([str(path), str(Path(__file__).parents[3])]),
+        "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)]),
     }  # fmt: skip
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, env=os.environ | switches, cwd=cwd, capture_output=True, text=True)

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -24,8 +23,8 @@ from brain_eval.activations.preprocessing import Preprocessing
 from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
 from nmnc.errors import UserError
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 CPU = Computation(torch.device("cpu"))
 
 

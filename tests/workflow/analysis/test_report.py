@@ -16,6 +16,7 @@ import pytest
 import workflow.analysis.report.study
 from brain_eval.benchmarks.base import Benchmark
 from nmnc.errors import UserError
+from tests.places import ROOT
 from workflow.analysis.figures import palette
 from workflow.analysis.report import render, write_report
 from workflow.analysis.report.rows import MOST_ROWS, count, interval, listing, number, shown
@@ -174,7 +175,7 @@ def test_the_model_figure_says_which_seed_of_how_many(html: str) -> None:
 
 
 def test_the_coverage_told_is_that_of_the_committed_table(page: Page) -> None:
-    table = pd.read_csv(Path(__file__).parents[3] / "results/reference/bench/interval_coverage.csv")
+    table = pd.read_csv(ROOT / "results/reference/bench/interval_coverage.csv")
     table = table[table["case"].eq("score")]
     for stimuli, recordings, words in (
         (92, (1,), "of a single recording in {} % of the experiments"),

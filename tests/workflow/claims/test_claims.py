@@ -1,7 +1,6 @@
 """Effects and verdicts on a study whose effects are known."""
 
 import gzip
-import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,12 @@ from scipy import stats
 
 from nmnc.config import load_study
 from nmnc.errors import UserError
+from tests.places import ROOT
+from tests.workflow.claims import claims_study
 from workflow.claims import law, quantities, signals
 from workflow.claims.runs import Runs
 from workflow.claims.tables import angles, dimension, slopes, sweeps, write_claims
 from workflow.claims.verdicts import load_predictions, verdict, verdicts
-
-ROOT = Path(__file__).parents[2]
-_specification = importlib.util.spec_from_file_location("claims_study", Path(__file__).with_name("claims_study.py"))
-assert _specification is not None
-assert _specification.loader is not None
-claims_study = importlib.util.module_from_spec(_specification)
-_specification.loader.exec_module(claims_study)
 
 
 @pytest.fixture(scope="module")

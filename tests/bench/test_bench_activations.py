@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-BENCH = Path(__file__).parents[2] / "bench"
+from tests.places import BENCH
 
 
 @pytest.fixture

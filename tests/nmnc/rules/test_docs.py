@@ -1,7 +1,6 @@
 """The rule that docs/adding-a-rule.md teaches works as it stands there."""
 
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +8,9 @@ import torch
 from nmnc import rules
 from nmnc.config import Noise
 from nmnc.networks.mlp import mlp
+from tests.places import ROOT
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "adding-a-rule.md"
+DOCS = ROOT / "docs" / "adding-a-rule.md"
 
 
 def test_the_rule_of_the_docs_can_be_registered_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Variances of scores against the jackknife, against simulation of known parts, and coverage of the intervals."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,8 @@ from brain_eval.inference.variation import (
 )
 from brain_eval.metrics.rdms import correlation_rdm, square, upper_triangle
 from brain_eval.metrics.similarity import METRICS, correlate
+from tests.places import BENCH
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
 REFERENCE = BENCH.parent / "results" / "reference" / "bench"
 
 

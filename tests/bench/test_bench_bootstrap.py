@@ -2,12 +2,11 @@
 
 import csv
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+from tests.places import BENCH
 
 
 @pytest.fixture

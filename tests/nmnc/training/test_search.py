@@ -13,6 +13,7 @@ from nmnc.files.writing import write_csv
 from nmnc.settings import Dataset
 from nmnc.training.search import rows
 from nmnc.training.trainer import EPOCH_COLUMNS
+from tests.places import ROOT
 
 
 def study(**changes: Any) -> Study:
@@ -87,15 +88,14 @@ def test_validation_images_follow_the_trained_ones_and_replace_the_test_set(tmp_
 def test_the_second_round_runs_the_best_three_trials_of_every_rule_again(
     rounds: tuple[str, ...], second_round: str
 ) -> None:
-    root = Path(__file__).parents[2]
     first: dict[tuple[str, str], list[tuple[float, str]]] = {}
     for name in rounds:
-        with (root / f"results/reference/{name}/tables/search.csv").open(encoding="utf-8") as file:
+        with (ROOT / f"results/reference/{name}/tables/search.csv").open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row["accuracy"]:
                     own = first.setdefault((row["network"], row["rule"]), [])
                     own.append((float(row["accuracy"]), row["values"]))
-    again = load_study(root / f"config/{second_round}.yaml")
+    again = load_study(ROOT / f"config/{second_round}.yaml")
     assert set(again.seeds).isdisjoint({100}), "seeds that chose the three would choose them again"
     second: dict[tuple[str, str], set[str]] = {}
     for sweep in again.sweeps:

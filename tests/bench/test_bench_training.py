@@ -3,15 +3,13 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.trainer import Trainer
-
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+from tests.places import BENCH
 
 
 @pytest.fixture

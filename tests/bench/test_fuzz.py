@@ -9,13 +9,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-FUZZ = Path(__file__).resolve().parents[1] / "bench" / "fuzz.py"
+from tests.places import BENCH
+
+FUZZ = BENCH / "fuzz.py"
 KINDS = ("study", "data_npz", "data_folder", "benchmark", "model", "weights", "checkpoint", "module")
 
 

@@ -3,12 +3,11 @@
 import csv
 import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-BENCH = Path(__file__).resolve().parents[2] / "bench"
+from tests.places import BENCH
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ import pytest
 
 from nmnc.errors import UserError
 from nmnc.files.writing import claimed, only_writer, remove_remnants, replacing, write_csv, write_text
+from tests.places import ROOT
 
 
 def names(folder: Path) -> list[str]:
@@ -98,8 +99,7 @@ with only_writer(pathlib.Path(sys.argv[1]), 0):
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock of tmp_path until its stdin is closed."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    root = str(Path(__file__).parents[2])
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
@@ -209,8 +209,7 @@ with replacing(pathlib.Path(sys.argv[1]) / "state.pt") as temporary:
 
 def killed_while_writing(folder: Path) -> None:
     """Leave what a process leaves that is killed while it writes to `folder`."""
-    root = str(Path(__file__).parents[2])
-    run = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=root, check=False)
+    run = subprocess.run([sys.executable, "-c", KILLED, str(folder)], cwd=ROOT, check=False)
     assert run.returncode == -signal.SIGKILL
     assert any(".nmnc-" in name for name in names(folder))
 
