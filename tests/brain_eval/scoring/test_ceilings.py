@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from brain_eval.scoring.ceilings import (
     split_half_correlations,
 )
 from nmnc.errors import UserError
-from nmnc.files.sources import closure
+from nmnc.files.sources import ROOT, closure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -28,8 +27,6 @@ with warnings.catch_warnings():
     from rsatoolbox.inference.crossvalsets import sets_leave_one_out_rdm
 
 
-#: Modules behind ceilings that compute none.
-NO_NUMBERS = {"__init__.py", "files.py", "whole_regions.py"}
 #: Metrics that noise attenuates as it does a correlation.
 CORRELATIONS = [name for name, metric in METRICS.items() if metric.spearman_brown]
 #: rsatoolbox's names of our metrics, where they differ.
@@ -197,12 +194,15 @@ def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(tmp
         assert len(calls) == calls_so_far
 
 
-def test_kept_ceilings_depend_on_all_code_behind_them():
-    root = Path(ceiling_files.__file__).parents[1]
-    behind = {path for path in closure(root, ["brain_eval.scoring.ceilings"]) if path.startswith("brain_eval/")}
-    # What a benchmark is, and how one is read, is not how a ceiling is computed.
-    behind = {path for path in behind if "benchmarks" not in path and Path(path).name not in NO_NUMBERS}
-    assert behind == {Path(str(module.__file__)).relative_to(root).as_posix() for module in ceiling_files.CODE}
+def test_an_edit_of_the_code_behind_ceilings_recomputes_them(tmp_path, monkeypatch):
+    assert {"brain_eval/scoring/ceilings.py", "brain_eval/metrics/repetitions.py"} <= set(
+        closure(ROOT, [ceiling_files.__name__])
+    )
+    _, repetitions = simulated_repetitions(1.0, repetitions=2, n=10)
+    ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, tmp_path)
+    monkeypatch.setattr(ceiling_files, "code_digest", lambda *modules: "edited")
+    ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 def test_a_ceiling_that_is_undefined_names_the_stimulus():
