@@ -1,21 +1,17 @@
-"""Reading NetCDF files and tables so that a damaged one, or a full disk, is one line that can be acted on."""
+"""Reading NetCDF files so that a damaged one, or a full disk, is one line that can be acted on."""
 
-import csv
-import io
 import math
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nmnc.errors import UserError, in_one_line
 from nmnc.files.digests import check_seal
-from nmnc.files.reading import read_rows
 
 if TYPE_CHECKING:
     import netCDF4
-    import pandas as pd
 
 #: What readers of a damaged or foreign file raise, from a truncated header to a variable that is not there.
 READING_ERRORS = (
@@ -103,38 +99,3 @@ def _refuse_unwritten(group: "netCDF4.Dataset | netCDF4.Group", path: Path, advi
             raise UserError(f"{path}: {name} would take {size / 1e9:.3g} GB, more than the file can contain; {advice}")
     for inner in group.groups.values():
         _refuse_unwritten(inner, path, advice)
-
-
-#: Columns whose cells are labels: text as it was written, also where it looks like a number or like NaN.
-LABELS = frozenset({
-    "network", "rule", "kind", "label", "sweep", "layer", "space", "subspace", "quantity", "benchmark", "version",
-    "session", "animal", "species", "region", "metric", "interval_method", "ceiling_definition",
-})  # fmt: skip
-
-
-def read_frame(path: Path, columns: Collection[str], advice: str, *, text: bool = False) -> "pd.DataFrame":
-    """Return a CSV file as a data frame.
-
-    Args:
-        path: UTF-8, with a header and commas; a name that ends in .gz: compressed.
-        columns: that must be there.
-        advice: what to do about a missing or damaged file.
-        text: keep every cell as the text that was written; else only those of LABELS, and other columns are numbers
-            (NaN where a cell is empty) wherever all of their cells are.
-
-    Raises:
-        UserError: see `nmnc.files.reading.read_rows`.
-    """
-    import pandas as pd
-
-    header, rows = read_rows(path, columns, advice)
-    if text:
-        return pd.DataFrame(rows, columns=header, dtype=str)
-    content = io.StringIO()
-    writer = csv.DictWriter(content, header, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    content.seek(0)
-    empty = {name: ["", "nan"] for name in header if name not in LABELS}
-    labels = dict.fromkeys(LABELS.intersection(header), str)
-    return pd.read_csv(content, dtype=labels, keep_default_na=False, na_values=empty)

@@ -106,7 +106,7 @@ def _write_rows(results: Path, run: Identity, tables: dict[str, "pd.DataFrame"])
     for name, (place, identified) in PLACES.items():
         rows = tables[name].loc[tables[name].index.isin([tuple(map(str, run))])]
         if not rows.empty:
-            content = rows if identified else rows.drop(columns=IDENTITY).dropna(axis=1, how="all")
+            content = rows if identified else rows.drop(columns=IDENTITY)
             text = content.to_csv(index=False, lineterminator="\n")
             write_text(results / place.format(run.folder), text, digest=True)
 

@@ -18,8 +18,6 @@ COLUMNS = (
     "region", "metric", "raw", "ci_low", "ci_high", "interval_method", "n_draws", "ceiling_lower",
     "ceiling_upper", "ceiled", "ceiling_definition", "n_stimuli", "n_neuroids", "preprocessing",
 )  # fmt: skip
-#: Kinds in runs.csv that are scored but not trained here; the same as nmnc.runs.REFERENCES (a test compares them).
-REFERENCES = ("pretrained", "initial", "as_built", "pixels")
 
 
 def rows_of_layer(target: Target, scores: Scores, confidence: float) -> Iterator[dict[str, Any]]:

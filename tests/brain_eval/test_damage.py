@@ -17,17 +17,18 @@ from brain_eval import benchmarks
 from brain_eval.activations import writer as activation_files
 from brain_eval.activations.reader import _refuse_another_network, open_activations
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.files import read_frame
 from brain_eval.inference.draws import read_draws
 from brain_eval.metrics.rdms import correlation_rdm
 from brain_eval.scoring.scores import score_model
 from nmnc.errors import UserError
 from nmnc.files.digests import check_seal, digest_file, seal
-from nmnc.files.reading import read_json
+from nmnc.files.reading import read_json, read_rows
 from nmnc.files.writing import replacing, write_csv, write_text
 from nmnc.networks import build_network
+from nmnc.runs import Identity
 from nmnc.training.checkpoint import load_network, load_state, save_network, save_state, weights_sha256
-from workflow.analysis.report.study import _model_rdms
+from workflow.analysis.report.study import model_rdms
+from workflow.analysis.results import Run
 
 N = 12
 IDS = tuple(f"image{number}" for number in range(N))
@@ -69,11 +70,11 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "network.pt": lambda path: (lambda network, config: (dict(network.state_dict()), config))(*load_network(path)),
     "state.pt": load_state,
     "provenance.json": read_json,
-    "epochs.csv": lambda path: read_frame(path, ("epoch",), "delete it").to_dict("list"),
+    "epochs.csv": lambda path: read_rows(path, ("epoch",)),
     "fake.nc": read_activations,
-    "rdms.nc": lambda path: _model_rdms(path, RUN, ["fake"]),
+    "rdms.nc": lambda path: model_rdms(path, Run(Identity(**RUN), True, ""), ["fake"]),
     "draws.nc": lambda path: read_draws(path, RUN),
-    "scores.csv": lambda path: read_frame(path, ("layer",), "delete it", text=True).to_dict("list"),
+    "scores.csv": lambda path: read_rows(path, ("layer",)),
 }
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from brain_eval.benchmarks.whole_regions import rows_of_whole_regions
-from brain_eval.files import read_frame
 from nmnc.errors import UserError
 from nmnc.files.reading import read_object
-from workflow.analysis.complete_tables import check_epochs, check_scores
+from workflow.analysis.results import Results
 
 #: Accuracy fluctuates by several points from epoch to epoch, so a run is judged by its last two.
 LAST_EPOCHS = 2
@@ -33,35 +32,39 @@ class Runs:
 
     folder: Path
 
+    @property
+    def _results(self) -> Results:
+        return Results(self.folder)
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """runs.csv: one row per run with its parameters."""
-        return self._table("runs")
+        return self._results.numbers("runs")
 
     @cached_property
     def sweeps(self) -> pd.DataFrame:
         """sweeps.csv: sweep, rule, label, value."""
-        return self._table("sweeps")
+        return self._results.numbers("sweeps")
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """epochs.csv of all finished runs, with network, rule, kind and seed."""
-        return self._collected("epochs", "networks", "/epochs.csv")
+        return self._results.collected("epochs")
 
     @cached_property
     def alignment(self) -> pd.DataFrame:
         """alignment.csv of all finished runs."""
-        return self._collected("alignment", "networks", "/alignment.csv")
+        return self._results.collected("alignment")
 
     @cached_property
     def manifold(self) -> pd.DataFrame:
         """Dimensions, alpha and principal angles of the trained networks (python -m nmnc diagnose)."""
-        return self._collected("manifold", "manifold", ".csv")
+        return self._results.collected("manifold")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Scores of the networks that were compared with recordings; whole regions only."""
-        scores = self._collected("scores", "scores", ".csv", identified=True)
+        scores = self._results.collected("scores")
         return scores if scores.empty else rows_of_whole_regions(scores)
 
     @cached_property
@@ -99,39 +102,3 @@ class Runs:
         """The last epoch that all points of a sweep have: where they are compared."""
         rows = self.table[self.table["rule"].isin(list(labels))]
         return int(rows["training.epochs"].astype(float).min())
-
-    def _table(self, name: str) -> pd.DataFrame:
-        path = self.folder / "tables" / f"{name}.csv"
-        if not path.exists():
-            raise UserError(f"{path} is missing; make it with: python -m nmnc runs")
-        return read_frame(path, ("rule",), "make it with: python -m nmnc runs")
-
-    def _collected(self, name: str, part: str, ending: str, identified: bool = False) -> pd.DataFrame:
-        """Files of all runs as one frame; `identified`: they name their run themselves."""
-        frames = []
-        identity = ["network", "rule", "kind", "seed"]
-        epochs = self.table.get("training.epochs", pd.Series("", self.table.index))
-        identities = self.table[identity].assign(last=[str(number).removesuffix(".0") for number in epochs])
-        if not (self.folder / "networks").is_dir():
-            return self._recorded(name)
-        for values in identities.itertuples(index=False, name=None):
-            network, rule, kind, seed, last = values
-            path = self.folder / part / str(network) / str(rule) / f"seed{seed}{ending}"
-            if not path.exists():
-                continue
-            frame = read_frame(path, (), f"delete it and run the study again: it makes {path.name}")
-            rows: list[dict[str, str]] = frame.astype(str).to_dict("records")  # type: ignore[assignment]
-            if name in ("epochs", "alignment"):
-                check_epochs(path, "" if kind == "untrained" else last, rows)
-            elif name == "scores":
-                check_scores([(path, str(network), rows)])
-            frames.append(frame if identified else frame.assign(**dict(zip(identity, values[:-1], strict=True))))
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=identity)
-
-    def _recorded(self, name: str) -> pd.DataFrame:
-        """Rows of all runs from a published table, which may be compressed."""
-        path = self.folder / "tables" / "claims" / "runs" / f"{name}.csv"
-        for candidate in (path, path.with_name(f"{path.name}.gz")):
-            if candidate.exists():
-                return read_frame(candidate, ("network", "rule", "seed"), "bring it back with git, or run the study")
-        raise UserError(f"{self.folder}: neither networks/ nor {path.relative_to(self.folder)}; run the study first")

@@ -17,6 +17,7 @@ import workflow.analysis.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference.layer_choice import CHOSEN
 from workflow.analysis.report import write_report
+from workflow.analysis.results import TABLES
 
 LAYERS = ("conv1", "conv2", "fc")
 HOSTILE = "<i>nmnc<b> & $b$='20'"
@@ -291,6 +292,7 @@ def build(root: Path, seed: int = 0) -> FakeStudy:
         "timing": pd.DataFrame([{"stage": "train", "seconds": 61.25}]),
     }
     for name, table in tables.items():
+        table = table.reindex(columns=[*table.columns, *(set(TABLES[name].columns) - set(table.columns))])
         table.to_csv(results / f"tables/{name}.csv", index=False, float_format="%.10g", lineterminator="\n")
     study = FakeStudy(results, root / "study.yaml", root / "data")
     for name in RECORDINGS:

@@ -20,7 +20,7 @@ from tests.places import ROOT
 from workflow.analysis.figures import palette
 from workflow.analysis.report import render, write_report
 from workflow.analysis.report.rows import MOST_ROWS, count, interval, listing, number, shown
-from workflow.analysis.report.study import COLUMNS, read_study
+from workflow.analysis.report.study import TABLES, read_study
 
 
 class Page(HTMLParser):
@@ -285,7 +285,7 @@ def test_nothing_trained_still_makes_a_page(fake_study: Any, means_of: Any) -> N
     assert "objects, macaque IT · resnet20" in text
 
 
-@pytest.mark.parametrize("name", list(COLUMNS))
+@pytest.mark.parametrize("name", list(TABLES))
 def test_missing_table_is_named_with_its_command(fake_study: Any, name: str) -> None:
     (fake_study.results / f"tables/{name}.csv").unlink()
     command = "python -m nmnc runs" if name == "runs" else "python -m workflow.analysis tables"

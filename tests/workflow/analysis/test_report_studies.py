@@ -13,9 +13,10 @@ from brain_eval.inference.layer_choice import CHOSEN
 from nmnc.errors import UserError
 from workflow.analysis.figures import CaptionedFigure, draw_similarity, draw_training, palette, save_all
 from workflow.analysis.report import render, write_report
-from workflow.analysis.report.claims import COLUMNS, read_claims
+from workflow.analysis.report.claims import read_claims
 from workflow.analysis.report.rows import readable_tables
 from workflow.analysis.report.study import read_study
+from workflow.analysis.results import TABLES, Results
 from workflow.claims.verdicts import COLUMNS as CLAIMS
 
 
@@ -69,11 +70,11 @@ def test_verdicts_stand_in_the_report_with_their_figures(fake_study: Any) -> Non
 
 
 def test_the_columns_read_are_those_the_claims_write() -> None:
-    assert set(COLUMNS) <= set(CLAIMS)
+    assert set(TABLES["claims"].columns) <= set(CLAIMS)
 
 
 def test_without_verdicts_there_is_no_such_section(fake_study: Any) -> None:
-    assert read_claims(fake_study.results) is None
+    assert read_claims(Results(fake_study.results)) is None
     assert 'id="claims"' not in page_of(fake_study)
 
 
@@ -119,7 +120,7 @@ def test_captions_lead_nowhere_else(fake_study: Any) -> None:
     words = json.loads(captions.read_text())["claims_verdicts.png"]
     captions.write_text(json.dumps({"../../../secret.png": words}))
     (fake_study.results.parent.parent / "secret.png").write_bytes(b"")
-    claims = read_claims(fake_study.results)
+    claims = read_claims(Results(fake_study.results))
     assert claims is not None
     assert claims.figures == ()
 
@@ -200,7 +201,7 @@ def test_runs_of_sweeps_are_counted(fake_study: Any) -> None:
         pd.DataFrame([{"sweep": "images", "rule": "nmnc", "label": "vnc", "value": 8, "values": "8"}]),
     )
     study = read_study(fake_study.results, fake_study.config, fake_study.data)
-    assert study.tables["sweeps"]["value"].tolist() == ["8"]
+    assert study.tables["sweeps"]["value"].tolist() == [8]
     figures = [
         figure for figure in draw_training(study.tables, palette(study.tables["runs"])) if "sweeps" in figure.name
     ]
@@ -221,6 +222,8 @@ def test_dozens_of_rules_keep_their_tables_within_the_page(fake_study: Any) -> N
     for i in range(40):
         for stage in ("networks", "scores"):
             shutil.copytree(here / stage / "convnet/nmnc", here / stage / f"convnet/nmnc_{i}")
+        for path in (here / f"networks/convnet/nmnc_{i}").rglob("provenance.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"rule": f"nmnc_{i}"}))
     html = page_of(fake_study)
     for heading in ("Accuracy after training", "Similarity at the layer chosen on held-out images: spearman"):
         assert html[html.index(heading) :].partition("<table")[0].endswith('<div class="scroll tall">')

@@ -12,12 +12,12 @@ from scipy import stats
 from brain_eval.inference import intervals as statistics
 from brain_eval.inference.draws import Drawn
 from brain_eval.scoring.scores import COLUMNS as SCORE_COLUMNS
-from nmnc import runs
 from nmnc.errors import UserError
 from nmnc.files.digests import check_content, digest_file
 from nmnc.files.writing import sha256_of_file, write_text
-from workflow.analysis import tables
-from workflow.analysis.tables import ALIGNMENT, write_tables
+from workflow.analysis import results as reader
+from workflow.analysis.results import ALIGNMENT
+from workflow.analysis.tables import write_tables
 
 RULES = {"backprop": "backprop", "nmnc b=1": "nmnc", "vnc": "vnc", "untrained": "untrained"}
 SEEDS = (0, 1, 2)
@@ -32,10 +32,6 @@ RECORDINGS = (
     ("mean", "all", "macaque", "V4"),
     ("average", "2 animals", "macaque", "IT"),
 )
-
-
-def test_the_kinds_that_are_not_trained_here_are_those_of_the_runs():
-    assert tables.REFERENCES == runs.REFERENCES
 
 
 def write(path, columns, rows):
@@ -313,12 +309,12 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(results, missing
         (
             "networks/net/vnc/seed1/epochs.csv",
             "epoch,train_loss,test_accuracy,perturbations,forward_passes\n0,,high,0,0\n",
-            "'high' in column test_accuracy is no number",
+            "'high' in column test_accuracy is not a number",
         ),
         (
             "scores/net/vnc/seed1.csv",
             ",".join(SCORE_COLUMNS) + "\nnet,vnc,vnc,1,fc,b,1,s,a,m,IT,spearman,large" + "," * 11 + "\n",
-            "'large' in column raw is no number",
+            "'large' in column raw is not a number",
         ),
     ],
 )  # fmt: skip
@@ -413,7 +409,7 @@ def test_draws_beside_the_scores_reach_comparisons_and_layers(results, monkeypat
         labels = (("average", "2 animals", "macaque", "IT"),)
         return {("bench", "spearman"): Drawn("one", LAYERS, labels, raw, some, some, half, recorded)}
 
-    monkeypatch.setattr(tables, "read_draws", read_draws)
+    monkeypatch.setattr(reader, "read_draws", read_draws)
     for path in list((results / "scores").rglob("seed*.csv")):
         path.with_name(f"{path.stem}_draws.nc").touch()
     write_tables(results)

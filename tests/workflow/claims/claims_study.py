@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from workflow.analysis.results import RUN_TABLES
+
 SEEDS = (1, 2, 3, 4, 5, 6)
 LAYERS = {"conv1": 400, "fc1": 40}
 #: Test accuracy at the last epoch by label; the swept copies stand beside their rule.
@@ -29,8 +31,10 @@ def write(folder: Path, seeds: tuple[int, ...] = SEEDS) -> Path:
         shift = 0.01 * rng.standard_normal()
         below = folder / "networks" / "net" / label / f"seed{seed}"
         below.mkdir(parents=True)
-        _epochs(accuracy + shift, epochs, noise["images"]).to_csv(below / "epochs.csv", index=False)
-        _alignment(COSINE.get(label, np.nan), shift, epochs).to_csv(below / "alignment.csv", index=False)
+        tables = {"epochs": _epochs(accuracy + shift, epochs, noise["images"])}
+        tables["alignment"] = _alignment(COSINE.get(label, np.nan), shift, epochs)
+        for name, table in tables.items():
+            table.reindex(columns=RUN_TABLES[name].columns).to_csv(below / f"{name}.csv", index=False)
         scores = folder / "scores" / "net" / label
         scores.mkdir(parents=True, exist_ok=True)
         _scores(identity, accuracy / 10 + shift / 10).to_csv(scores / f"seed{seed}.csv", index=False)
@@ -74,4 +78,5 @@ def _scores(identity: dict[str, object], raw: float) -> pd.DataFrame:
         "metric": "spearman",
     }
     sessions = [("a", "one", raw + 1), ("b", "two", raw - 1), ("mean", "all", raw)]
-    return pd.DataFrame([base | {"session": s, "animal": a, "raw": value} for s, a, value in sessions])
+    rows = [base | {"session": s, "animal": a, "raw": value} for s, a, value in sessions]
+    return pd.DataFrame(rows, columns=RUN_TABLES["scores"].columns)

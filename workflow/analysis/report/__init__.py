@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from brain_eval.scoring.rows import REFERENCES
 from nmnc.files.writing import replacing
+from nmnc.runs import REFERENCES
 from workflow.analysis.figures import (
     CaptionedFigure,
     RuleStyle,

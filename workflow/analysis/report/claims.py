@@ -6,15 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from brain_eval.files import read_frame
 from nmnc.errors import UserError
 from nmnc.files.reading import read_json
+from workflow.analysis.results import Results
 
-COLUMNS = (
-    "prediction", "claim", "says", "side", "threshold", "effect", "ci_low", "ci_high", "n", "n_missing",
-    "interval_method", "p_holm", "verdict", "tier",
-)  # fmt: skip
-_REMEDY = "make it anew with: python -m workflow.analysis claims"
+_REMEDY = "run: python -m workflow.analysis claims"
 
 
 @dataclass(frozen=True)
@@ -45,20 +41,15 @@ class Claims:
         return {str(verdict): int(n) for verdict, n in self.table["verdict"].value_counts(sort=False).items()}
 
 
-def read_claims(results: Path) -> Claims | None:
+def read_claims(study: Results) -> Claims | None:
     """Read tables/claims.csv and figures/claims of results/STUDY; None where the study has no verdicts.
 
     Raises:
         UserError: the table lacks a column, or the captions cannot be read.
     """
-    path = results / "tables" / "claims.csv"
-    if not path.exists():
+    if not study.path("claims").exists():
         return None
-    table = read_frame(path, (), f"delete it and {_REMEDY}", text=True)
-    missing = [column for column in COLUMNS if column not in table]
-    if missing:
-        raise UserError(f"{path} lacks the column {missing[0]}; delete it and {_REMEDY}")
-    return Claims(table, _figures(results / "figures" / "claims"))
+    return Claims(study.frame("claims"), _figures(study.folder / "figures" / "claims"))
 
 
 def _figures(folder: Path) -> tuple[ClaimFigure, ...]:

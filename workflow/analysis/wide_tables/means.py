@@ -7,10 +7,8 @@ import numpy as np
 
 from brain_eval.inference.comparisons import ScoredRun
 from brain_eval.inference.draws import Recordings
+from workflow.analysis.results import MEANS, WHERE
 from workflow.analysis.wide_tables.intervals import joint_interval, over_seeds
-
-WHERE = ("benchmark", "session", "animal", "species", "region", "metric")
-COLUMNS = ("network", "rule", "kind", "layer", *WHERE, "n_seeds", "mean", "ci_low", "ci_high", "interval_method")
 
 
 def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[dict[str, Any]]:
@@ -31,7 +29,7 @@ def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[d
             if row["raw"] != "":
                 known.append((run, row))
     for key, known in groups.items():
-        yield dict(zip(COLUMNS, (*key, *_mean(known, confidence)), strict=True))
+        yield dict(zip(MEANS, (*key, *_mean(known, confidence)), strict=True))
 
 
 def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: float) -> tuple[Any, ...]:
