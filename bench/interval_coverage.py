@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from side_by_side import write
 
-from brain_eval.inference.cka_resampling import cka_in_subsets, gram_sums
 from brain_eval.inference.draws import Drawn, Recordings
 from brain_eval.inference.intervals import correlation_interval, difference_interval
 from brain_eval.inference.layer_choice import choose_layer
@@ -42,7 +41,7 @@ from brain_eval.inference.variation import (
     variation_of_correlation,
     variation_of_draws,
 )
-from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics.cka import cka_in_subsets, gram_sums, linear_cka
 from brain_eval.metrics.gram import centred_gram
 from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
 from brain_eval.metrics.similarity import ranks

@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, stimuli_in_memory
 from brain_eval.inference.intervals import correlation_interval
 from brain_eval.inference.variation import Spread, joint_variance, stimulus_variance
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
-from brain_eval.metrics.similarity import METRICS, correlate
+from brain_eval.metrics.similarity import correlate
 from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.targets import Target
+
+METRICS = metrics_of_rdms()
 
 #: Of the population of which four are drawn.
 RECORDINGS = 24

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from brain_eval.activations.reductions import REDUCTIONS
+from brain_eval.metrics import METRICS, RDMS
 from nmnc.command_line import finite, run_command
 from nmnc.errors import UserError
 
@@ -114,7 +116,7 @@ def extract(  # noqa: PLR0913
     memory_gb: Annotated[
         float, typer.Option(min=0.01, max=10**5, callback=finite, help="For batches and buffers, which shrink to fit.")
     ] = 2.0,
-    reduction: Annotated[str, typer.Option(help="none, spatial_mean, pca or random_projection.")] = "none",
+    reduction: Annotated[str, typer.Option(help=f"One of {', '.join(REDUCTIONS)}.")] = "none",
     reduction_dimensions: Annotated[
         int, typer.Option(min=1, max=10**7, help="Most values a layer after the last two.")
     ] = 1000,
@@ -155,8 +157,7 @@ def score(  # noqa: PLR0913
     metrics: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: spearman, rho-a, pearson, cosine, tau-a, whitened-cosine, whitened-correlation of "
-            "RDMs; cka-biased, cka-unbiased, ridge, pls where a benchmark has responses."
+            help=f"Comma-separated: {', '.join(METRICS)}. CKA, ridge and pls score recordings that have responses."
         ),
     ] = "spearman,rho-a",
     draws: Annotated[int, typer.Option(min=1, max=10**6, help="Bootstrap draws.")] = 1000,
@@ -167,8 +168,7 @@ def score(  # noqa: PLR0913
     recorded_rdms: Annotated[
         str,
         typer.Option(
-            help="Comma-separated kinds of the recordings' RDMs: correlation, cosine, euclidean; mahalanobis, "
-            "crossnobis where there are repetitions."
+            help=f"Comma-separated kinds of the recordings' RDMs: {', '.join(RDMS)}. The last two need repetitions."
         ),
     ] = "correlation",
 ) -> None:

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brain_eval.benchmarks import decode_all, load_benchmark, module_of, say_notes
 from brain_eval.benchmarks.recorded_rdms import CORRELATION
-from brain_eval.scoring.scores import known_kinds, known_metrics, refuse_undefined
+from brain_eval.metrics import METRICS, RDMS
+from brain_eval.scoring.scores import refuse_undefined
 from nmnc.data.images import Pixels
 from nmnc.errors import UserError
 from nmnc.files.reading import parse_json
@@ -65,7 +66,7 @@ def check_all(
     Raises:
         UserError: the first mistake found.
     """
-    metrics, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
+    metrics, kinds = METRICS.known(metrics), RDMS.known(recorded_rdms)
     loaded, images = [], list[Pixels]()
     for spec in benchmark_specs:
         if "=" not in spec:
@@ -117,13 +118,13 @@ def _show(model: "Model", images: Sequence[Pixels], reduction: str, channel_axis
     from brain_eval.activations.hooks import probe_images
     from brain_eval.activations.layer_outputs import Computation
     from brain_eval.activations.layer_probe import print_notes, probe
-    from brain_eval.activations.reductions.reduction import WHOLE, Reduction
+    from brain_eval.activations.reductions.reduction import Reduction
     from brain_eval.activations.repeats import Repeats, refuse_changes, state_of
 
     device, settings = torch.device("cpu"), Settings(reduction=Reduction(reduction), channel_axis=channel_axis)
     found = probe(model, Computation(device)).with_channels(settings.channel_axis)
-    means = settings.reduction if reduction == "spatial_mean" else WHOLE  # the others do not ask for the channels
-    repeats = Repeats(model, Computation(device), found, kept_layers(model, found.outputs, means, 1, device))
+    kept = kept_layers(model, found.outputs, settings.reduction, 1, device)
+    repeats = Repeats(model, Computation(device), found, kept)
     before = state_of(model.module)
     shown = torch.cat([probe_images(model.preprocessing, 2), model.preprocessing(images)])
     ids = [*(f"noise {number}" for number in (1, 2)), *(f"image {1 + number}" for number in range(len(images)))]

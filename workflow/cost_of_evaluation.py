@@ -18,10 +18,11 @@ from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.recorded_rdms import CORRELATION, source_of
 from brain_eval.benchmarks.sources import state
+from brain_eval.metrics.base import metrics_of_rdms, metrics_of_responses
 from brain_eval.metrics.rdms import euclidean_rdm
-from brain_eval.metrics.similarity import METRICS, Metric, correlation_rdm, upper_triangle
+from brain_eval.metrics.similarity import correlation_rdm, upper_triangle
 from brain_eval.scoring.ceilings import split_half_all
-from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.scores import MOST_STIMULI_STORED
 from brain_eval.scoring.targets import SPLITS, Target
 from nmnc.config import Evaluation
@@ -88,7 +89,7 @@ class BenchmarkCost:
 
     def _prepare(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
         """Recordings cut to few stimuli: time grows with the number of pairs."""
-        metrics: dict[str, Metric] = {name: METRICS[name] for name in evaluation.metrics if name in METRICS}
+        metrics = metrics_of_rdms(evaluation.metrics)
         kinds = evaluation.recorded_rdms
         cut = replace(benchmark, recordings=tuple(_cut(recording) for recording in benchmark.recordings))
         self._scale = sum(_pairs(benchmark, kind) for kind in kinds) / _pairs(cut)
@@ -107,7 +108,7 @@ class BenchmarkCost:
 
     def _prepare_responses(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
         """CKA, ridge and PLS: one recording cut to few stimuli; from 300 to 1,200 their sum grew 15 times."""
-        metrics = [name for name in evaluation.metrics if name in RESPONSE_METRICS]
+        metrics = [metric.name for metric in metrics_of_responses(evaluation.metrics)]
         recordings = [one for one in benchmark.recordings if one.responses is not None]
         self._responses: list[ResponseTarget] = []
         if not (metrics and recordings):

@@ -19,7 +19,7 @@ from brain_eval.activations.layer_outputs import Computation, Output, forward
 from brain_eval.activations.layer_probe import Probe, laid_out, print_notes, probe
 from brain_eval.activations.memory_budget import memory_plan, refuse_without_memory
 from brain_eval.activations.models import Model
-from brain_eval.activations.reductions.principal_layers import memory_of_components, write_components
+from brain_eval.activations.reductions import REDUCTIONS
 from brain_eval.activations.reductions.reduction import WHOLE, Kept, Reduction, kept_of, notes
 from brain_eval.activations.repeats import Repeats, Sample, refuse_changes, rows_to_repeat, state_of
 from brain_eval.activations.writer import Shape
@@ -180,6 +180,7 @@ class _Job:
         self.model, self.stimuli, self.path = model, stimuli, path
         self.computation, self.settings = computation, settings
         self.n, self.reduction = len(stimuli.stimulus_ids), settings.reduction
+        self.fitted = self.reduction.method.fitted
         self.kept = kept_layers(model, found.outputs, self.reduction, self.n, computation.device)
         self.repeats = Repeats(model, computation, found, self.kept)
         self.shapes = {layer: one.shape for layer, one in self.kept.items()}
@@ -191,28 +192,28 @@ class _Job:
     def refuse_without_memory(self) -> None:
         where = f"{self.model.name} on {self.stimuli.name}"
         refuse_without_memory(where, self.plan.needed)
-        if self.reduction.name == "pca":
-            needed = memory_of_components(self.n, self.shapes, self.reduction.dimensions)
-            refuse_without_memory(f"{where}: PCA", needed, self.settings.memory_gb)
+        if self.fitted is not None:
+            needed = self.fitted.memory(self.n, self.shapes, self.reduction.dimensions)
+            refuse_without_memory(f"{where}: {self.reduction.name.upper()}", needed, self.settings.memory_gb)
 
     def bytes_on_disk(self) -> tuple[int, int]:
         """Upper bounds on the size of the file, and of what is written beside it for a while."""
         batch, block = self.plan.batch_size, self.plan.block_bytes
         whole = activation_files.bytes_needed(self.n, self.shapes, batch, block)
-        if self.reduction.name != "pca":
+        if self.fitted is None:
             return whole, 0
         fewer = {layer: (self.reduction.dimensions, 1, 1) for layer in self.shapes}
         return activation_files.bytes_needed(self.n, fewer, batch, block), whole
 
     def run(self) -> None:
         """Write the file."""
-        if self.reduction.name != "pca":
+        if self.fitted is None:
             self._record(self.path, self.attributes | _said(notes(self.kept)), self.settings.compression)
             return
         with private_folder(self.path.parent) as folder:
             everything = folder / "whole.nc"
             self._record(everything, {}, compression=False)
-            write_components(
+            self.fitted.rewrite(
                 everything, self.path, self.stimuli.stimulus_ids, self.shapes, self.reduction.dimensions,
                 lambda said: self.attributes | _said(said), self.settings.compression,
             )  # fmt: skip
@@ -344,7 +345,8 @@ def _refuse_not_finite(
 
 def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, settings: Settings) -> dict[str, str]:
     """Everything the values depend on, and so the key by which a file is kept or rewritten."""
-    code = hashlib.sha256((model.code_sha256 + code_digest(__name__)).encode())
+    reduction = REDUCTIONS.module(settings.reduction.name)
+    code = hashlib.sha256((model.code_sha256 + code_digest(__name__, reduction)).encode())
     return {
         "model": model.name,
         "weights_sha256": model.weights_sha256,

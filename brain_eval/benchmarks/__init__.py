@@ -1,6 +1,5 @@
 """The registry of benchmarks. Importing it is cheap: a benchmark's module is imported when asked for."""
 
-import difflib
 import importlib
 import json
 import re
@@ -12,17 +11,22 @@ from types import ModuleType
 import numpy as np
 
 from brain_eval.benchmarks.base import Benchmark, Description
+from brain_eval.registry import Registry
 from nmnc.errors import UserError
 from nmnc.files.writing import write_text
 
-#: One line per benchmark: a module of this package with DESCRIPTION and load(data_folder).
-MODULES = (
-    "simulated",
-    "kriegeskorte2008",
-    "cowley2023",
-    "algonauts2019",
-    "freemanziemba2013public",
-    "majajhong2015public",
+#: One line per benchmark: its name, and its module in this package with DESCRIPTION and load(data_folder).
+MODULES: Registry[ModuleType] = Registry(
+    "benchmark",
+    __name__,
+    {
+        "simulated": "simulated",
+        "kriegeskorte2008": "kriegeskorte2008",
+        "cowley2023": "cowley2023",
+        "algonauts2019": "algonauts2019",
+        "freemanziemba2013public": "freemanziemba2013public",
+        "majajhong2015public": "majajhong2015public",
+    },
 )
 
 
@@ -128,11 +132,10 @@ def decode_all(benchmark: Benchmark) -> None:
 
 def module_of(name: str) -> ModuleType:
     """The module of a registered benchmark; UserError for an unknown name ("did you mean")."""
-    if name not in MODULES:
-        close = difflib.get_close_matches(name, MODULES, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(MODULES)}"
-        raise UserError(f"unknown benchmark '{name}'; {hint} (a folder of your own is NAME=FOLDER)")
-    return importlib.import_module(f"{__name__}.{name}")
+    try:
+        return importlib.import_module(MODULES.module(name))
+    except UserError as error:
+        raise UserError(f"{error} (a folder of your own is NAME=FOLDER)") from None
 
 
 def _row(description: Description, data: Path) -> tuple[str, ...]:

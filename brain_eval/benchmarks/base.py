@@ -110,7 +110,7 @@ class Recording:
             keeps only trials that all neuroids have (Brain-Score's assemblies: ceilings are then a little too low).
         responses: (n, neuroids) float64 responses averaged over repetitions, those behind `rdm`; None
             where only an RDM was published. For encoding models and CKA.
-        distance: of a published `rdm`, a name in recorded_rdms.KINDS; "" where the source does not say.
+        distance: of a published `rdm`, a name in brain_eval.metrics.RDMS; "" where the source does not say.
     """
 
     session: str

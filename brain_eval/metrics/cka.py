@@ -3,11 +3,18 @@
 Kornblith et al. 2019 (ICML), eq. 3. Its biased form grows with the number of neuroids even where
 nothing is shared; the unbiased form uses the estimator of Song et al. 2012 (JMLR 13:1393, eq. 5) and is 0
 on average there.
+
+In many subsets of the stimuli at once, given as 0 and 1 per stimulus, every sum over the products that CKA needs is one
+matrix product. Subsets, not counts with copies: a copy would add to the unbiased estimate what its formula leaves out.
 """
+
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from brain_eval.metrics.base import COUNTED_TWICE, OF_ITS_SIZE, Matrix, SubsetMetric, Vector
 from brain_eval.metrics.gram import centred_gram, checked_features
 from brain_eval.metrics.rdms import UndefinedSimilarity
 from nmnc.errors import UserError
@@ -90,3 +97,69 @@ def linear_cka(features_a: ArrayLike, features_b: ArrayLike, unbiased: bool = Tr
         UserError, UndefinedSimilarity: as `gram` and `alignment`.
     """
     return alignment(gram(features_a, unbiased), gram(features_b, unbiased))
+
+
+@dataclass(frozen=True)
+class GramSums:
+    """A Gram matrix and its sums in every subset.
+
+    Attributes:
+        gram: (n, n) float64, symmetric; zero diagonal where unbiased.
+        rows: (subsets, n) sums of the rows over each subset.
+        own: (subsets,) HSIC of the matrix with itself; NaN where it is a rounding error of 0.
+    """
+
+    gram: Matrix
+    rows: Matrix
+    own: Vector
+
+
+def gram_sums(gram: Matrix, subsets: Matrix, unbiased: bool) -> GramSums:
+    """Prepare a Gram matrix (n, n) for `cka_in_subsets`; subsets are (subsets, n) float64 of 0 and 1."""
+    matrix = gram.copy()
+    if unbiased:
+        np.fill_diagonal(matrix, 0.0)
+    rows = subsets @ matrix
+    own = _hsic(matrix, rows, matrix, rows, subsets, unbiased)
+    least = ROUNDING * float(np.vdot(gram, gram)) / np.maximum(subsets.sum(axis=1), 1) ** 2
+    return GramSums(matrix, rows, np.where(own > least, own, np.nan))
+
+
+def cka_in_subsets(a: GramSums, b: GramSums, subsets: Matrix, unbiased: bool) -> Vector:
+    """Return CKA in every subset, (subsets,) float64 within [-1, 1]; NaN where there is nothing to align.
+
+    Args:
+        a, b: from `gram_sums` with the same subsets.
+        subsets: (subsets, n) float64 of 0 and 1; the unbiased form needs at least 4 stimuli in each.
+        unbiased: HSIC_1 of Song et al. 2012 (JMLR 13:1393, eq. 5), which Nguyen et al. 2021 use for CKA.
+    """
+    both = _hsic(a.gram, a.rows, b.gram, b.rows, subsets, unbiased)
+    return np.clip(both / np.sqrt(a.own * b.own), -1.0, 1.0)
+
+
+def _hsic(a: Matrix, a_rows: Matrix, b: Matrix, b_rows: Matrix, subsets: Matrix, unbiased: bool) -> Vector:
+    size = subsets.sum(axis=1)
+    traces = np.einsum("ij,ij->i", subsets @ (a * b), subsets)
+    a_all, b_all = (np.einsum("ij,ij->i", subsets, rows) for rows in (a_rows, b_rows))
+    mixed = np.einsum("ij,ij,ij->i", subsets, a_rows, b_rows)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if unbiased:
+            total = traces + a_all * b_all / ((size - 1) * (size - 2)) - 2 * mixed / (size - 2)
+            return np.where(size > 3, total / (size * (size - 3)), np.nan)
+        return (traces - 2 * mixed / size + a_all * b_all / size**2) / size**2
+
+
+RECORDS = tuple(
+    SubsetMetric(
+        name=f"cka-{bias}",
+        label=f"linear CKA ({bias})",
+        note="" if unbiased else OF_ITS_SIZE,
+        compare=partial(linear_cka, unbiased=unbiased),
+        transform=centred_gram,
+        prepare=partial(gram_sums, unbiased=unbiased),
+        in_subsets=partial(cka_in_subsets, unbiased=unbiased),
+        method=f"{COUNTED_TWICE}; linear CKA, {bias} HSIC; draws are random halves of the stimuli",
+        biased=not unbiased,
+    )
+    for bias, unbiased in (("biased", False), ("unbiased", True))
+)

@@ -5,12 +5,14 @@ correlation per neuroid between predicted and recorded responses to the rest.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from brain_eval.metrics.base import EncodingMetric, Fold, Matrix
 from brain_eval.metrics.gram import centred_gram, checked_features
 from brain_eval.metrics.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 from brain_eval.metrics.repetitions import recorded_trials
@@ -25,18 +27,6 @@ FEWEST = 3
 
 class TooFew(UserError):
     """A recording, or a layer, too small for what is asked; others of the same study need not be."""
-
-
-class Fold(NamedTuple):
-    """A fitted split: which stimuli were held out, and what was predicted of them.
-
-    Attributes:
-        test: (test,) positions.
-        predicted: (test, neuroids) float64.
-    """
-
-    test: NDArray[np.intp]
-    predicted: NDArray[np.float64]
 
 
 def splits_of(
@@ -253,3 +243,28 @@ def median_score(correlations: NDArray[np.float64]) -> float | None:
     if any(len(split) == 0 for split in usable):
         return None
     return float(np.mean([np.median(split) for split in usable]))
+
+
+def _fit(
+    features: NDArray[np.floating], responses: Matrix, strata: Sequence[object] | None, regression: str
+) -> list[Fold]:
+    """`out_of_split` as a record has it."""
+    return out_of_split(features, responses, regression, strata=strata)
+
+
+NOTE = (
+    "The score is the median correlation over neuroids (neurons, sites or voxels), not corrected for their "
+    "reliability; the corrected one is in the column ceiled of scores.csv. Intervals vary the test stimuli and "
+    "keep the fits."
+)
+RECORDS = tuple(
+    EncodingMetric(
+        name=name,
+        label=f"{label} regression, median r over neuroids",
+        note=NOTE,
+        fit=partial(_fit, regression=name),
+        fewest_features=fewest,
+        method="test stimuli are drawn, fits are kept (their own variation is not included)",
+    )
+    for name, label, fewest in (("ridge", "ridge", 1), ("pls", "PLS", COMPONENTS))
+)

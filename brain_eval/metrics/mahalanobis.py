@@ -7,13 +7,13 @@ rsatoolbox's forms for unbalanced data. Whitening mixes neuroids, so a repetitio
 out for all of them.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from brain_eval.metrics.base import RdmKind
 from brain_eval.metrics.gram import RowError
 from brain_eval.metrics.rdms import euclidean_rdm, squared_distances
 from brain_eval.metrics.repetitions import recorded_trials, whole_trials
@@ -206,8 +206,7 @@ def crossnobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") ->
     return rdm
 
 
-#: RDMs of single repetitions (repetitions, n, p) by name.
-KINDS: dict[str, Callable[[ArrayLike], NDArray[np.float64]]] = {
-    "mahalanobis": mahalanobis_rdm,
-    "crossnobis": crossnobis_rdm,
-}
+RECORDS = (
+    RdmKind("mahalanobis", euclidean_rdm, mahalanobis_rdm, repeated=True),
+    RdmKind("crossnobis", euclidean_rdm, crossnobis_rdm, repeated=True),
+)

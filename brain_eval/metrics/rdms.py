@@ -4,15 +4,12 @@ Kriegeskorte, Mur & Bandettini 2008 (Front Syst Neurosci 2:4). Distances that us
 repetitions are in brain_eval.metrics.mahalanobis.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from brain_eval.metrics.base import RdmKind, Vector
 from brain_eval.metrics.gram import ROWS, RowError, centred_gram, checked_features, checked_rows, mirrored, row_products
 from nmnc.errors import UserError
-
-Vector = NDArray[np.float64]
 
 #: Distances below this, relative to the patterns' size, are rounding errors of an exact zero; duplicates
 #: must tie when pairs are ranked.
@@ -105,12 +102,11 @@ def euclidean_rdm(features: ArrayLike) -> NDArray[np.float64]:
     return rdm
 
 
-#: RDMs of features (n, p) by name; of repetitions (repetitions, n, p) see mahalanobis.KINDS.
-KINDS: dict[str, Callable[[ArrayLike], NDArray[np.floating]]] = {
-    "correlation": correlation_rdm,
-    "cosine": cosine_rdm,
-    "euclidean": euclidean_rdm,
-}
+RECORDS = (
+    RdmKind("correlation", correlation_rdm, correlation_rdm, spearman_brown=True),
+    RdmKind("cosine", cosine_rdm, cosine_rdm, spearman_brown=True),
+    RdmKind("euclidean", euclidean_rdm, euclidean_rdm),
+)
 
 
 def squared_distances(products: NDArray[np.float64], p: int) -> NDArray[np.float64]:

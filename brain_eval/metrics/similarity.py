@@ -6,19 +6,14 @@ in brain_eval.metrics.mahalanobis from single repetitions.
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau
 
-from brain_eval.metrics.rdms import UndefinedSimilarity as UndefinedSimilarity
-from brain_eval.metrics.rdms import Vector as Vector
-from brain_eval.metrics.rdms import correlation_rdm as correlation_rdm
-from brain_eval.metrics.rdms import square as square
-from brain_eval.metrics.rdms import upper_triangle as upper_triangle
-from brain_eval.metrics.whitened import whitened_correlation, whitened_cosine, whitened_draws
+from brain_eval.metrics import METRICS
+from brain_eval.metrics.base import COUNTED_TWICE, RdmMetric
+from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, correlation_rdm, square, upper_triangle
 from nmnc.errors import UserError
 
 #: Pairs that are ranked or summed at a time: 20,000 stimuli have 200 million, of which memory holds few copies.
@@ -69,10 +64,6 @@ def unit_size(pairs: Vector) -> Vector:
     """Return pairs of mean square 1: RDMs averaged for a ceiling weigh the same. Zeros stay zeros."""
     size = float(np.sqrt(pairs @ pairs / len(pairs)))
     return pairs / size if size > 0.0 else np.zeros(len(pairs))
-
-
-def _one(a: Vector, b: Vector) -> float:
-    return 1.0
 
 
 def _rho_a_factor(a: Vector, b: Vector) -> float:
@@ -143,74 +134,52 @@ def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
     return draws
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A comparison of two RDMs: mostly the Pearson correlation of transformed pairs times a constant.
-
-    Attributes:
-        transform: pairs (m,) -> pairs (m,), e.g. ranks; done once on the full sample. RDMs that are
-            averaged (for a ceiling) are averaged after it.
-        factor: two transformed vectors -> the constant (1 for Spearman).
-        words: how the pairs are treated, for interval_method.
-        value: two transformed vectors -> the similarity, where it is no Pearson correlation; else None.
-        draws: two transformed vectors (m,) and stimulus counts (draws, n) -> the similarity in every
-            bootstrap draw (draws,), where `value` is given; None: the Pearson correlation of
-            resampling.weighted_correlations times `factor`.
-        recomputed: `draws` computes every draw anew, some milliseconds to a second each, where
-            all others are matrix products over all draws at once.
-        defined_if_constant: whether an RDM of equal distances has a similarity.
-        biased: whether it is larger of fewer stimuli, see variation.variation_of_draws.
-        spearman_brown: whether the Spearman-Brown formula holds, as for correlations; the cosines also
-            reward the mean distance, and tau-a is not in units of a correlation.
-    """
-
-    transform: Callable[[Vector], Vector]
-    factor: Callable[[Vector, Vector], float]
-    words: str
-    value: Callable[[Vector, Vector], float] | None = None
-    draws: Callable[[Vector, Vector, NDArray[np.float64]], Vector] | None = None
-    recomputed: bool = False
-    defined_if_constant: bool = False
-    biased: bool = False
-    spearman_brown: bool = True
-
-
-#: For interval_method; see brain_eval.inference.variation.
-COUNTED_TWICE = "corrected for counting pairs of stimuli twice"
-RANKED_ONCE = "pairs ranked before resampling, not anew in every draw"
-#: Every metric by name. Spearman 1904; rho-a: Schütt et al. 2023 (eLife 12:e82566), the expected
-#: Spearman correlation when ties are broken at random, so that tied predictions gain nothing; tau-a:
-#: Nili et al. 2014; whitened: Diedrichsen et al. 2020, see brain_eval.metrics.whitened.
-METRICS: dict[str, Metric] = {
-    "spearman": Metric(ranks, _one, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
-    "rho-a": Metric(ranks, _rho_a_factor, f"{COUNTED_TWICE}; {RANKED_ONCE}"),
-    "pearson": Metric(standardised, _one, COUNTED_TWICE),
-    "cosine": Metric(
-        unit_size, _one, COUNTED_TWICE, cosine, cosine_draws, defined_if_constant=True, spearman_brown=False,
+#: Methods of intervals.
+RANKED_ONCE = f"{COUNTED_TWICE}; pairs ranked before resampling, not anew in every draw"
+#: Spearman 1904; rho-a: Schütt et al. 2023 (eLife 12:e82566), the expected Spearman correlation when ties are broken
+#: at random, so that tied predictions gain nothing; tau-a: Nili et al. 2014.
+RECORDS = (
+    RdmMetric(name="spearman", label="Spearman correlation of RDMs", transform=ranks, method=RANKED_ONCE),
+    RdmMetric(
+        name="rho-a",
+        label="rho-a of RDMs",
+        note="It credits no ties of distances; where there are none it is Spearman's correlation.",
+        transform=ranks,
+        factor=_rho_a_factor,
+        method=RANKED_ONCE,
     ),
-    "tau-a": Metric(
-        ranks, _one, f"{COUNTED_TWICE}; pairs ordered anew in every draw", tau_a, tau_a_draws,
-        recomputed=True, spearman_brown=False,
+    RdmMetric(name="pearson", label="Pearson correlation of RDMs", transform=standardised),
+    RdmMetric(
+        name="cosine",
+        label="cosine of RDMs",
+        transform=unit_size,
+        value=cosine,
+        draws=cosine_draws,
+        defined_if_constant=True,
+        spearman_brown=False,
     ),
-    "whitened-cosine": Metric(
-        unit_size, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_cosine,
-        partial(whitened_draws, centred=False), defined_if_constant=True, biased=True, spearman_brown=False,
+    RdmMetric(
+        name="tau-a",
+        label="Kendall's tau-a of RDMs",
+        transform=ranks,
+        value=tau_a,
+        draws=tau_a_draws,
+        method=f"{COUNTED_TWICE}; pairs ordered anew in every draw",
+        recomputed=True,
+        spearman_brown=False,
     ),
-    "whitened-correlation": Metric(
-        standardised, _one, f"{COUNTED_TWICE}; pairs whitened in every draw", whitened_correlation,
-        partial(whitened_draws, centred=True),
-    ),
-}  # fmt: skip
+)
 
 
-def find_metric(name: str) -> Metric:
-    """Return the metric called `name`; UserError lists the known ones."""
-    if name not in METRICS:
-        raise UserError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-    return METRICS[name]
+def find_metric(name: str) -> RdmMetric:
+    """Return the comparison of RDMs called `name`; UserError for an unknown one, or one that needs responses."""
+    metric = METRICS[name]
+    if not isinstance(metric, RdmMetric):
+        raise UserError(f"{name} compares responses, not RDMs; pass activity and responses to its own function")
+    return metric
 
 
-def correlate(a: Vector, b: Vector, metric: Metric) -> float:
+def correlate(a: Vector, b: Vector, metric: RdmMetric) -> float:
     """Return the metric's value for two vectors (m,) that are already transformed.
 
     Raises:
@@ -237,7 +206,7 @@ def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> flo
 
     Args:
         rdm_a, rdm_b: (n, n) dissimilarities; only the upper triangles are read.
-        metric: a name in METRICS.
+        metric: the name of a comparison of RDMs.
 
     Returns:
         The similarity; 1 for RDMs of the same rank order (for rho-a and tau-a: without ties), for the
@@ -276,7 +245,7 @@ def compare_features(
 
     Args:
         features_a, features_b: (n, p) and (n, q), the same n stimuli in the same order.
-        metric: a name in METRICS.
+        metric: the name of a comparison of RDMs.
         rdm: features -> (n, n) RDM.
 
     Raises:

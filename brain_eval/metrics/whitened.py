@@ -7,10 +7,14 @@ the pairs and the row sums alone. In a bootstrap draw, where pairs of a stimulus
 missing, the centring is the least-squares fit of one effect per stimulus, which has a closed form too.
 """
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
+from brain_eval.metrics.base import COUNTED_TWICE, OF_ITS_SIZE, RdmMetric
 from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, square
+from brain_eval.metrics.similarity import standardised, unit_size
 
 
 def stimuli_of(pairs: Vector) -> int:
@@ -108,3 +112,28 @@ def whitened_draws(a: Vector, b: Vector, weights: NDArray[np.float64], centred: 
     sizes = (a.var(), b.var()) if centred else (np.mean(a**2), np.mean(b**2))
     defined = (norms[0] > 1e-10 * totals * sizes[0]) & (norms[1] > 1e-10 * totals * sizes[1])
     return np.where(defined, np.clip(draws, -1.0, 1.0), np.nan)
+
+
+WHITENED = f"{COUNTED_TWICE}; pairs whitened in every draw"
+RECORDS = (
+    RdmMetric(
+        name="whitened-cosine",
+        label="whitened cosine of RDMs",
+        note=OF_ITS_SIZE,
+        transform=unit_size,
+        value=whitened_cosine,
+        draws=partial(whitened_draws, centred=False),
+        method=WHITENED,
+        defined_if_constant=True,
+        biased=True,
+        spearman_brown=False,
+    ),
+    RdmMetric(
+        name="whitened-correlation",
+        label="whitened correlation of RDMs",
+        transform=standardised,
+        value=whitened_correlation,
+        draws=partial(whitened_draws, centred=True),
+        method=WHITENED,
+    ),
+)

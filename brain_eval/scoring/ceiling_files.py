@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from brain_eval.benchmarks.base import Benchmark, Ceiling
 from brain_eval.benchmarks.recorded_rdms import CORRELATION
+from brain_eval.metrics import METRICS, RDMS
 from brain_eval.scoring.ceilings import split_half_all
 from nmnc.errors import UserError
 from nmnc.files.reading import read_json
@@ -30,11 +31,11 @@ def ceilings_of(
 
     Args:
         benchmark: with its recordings.
-        metrics: names in similarity.METRICS.
+        metrics: names of comparisons of RDMs.
         seed: of the splits.
         folder: ceilings are kept here as NAME-HASH.json, where the hash is of the repetitions, the
             settings and the code; None: computed anew.
-        kind: of the RDMs, a name in recorded_rdms.KINDS.
+        kind: of the RDMs, a name in brain_eval.metrics.RDMS.
 
     Raises:
         UserError: repetitions that cannot be split.
@@ -65,7 +66,8 @@ def _made(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) ->
 def _digest(benchmark: Benchmark, metrics: Sequence[str], seed: int, kind: str) -> str:
     """Hex SHA-256 of all that a ceiling depends on: repetitions, settings and the modules that compute it."""
     digest = hashlib.sha256(json.dumps([list(metrics), seed, SPLITS, kind]).encode())
-    digest.update(code_digest(__name__).encode())
+    registered = (*map(METRICS.module, metrics), RDMS.module(kind))
+    digest.update(code_digest(__name__, *registered).encode())
     for recording in benchmark.recordings:
         trials = np.zeros(0) if recording.repetitions is None else recording.repetitions
         digest.update(repr((trials.shape, str(trials.dtype), benchmark.ids_of(recording))).encode())

@@ -1,18 +1,19 @@
 """Noise ceilings: how well the best possible model could do, given the noise of a recording."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from brain_eval.benchmarks.base import Ceiling
-from brain_eval.benchmarks.recorded_rdms import CORRELATION, Kind, find_kind
+from brain_eval.benchmarks.recorded_rdms import CORRELATION
 from brain_eval.inference.resampling import generator
-from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics import RDMS
+from brain_eval.metrics.base import RdmKind, RdmMetric
 from brain_eval.metrics.gram import RowError
 from brain_eval.metrics.rdms import Vector, upper_triangle
 from brain_eval.metrics.repetitions import Trials, random_halves_of_trials, recorded_trials, trials_of, whole_trials
-from brain_eval.metrics.similarity import Metric, correlate, find_metric, ranks
+from brain_eval.metrics.similarity import correlate, find_metric, ranks
 from nmnc.errors import UserError
 
 
@@ -26,7 +27,7 @@ def leave_one_out(
 
     Args:
         rdms: (n, n) each, the same stimuli in the same order.
-        metric: a name in similarity.METRICS.
+        metric: the name of a comparison of RDMs.
         subjects: one label per RDM; RDMs of one subject are left out together, or a second session
             would tell the average what this subject is like. None: each RDM is its own subject.
         what: what the labels are, for the definition: subject, or session where there is one subject. Then
@@ -55,7 +56,7 @@ def leave_one_out(
     return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
 
 
-def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: Kind) -> NDArray[np.floating]:
+def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: RdmKind) -> NDArray[np.floating]:
     """RDM of a half of the trials alone, noise covariance included."""
     try:
         if kind.repeated:
@@ -87,10 +88,10 @@ def split_half_correlations(
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images
             with fewer than two repetitions of some neuroid are left out; with fewer than four that all neuroids have,
             where an RDM takes two.
-        metrics: names in similarity.METRICS; metrics that share a transform share its cost.
+        metrics: names of comparisons of RDMs; metrics that share a transform share its cost.
         n_splits: number of random splits.
         seed: of the splits.
-        kind: of the RDMs, a name in recorded_rdms.KINDS.
+        kind: of the RDMs, a name in brain_eval.metrics.RDMS.
 
     Returns:
         Per metric (n_splits,) float64, and the number of images used, the fewest in any split.
@@ -99,8 +100,8 @@ def split_half_correlations(
         UserError: fewer than 3 images with two (four) repetitions, or infinity.
         UndefinedSimilarity: a half is constant over the neuroids for some image.
     """
-    chosen: dict[str, Metric] = {name: find_metric(name) for name in metrics}
-    rdm_kind = find_kind(kind)
+    chosen: dict[str, RdmMetric] = {name: find_metric(name) for name in metrics}
+    rdm_kind = RDMS[kind]
     needed = 4 if rdm_kind.repeated else 2
     trials = trials_of(whole_trials(repetitions) if rdm_kind.repeated else repetitions, needed)
     correlations: dict[str, list[float]] = {name: [] for name in chosen}
@@ -136,7 +137,7 @@ def ceiling_of_halves(
     """
     mean = float(np.mean(correlations))
     words = f"split-half over repetitions ({len(correlations)} random splits; {n_images} images): "
-    for holds, what in ((find_metric(metric).spearman_brown, metric), (find_kind(kind).spearman_brown, f"{kind} RDMs")):
+    for holds, what in ((find_metric(metric).spearman_brown, metric), (RDMS[kind].spearman_brown, f"{kind} RDMs")):
         if not holds:
             return Ceiling(mean, None, f"{words}lower = mean similarity of half RDMs; upper unknown for {what}")
     words += "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
@@ -145,16 +146,18 @@ def ceiling_of_halves(
     return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
 
 
-def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: int, seed: int) -> Ceiling:
-    """Lower noise ceiling of linear CKA: how well one half of the repetitions predicts the other.
+def split_half_responses(
+    repetitions: NDArray[np.float64], compare: Callable[[ArrayLike, ArrayLike], float], n_splits: int, seed: int
+) -> Ceiling:
+    """Lower noise ceiling of a comparison of responses: how well one half of the repetitions predicts the other.
 
-    lower = mean CKA of the averages over random halves; upper is unknown, since no formula takes CKA from halves of
+    lower = mean similarity of the averages over random halves; upper is unknown, since no formula leads from halves of
     the repetitions to all of them. Empty, with the reason, where it is undefined.
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing. Images with
             fewer than two repetitions of some neuroid are left out.
-        unbiased: see cka.gram.
+        compare: two averages (n, neuroids) -> their similarity, e.g. cka.linear_cka.
         n_splits: random splits of each image's repetitions.
         seed: of the splits.
 
@@ -167,7 +170,7 @@ def split_half_cka(repetitions: NDArray[np.float64], unbiased: bool, n_splits: i
         for split, halves in _splits(trials, n_splits, seed):
             fewest = min(fewest, len(split.images))
             first, second = (split.means(half) for half in halves)
-            found.append(linear_cka(first, second, unbiased))
+            found.append(compare(first, second))
     except UserError as error:
         return Ceiling(None, None, f"none: {error}")
     words = f"split-half over repetitions ({n_splits} random splits; {fewest} images): "
@@ -181,10 +184,10 @@ def split_half(
 
     Args:
         repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing.
-        metric: a name in similarity.METRICS.
+        metric: the name of a comparison of RDMs.
         n_splits: random splits of each image's repetitions.
         seed: of the splits.
-        kind: of the RDMs, a name in recorded_rdms.KINDS.
+        kind: of the RDMs, a name in brain_eval.metrics.RDMS.
     """
     correlations, n_images = split_half_correlations(repetitions, [metric], n_splits, seed, kind)
     return ceiling_of_halves(correlations[metric], n_images, metric, kind)

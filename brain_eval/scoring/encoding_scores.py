@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import CEILED, Ceiling, Recording
 from brain_eval.inference.encoding_resampling import scores_under_weights, variation_of_test_stimuli
+from brain_eval.metrics.base import EncodingMetric
 from brain_eval.metrics.encoding import (
-    COMPONENTS,
     SPLITS,
     TooFew,
     corrected,
     correlated,
     median_score,
-    out_of_split,
     reliability,
 )
 from brain_eval.scoring.targets import Score, Scores, Target
@@ -40,29 +39,30 @@ class EncodingTarget:
         self.target = target
         self._reliabilities: dict[int, NDArray[np.float64] | str | None] = {}
 
-    def score(self, indices: Sequence[int], features: NDArray[np.float32], regressions: Sequence[str]) -> Scores:
+    def score(self, indices: Sequence[int], features: NDArray[np.float32], metrics: Sequence[EncodingMetric]) -> Scores:
         """Score a layer's activity (n, neuroids) against recordings that have responses to these n stimuli.
 
-        A recording or layer too small for a regression gets a score of None with the reason. The halves for the
+        A recording or layer too small for a metric gets a score of None with the reason. The halves for the
         choice of layers are halves of the test stimuli: every half is predicted by fits without its stimuli.
         """
         scores: Scores = {}
         for index in indices:
             responses = self.target.recordings[index].responses
             if responses is not None:
-                scores |= {(index, name): self._score_one(index, features, responses, name) for name in regressions}
+                for metric in metrics:
+                    scores[index, metric.name] = self._score(index, features, responses, metric)
         return scores
 
-    def _score_one(
-        self, index: int, features: NDArray[np.float32], responses: NDArray[np.float64], regression: str
+    def _score(
+        self, index: int, features: NDArray[np.float32], responses: NDArray[np.float64], metric: EncodingMetric
     ) -> Score:
         recording = self.target.recordings[index]
-        if regression == "pls" and features.shape[1] < COMPONENTS:
-            return Score(None, None, f"none: PLS needs at least {COMPONENTS} features")
+        if features.shape[1] < metric.fewest_features:
+            return Score(None, None, f"none: {metric.name.upper()} needs at least {metric.fewest_features} features")
         categories = self.target.categories
         strata = [categories[position] for position in recording.stimuli] if categories else None
         try:
-            folds = out_of_split(features, responses, regression, strata=strata)
+            folds = metric.fit(features, responses, strata)
         except TooFew as error:
             return Score(None, None, f"none: {error}")
         correlations = correlated(folds, responses)
@@ -72,9 +72,8 @@ class EncodingTarget:
         weights, draws = self.target.weights(recording.stimuli), self.target.draws
         values, left_out = scores_under_weights(folds, responses, weights)
         variation = variation_of_test_stimuli(values[:draws], left_out, recording.stimuli)
-        drawn = "test stimuli are drawn, fits are kept (their own variation is not included)"
         words = (
-            f"{drawn if variation is not None else 'no interval: too few test stimuli'}; {len(folds)} splits"
+            f"{metric.method if variation is not None else 'no interval: too few test stimuli'}; {len(folds)} splits"
             f"{' stratified by category' if strata else ''}, median over neuroids, mean over splits"
         )
         ceiling, ceiled = self._ceiling(index, recording, correlations)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from brain_eval.activations.memory_budget import refuse_without_memory
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.metrics.similarity import METRICS
-from brain_eval.scoring.response_scores import CKA, ENCODING
+from brain_eval.metrics.base import EncodingMetric, SubsetMetric, metrics_of_rdms, metrics_of_responses
 from brain_eval.scoring.targets import SPLITS_OF_STIMULI
 
 
@@ -28,15 +27,15 @@ def bytes_to_score(benchmark: Benchmark, metrics: Sequence[str], kinds: int, dra
 
     Args:
         benchmark: with its recordings.
-        metrics: names in similarity.METRICS or response_scores.RESPONSE_METRICS.
+        metrics: names in brain_eval.metrics.METRICS.
         kinds: how many kinds of recorded RDMs are compared.
         draws: of the bootstrap.
 
     Returns:
         Both numbers, within 10 to 60 % of what was measured with 600 stimuli (a little more is told than taken).
     """
-    compared = [METRICS[name] for name in metrics if name in METRICS]
-    aligned = sum(name in CKA for name in metrics)
+    compared, others = metrics_of_rdms(metrics).values(), metrics_of_responses(metrics)
+    aligned = sum(isinstance(metric, SubsetMetric) for metric in others)
     sizes = [len(recording.stimuli) for recording in benchmark.recordings]
     responses = [len(one.stimuli) for one in benchmark.recordings if one.responses is not None]
     kept = layer = 0.0
@@ -50,6 +49,6 @@ def bytes_to_score(benchmark: Benchmark, metrics: Sequence[str], kinds: int, dra
         subsets = draws + largest + 2 * SPLITS_OF_STIMULI + 1
         kept += sum(subsets * n + aligned * (n**2 + subsets * n) for n in responses)
         layer = max(layer, 3 * largest**2 + 3 * subsets * largest)
-    if responses and any(name in ENCODING for name in metrics):
+    if responses and any(isinstance(metric, EncodingMetric) for metric in others):
         layer = max(layer, 5 * max(responses) ** 2 + draws * max(responses))
     return int(8 * kept), int(8 * layer)

@@ -1,25 +1,19 @@
 """Scores that need a recording's responses and not only its RDM: CKA and encoding models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Ceiling
-from brain_eval.inference.cka_resampling import GramSums, cka_in_subsets, gram_sums
 from brain_eval.inference.resampling import generator, leaving_each_out, random_halves
 from brain_eval.inference.variation import variation_of_draws
-from brain_eval.metrics.gram import centred_gram
-from brain_eval.metrics.similarity import COUNTED_TWICE
+from brain_eval.metrics.base import EncodingMetric, SubsetMetric, metrics_of_responses
 from brain_eval.scoring.ceiling_files import SPLITS
-from brain_eval.scoring.ceilings import split_half_cka
+from brain_eval.scoring.ceilings import split_half_responses
 from brain_eval.scoring.encoding_scores import EncodingTarget
 from brain_eval.scoring.targets import Score, Scores, Target
-
-#: Name -> whether the estimate of HSIC is unbiased.
-CKA = {"cka-biased": False, "cka-unbiased": True}
-ENCODING = ("ridge", "pls")
-RESPONSE_METRICS = (*CKA, *ENCODING)
 
 
 class ResponseTarget:
@@ -27,19 +21,20 @@ class ResponseTarget:
 
     Args:
         target: the benchmark, with its strata of stimuli.
-        metrics: names in RESPONSE_METRICS; none: nothing is prepared.
-        draws: of CKA; encoding models have those of the target.
+        metrics: names, of which those that need responses count; none: nothing is prepared.
+        draws: random halves of the stimuli; encoding models have the target's draws.
     """
 
     def __init__(self, target: Target, metrics: Sequence[str], draws: int) -> None:
         self.target, self.draws = target, draws
         self._encoding = EncodingTarget(target)
-        self.cka = [name for name in metrics if name in CKA]
-        self.encoding = [name for name in metrics if name in ENCODING]
+        chosen = metrics_of_responses(metrics)
+        self._compared = [metric for metric in chosen if isinstance(metric, SubsetMetric)]
+        self._predicted = [metric for metric in chosen if isinstance(metric, EncodingMetric)]
         self._subsets: dict[bytes, NDArray[np.float64]] = {}
-        self._recorded: dict[tuple[int, str], GramSums] = {}
+        self._recorded: dict[tuple[int, str], Any] = {}
         self._ceilings: dict[tuple[int, str], Ceiling] = {}
-        if self.cka:
+        if self._compared:
             rng = generator(target.seed, target.name, "halves of the stimuli")
             halves = random_halves(target.strata, len(target.stimulus_ids), draws, rng)
             for group in target.groups:
@@ -56,12 +51,18 @@ class ResponseTarget:
             recording = self.target.recordings[index]
             if recording.responses is None:
                 continue
-            gram = centred_gram(recording.responses)
-            for name in self.cka:
-                self._recorded[index, name] = gram_sums(gram, subsets, CKA[name])
+            transformed = self._transformed(recording.responses)
+            for metric in self._compared:
+                key = index, metric.name
+                self._recorded[key] = metric.prepare(transformed[metric.transform], subsets)
                 if recording.repetitions is not None:
-                    ceiling = split_half_cka(recording.repetitions, CKA[name], SPLITS, self.target.seed)
-                    self._ceilings[index, name] = ceiling
+                    self._ceilings[key] = split_half_responses(
+                        recording.repetitions, metric.compare, SPLITS, self.target.seed
+                    )
+
+    def _transformed(self, values: NDArray[Any]) -> dict[Callable[[Any], Any], Any]:
+        """Activity or responses (n, p) by every transform that a metric asks for."""
+        return {transform: transform(values) for transform in {metric.transform for metric in self._compared}}
 
     def score(self, group: Sequence[int], features: NDArray[np.float32]) -> Scores:
         """Compare a layer's activity (n, neuroids) for a group's stimuli with the recordings that have responses."""
@@ -69,29 +70,25 @@ class ResponseTarget:
         scores: Scores = {}
         if not indices:
             return scores
-        if self.cka:
-            gram = centred_gram(features)
-            for name in self.cka:
-                scores |= self._aligned(indices, name, gram)
-        if self.encoding:
-            scores |= self._encoding.score(indices, features, self.encoding)
-        return scores
+        transformed = self._transformed(features)
+        for metric in self._compared:
+            scores |= self._compare(indices, metric, transformed[metric.transform])
+        return scores | self._encoding.score(indices, features, self._predicted)
 
-    def _aligned(self, indices: Sequence[int], name: str, gram: NDArray[np.float64]) -> Scores:
+    def _compare(self, indices: Sequence[int], metric: SubsetMetric, transformed: Any) -> Scores:
         stimuli = self.target.stimuli(indices)
-        subsets, unbiased, n = self._subsets[stimuli.tobytes()], CKA[name], len(stimuli)
-        model = gram_sums(gram, subsets, unbiased)
+        subsets, n = self._subsets[stimuli.tobytes()], len(stimuli)
+        model = metric.prepare(transformed, subsets)
         halves = subsets[: self.draws]
         shares = halves * (n / np.maximum(halves.sum(axis=1, keepdims=True), 1.0))
         scores: Scores = {}
         for index in indices:
-            values = cka_in_subsets(model, self._recorded[index, name], subsets, unbiased)
+            key = index, metric.name
+            values = metric.compare_subsets(model, self._recorded[key], subsets)
             raw, left_out, chosen = float(values[-1]), values[self.draws : self.draws + n], values[self.draws + n : -1]
             if not np.isfinite(raw):
-                scores[index, name] = Score(None, None, "none: the layer or the recording is constant")
+                scores[key] = Score(None, None, "none: the layer or the recording is constant")
                 continue
-            variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli, biased=not unbiased)
-            estimate = f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC"
-            words = f"{COUNTED_TWICE}; {estimate}; draws are random halves of the stimuli"
-            scores[index, name] = Score(raw, variation, words, chosen, self._ceilings.get((index, name)))
+            variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli, metric.biased)
+            scores[key] = Score(raw, variation, metric.method, chosen, self._ceilings.get(key))
         return scores

@@ -12,14 +12,15 @@ from tqdm import tqdm
 import brain_eval.benchmarks
 from brain_eval.activations.reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
-from brain_eval.benchmarks.recorded_rdms import CORRELATION, find_kind, recorded_as, refuse_absent
+from brain_eval.benchmarks.recorded_rdms import CORRELATION, recorded_as, refuse_absent
 from brain_eval.files import netcdf_errors
+from brain_eval.metrics import METRICS, RDMS
+from brain_eval.metrics.base import metrics_of_rdms, metrics_of_responses
 from brain_eval.metrics.rdms import UndefinedRow, upper_triangle
-from brain_eval.metrics.similarity import METRICS, find_metric
 from brain_eval.scoring.draws_file import write_draws
 from brain_eval.scoring.memory import refuse_too_much
 from brain_eval.scoring.rdm_files import Rdms, whole_rdm, write_rdms
-from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.rows import COLUMNS as COLUMNS
 from brain_eval.scoring.rows import rows_of_layer
 from brain_eval.scoring.targets import Score, Scores, Target, pairs_of
@@ -48,13 +49,13 @@ def score_model(  # noqa: PLR0913
         rdms_out: NetCDF to write: per benchmark of at most 200 stimuli a variable of its name,
             (layer, row, column) float64, NaN for a layer without an RDM.
         identity: "network,rule,kind,seed".
-        metrics: names in similarity.METRICS, or in response_scores.RESPONSE_METRICS, which give rows
-            for recordings with responses only.
+        metrics: names in brain_eval.metrics.METRICS; those that need responses give rows for recordings that have
+            them only.
         draws, seed, confidence: of the bootstrap. Its draws depend on the seed and the benchmark, not
             on the model, so that models are compared on the same resampled stimuli.
         draws_out: NetCDF to write (see brain_eval.inference.draws), for comparisons of models.
         ceilings: folder in which noise ceilings are kept between calls; None: computed anew.
-        recorded_rdms: kinds of the recordings' RDMs, names in recorded_rdms.KINDS; metrics of RDMs are
+        recorded_rdms: kinds of the recordings' RDMs, names in brain_eval.metrics.RDMS; metrics of RDMs are
             computed for each. A recording that lacks a kind (crossnobis takes repetitions) has no rows for
             it, and is warned of. In the column `metric` all but correlation stand before the metric's name.
 
@@ -63,7 +64,7 @@ def score_model(  # noqa: PLR0913
             other stimuli, NaN in them, a full disk.
     """
     who = _identity(identity)
-    chosen, kinds = known_metrics(metrics), known_kinds(recorded_rdms)
+    chosen, kinds = METRICS.known(metrics), RDMS.known(recorded_rdms)
     rows: list[dict[str, Any]] = []
     stored: Rdms = {}
     reasons: dict[str, dict[str, str]] = {}
@@ -112,8 +113,7 @@ def _targets(
     Recordings that lack a kind are warned of, with the reason, which is also added to `reasons`; a kind that all of
     them lack is left out.
     """
-    compared = {one: find_metric(one) for one in chosen if one in METRICS}
-    others = [one for one in chosen if one in RESPONSE_METRICS]
+    compared, others = metrics_of_rdms(chosen), [metric.name for metric in metrics_of_responses(chosen)]
     # Every recording is in the target of the correlation RDMs, and so is every response.
     for kind in kinds if CORRELATION in kinds or not others else (CORRELATION, *kinds):
         metrics = compared if kind in kinds else {}
@@ -142,24 +142,6 @@ def _identity(text: str) -> dict[str, str]:
     return dict(zip(("network", "rule", "kind", "seed"), parts, strict=True))
 
 
-def known_metrics(names: Sequence[str]) -> list[str]:
-    """The metrics' names, each once and without blanks; UserError for an unknown one."""
-    known = (*METRICS, *RESPONSE_METRICS)
-    names = [name.strip() for name in names]
-    for name in names:
-        if name not in known:
-            raise UserError(f"unknown metric '{name}'; choose from {', '.join(known)}")
-    return list(dict.fromkeys(names))
-
-
-def known_kinds(names: Sequence[str]) -> list[str]:
-    """The same of kinds of recorded RDMs."""
-    names = [name.strip() for name in names]
-    for name in names:
-        find_kind(name)
-    return list(dict.fromkeys(names))
-
-
 def refuse_undefined(
     benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, others: bool
 ) -> None:
@@ -173,7 +155,7 @@ def refuse_undefined(
     Raises:
         UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
     """
-    compared = any(name in METRICS for name in metrics)
+    compared = bool(metrics_of_rdms(metrics))
     for kind in (kind for kind in kinds if compared or kind != CORRELATION):
         reasons: dict[str, str] = {}
         found = False
@@ -206,7 +188,7 @@ def score_layer(target: Target, responses: ResponseTarget, activations: Activati
         sessions = f"session {', '.join(target.recordings[index].session for index in group)}"
         if target.metrics:
             try:
-                scores |= target.compare(number, upper_triangle(find_kind(target.kind).of_layer(features)))
+                scores |= target.compare(number, upper_triangle(RDMS[target.kind].of_layer(features)))
             except UndefinedRow as error:
                 reason = f"none: {error.what} for stimulus '{target.stimulus_ids[stimuli[error.row]]}'"
                 scores |= {(i, name): Score(None, None, reason) for i in group for name in target.metrics}

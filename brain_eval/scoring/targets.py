@@ -20,8 +20,9 @@ from brain_eval.inference.resampling import (
     weighted_moments,
 )
 from brain_eval.inference.variation import Variation, variation_of_correlation, variation_of_draws
+from brain_eval.metrics.base import RdmMetric
 from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, upper_triangle
-from brain_eval.metrics.similarity import Metric, correlate
+from brain_eval.metrics.similarity import correlate
 from brain_eval.scoring.ceiling_files import SPLITS as SPLITS
 from brain_eval.scoring.ceiling_files import UNKNOWN, ceilings_of
 from brain_eval.scoring.ceilings import leave_one_out
@@ -88,7 +89,7 @@ class Target:
             that recordings share the draws of shared stimuli; they are stratified by the set of
             recordings that contain them, so that each recording keeps its number of stimuli.
         ceilings: folder in which ceilings are kept, or None.
-        kind: of the recordings' RDMs, a name in recorded_rdms.KINDS.
+        kind: of the recordings' RDMs, a name in brain_eval.metrics.RDMS.
 
     Attributes:
         groups: recordings (positions) by the stimuli they have in common, which share a model RDM.
@@ -99,7 +100,7 @@ class Target:
     """
 
     def __init__(
-        self, benchmark: Benchmark, metrics: dict[str, Metric], draws: int, seed: int, ceilings: Path | None = None,
+        self, benchmark: Benchmark, metrics: dict[str, RdmMetric], draws: int, seed: int, ceilings: Path | None = None,
         kind: str = CORRELATION,
     ) -> None:  # fmt: skip
         self.metrics, self.draws, self.seed, self.kind = metrics, draws, seed, kind
@@ -167,7 +168,7 @@ class Target:
         return scores
 
     def _compare_one(
-        self, index: int, metrics: dict[str, Metric], model: Vector, moments: Moments | None, weights: Matrix
+        self, index: int, metrics: dict[str, RdmMetric], model: Vector, moments: Moments | None, weights: Matrix
     ) -> Scores:
         recorded, recorded_moments = self._recorded[index, next(iter(metrics.values())).transform]
         scores: Scores = {}
@@ -187,10 +188,10 @@ class Target:
                 units = self.recordings[index].stimuli
                 shared = variation_of_correlation(moments, recorded_moments, weights, units, self.draws)
             factor = metric.factor(model, recorded)
-            scores[index, name] = Score(raw, shared[0].times(factor), metric.words, factor * shared[1][self.draws :])
+            scores[index, name] = Score(raw, shared[0].times(factor), metric.method, factor * shared[1][self.draws :])
         return scores
 
-    def _drawn(self, index: int, raw: float, metric: Metric, model: Vector, recorded: Vector) -> Score:
+    def _drawn(self, index: int, raw: float, metric: RdmMetric, model: Vector, recorded: Vector) -> Score:
         """A score whose draws, and whose value without each unit, the metric computes itself."""
         assert metric.draws is not None
         resampled = self._coarse if metric.recomputed else self._fine
@@ -200,7 +201,7 @@ class Target:
         values = metric.draws(model, recorded, np.concatenate(rows))
         draws, left_out, halves = np.split(values, np.cumsum([len(part) for part in rows[:2]]))
         variation = variation_of_draws(raw, draws, left_out, resampled.counts[:, units], units, metric.biased)
-        return Score(raw, variation, "; ".join(filter(None, (resampled.words, metric.words))), halves)
+        return Score(raw, variation, "; ".join(filter(None, (resampled.words, metric.method))), halves)
 
     def ceiling_of_subjects(self, indices: Sequence[int], metric: str) -> Ceiling:
         """Leave-one-out ceiling over animals, or sessions of one animal, that saw the same stimuli; else unknown."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 
+from brain_eval.activations.reductions import REDUCTIONS
+from brain_eval.metrics import METRICS, RDMS
 from nmnc import runs
 from workflow import inputs, records
 from workflow.owners import remember_owner

@@ -5,7 +5,12 @@ rule extract:
     input:
         model=model_inputs,
         benchmarks=rules.benchmarks.output,
-        sources=sources("brain_eval.activations.extraction", "brain_eval.activations.models", *benchmark_sources()),
+        sources=sources(
+            "brain_eval.activations.extraction",
+            "brain_eval.activations.models",
+            *benchmark_sources(),
+            REDUCTIONS.module(EVALUATION.activations.reduction),
+        ),
     output:
         [f"{RESULTS}/activations/{{network}}/{{label}}/seed{{seed}}/{name}.nc" for name in EVALUATION.benchmarks],
     log:

@@ -4,7 +4,12 @@
 rule score:
     input:
         activations=rules.extract.output,
-        sources=sources("brain_eval.scoring.scores", *benchmark_sources()),
+        sources=sources(
+            "brain_eval.scoring.scores",
+            *benchmark_sources(),
+            *map(METRICS.module, EVALUATION.metrics),
+            *map(RDMS.module, EVALUATION.recorded_rdms),
+        ),
     output:
         scores=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}.csv",
         rdms=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_rdms.nc",

@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from brain_eval.activations import writer as activation_files
-from brain_eval.activations.reductions.pca import Components, bytes_needed, principal_components
-from brain_eval.activations.reductions.reduction import components_note
+from brain_eval.activations.reductions.pca import SMALLEST, Components, bytes_needed, principal_components
+from brain_eval.activations.reductions.reduction import Fitted, Method, Reduction
 from brain_eval.activations.writer import Shape
 from brain_eval.files import netcdf_errors
 
@@ -85,3 +85,29 @@ def write_components(
         activation_files.write(
             path, stimulus_ids, fewer, attributes(said), blocks(), chunk, unplaced=list(fewer), compression=compression
         )
+
+
+def components_note(components: Components, size: int, asked: int) -> str:
+    """What became of a layer of `size` values of which `asked` principal components were wanted."""
+    found = len(components.singular_values)
+    if not components.variance:
+        return f"the same {size} values for all stimuli: one component of zeros; channel_x and channel_y are -1"
+    note = (
+        f"{found} principal components of {size} values hold {components.explained():.6f} of the variance; channel "
+        "counts the components, channel_x and channel_y are -1"
+    )
+    if components.dropped:
+        note += f"; {components.dropped} dropped, below {SMALLEST:g} of the largest singular value"
+    if found + components.dropped < asked:
+        note += f"; {asked} were asked for, there are no more than {found + components.dropped}"
+    return note
+
+
+def _describe(reduction: Reduction) -> str:
+    return (
+        f"at most {reduction.dimensions} principal components, fitted on these stimuli, without those below "
+        f"{SMALLEST:g} of the largest singular value"
+    )
+
+
+RECORDS = (Method("pca", _describe, fitted=Fitted(memory_of_components, write_components)),)

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from brain_eval.activations.reductions.reduction import Kept, Layer, Method, Reduction
+
 #: Chance with which the error bound may fail.
 FAILURE = 0.05
 #: Values of an image multiplied at once on a CPU, so that they are still in its cache: four times as fast.
@@ -128,3 +130,23 @@ def _rows(matrix: Any) -> Tensor:
             matrix.shape,
             check_invariants=True,
         )
+
+
+def _keep(layer: Layer, reduction: Reduction) -> Kept:
+    """Project a layer that has more values than there are dimensions; a smaller one is kept whole."""
+    size, k = prod(layer.shape), reduction.dimensions
+    if size <= k:
+        return layer.whole()
+    projection = random_projection(layer.name, layer.shape, k, reduction.seed, layer.device)
+    note = (
+        f"{size} values projected on {k} random directions of density {projection.density:.6g}; "
+        f"channel counts the directions, channel_x and channel_y are -1; {bound_in_words(layer.n_images, k)}"
+    )
+    return Kept((k, 1, 1), False, projection, note)
+
+
+def _describe(reduction: Reduction) -> str:
+    return f"sparse random projection to {reduction.dimensions} dimensions, seed {reduction.seed}"
+
+
+RECORDS = (Method("random_projection", _describe, _keep),)

@@ -1,18 +1,15 @@
-"""Fewer values a layer: spatial mean, principal components, sparse random projection."""
+"""What a reduction is, and how a layer is recorded by it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from brain_eval.activations.reductions.pca import SMALLEST, Components
-from brain_eval.activations.reductions.random_projection import bound_in_words, random_projection
+from brain_eval.activations.reductions import REDUCTIONS
 from brain_eval.activations.writer import Shape
 from nmnc.errors import UserError
-
-NAMES = ("none", "spatial_mean", "pca", "random_projection")
 
 
 @dataclass(frozen=True)
@@ -20,13 +17,10 @@ class Reduction:
     """What is kept of a layer's output.
 
     Attributes:
-        name: "none": all of it. "spatial_mean": of each channel the mean over its map; outputs that are
-            no maps, such as tokens, are kept whole. "pca": exact principal components, fitted on the benchmark's
-            stimuli, without their labels or recordings. "random_projection": scikit-learn's SparseRandomProjection
-            (Achlioptas 2003; density 1/sqrt(values) as Li, Hastie & Church 2006).
-        dimensions: most values kept of a layer by the last two; smaller layers are projected no further
-            than they have values.
-        seed: of the random projection, together with the layer's name.
+        name: in REDUCTIONS.
+        dimensions: most values kept of a layer by principal components and projections; smaller layers are projected
+            no further than they have values.
+        seed: of a random projection, together with the layer's name.
     """
 
     name: str = "none"
@@ -34,20 +28,18 @@ class Reduction:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise UserError(f"--reduction {self.name}: unknown; use one of {', '.join(NAMES)}")
+        REDUCTIONS.module(self.name)
         if self.dimensions < 1:
             raise UserError(f"--reduction-dimensions {self.dimensions}: must be at least 1")
 
+    @property
+    def method(self) -> "Method":
+        """The record."""
+        return REDUCTIONS[self.name]
+
     def describe(self) -> str:
         """One line that names all that the values depend on."""
-        return {
-            "none": "none",
-            "spatial_mean": "spatial mean over the map of each channel",
-            "pca": f"at most {self.dimensions} principal components, fitted on these stimuli, without those "
-            f"below {SMALLEST:g} of the largest singular value",
-            "random_projection": f"sparse random projection to {self.dimensions} dimensions, seed {self.seed}",
-        }[self.name]
+        return self.method.describe(self)
 
 
 #: Nothing is reduced.
@@ -74,67 +66,76 @@ class Kept:
     channel_axis: int = 0
 
 
-def kept_of(
-    layer: str,
-    shape: tuple[int, ...],
-    channel_axis: int | None,
-    reduction: Reduction,
-    n_images: int,
-    device: torch.device,
-) -> Kept:
-    """How a layer is recorded.
+class Layer(NamedTuple):
+    """A layer to reduce.
 
-    For principal components, which need all images, everything is recorded; see `components_note`.
-
-    Args:
-        layer: its name.
+    Attributes:
+        name: of the layer.
         shape: of its output, without the batch axis.
         channel_axis: of `shape`; None where it is not known: then coordinates follow the order of the axes.
-        reduction: what is kept.
         n_images: of the stimulus set.
         device: where the output lies.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    channel_axis: int | None
+    n_images: int
+    device: torch.device
+
+    def whole(self, note: str = "kept whole") -> Kept:
+        """All of its values."""
+        shape: Shape = (*self.shape, 1, 1)[:3]  # type: ignore[assignment]
+        return Kept(shape, True, lambda output: output, note, self.channel_axis or 0)
+
+
+class Fitted(NamedTuple):
+    """A reduction that needs all images before it keeps any: all values are recorded first, and the file rewritten.
+
+    Attributes:
+        memory: images, shapes of the layers, dimensions -> upper bound on the bytes that `rewrite` takes.
+        rewrite: writes the reduced file from one of all values, see `principal_layers.write_components`.
+    """
+
+    memory: Callable[[int, Mapping[str, Shape], int], int]
+    rewrite: Callable[..., None]
+
+
+def keep_all(layer: Layer, reduction: Reduction) -> Kept:
+    """Record all values of a layer."""
+    return layer.whole("")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A reduction: one record, listed in RECORDS of its module and in REDUCTIONS.
+
+    Attributes:
+        name: in a study's evaluation.activations.reduction.
+        describe: one line that names all that the values depend on.
+        keep: how a layer is recorded while the images pass; raises UserError for a layer that it cannot reduce.
+        fitted: what is done behind that, where the reduction needs all images.
+    """
+
+    name: str
+    describe: Callable[[Reduction], str]
+    keep: Callable[[Layer, Reduction], Kept] = keep_all
+    fitted: Fitted | None = None
+
+
+RECORDS = (Method("none", lambda reduction: "none"),)
+
+
+def kept_of(
+    layer: str, shape: tuple[int, ...], channel_axis: int | None, reduction: Reduction, n_images: int,
+    device: torch.device,
+) -> Kept:  # fmt: skip
+    """Return how a layer is recorded; arguments as `Layer`.
 
     Raises:
-        UserError: the mean over places is wanted of a map whose channel axis is not known.
+        UserError: the layer cannot be reduced so.
     """
-    whole: Shape = (*shape, 1, 1)[:3]  # type: ignore[assignment]
-    size = int(np.prod(shape))
-    if reduction.name == "spatial_mean" and len(shape) == 3:
-        if channel_axis is None:
-            raise UserError(
-                f"layer {layer!r} gives {shape} for an image, and no image of another size shows which axis has the "
-                "channels; set --channel-axis (channel_axis of the model) to first or last, or choose another reduction"
-            )
-        places = [axis for axis in range(3) if axis != channel_axis]
-        note = f"mean over {' x '.join(str(shape[axis]) for axis in places)} places; channel_x and channel_y are -1"
-        axes = [1 + axis for axis in places]
-        return Kept((shape[channel_axis], 1, 1), False, lambda output: output.mean(axes, dtype=torch.float32), note)
-    if reduction.name == "random_projection" and size > reduction.dimensions:
-        projection = random_projection(layer, shape, reduction.dimensions, reduction.seed, device)
-        note = (
-            f"{size} values projected on {reduction.dimensions} random directions of density {projection.density:.6g}; "
-            "channel counts the directions, channel_x and channel_y are -1; "
-            f"{bound_in_words(n_images, reduction.dimensions)}"
-        )
-        return Kept((reduction.dimensions, 1, 1), False, projection, note)
-    note = "kept whole" if reduction.name in ("spatial_mean", "random_projection") else ""
-    return Kept(whole, True, lambda output: output, note, channel_axis or 0)
-
-
-def components_note(components: Components, size: int, asked: int) -> str:
-    """What became of a layer of `size` values of which `asked` principal components were wanted."""
-    found = len(components.singular_values)
-    if not components.variance:
-        return f"the same {size} values for all stimuli: one component of zeros; channel_x and channel_y are -1"
-    note = (
-        f"{found} principal components of {size} values hold {components.explained():.6f} of the variance; channel "
-        "counts the components, channel_x and channel_y are -1"
-    )
-    if components.dropped:
-        note += f"; {components.dropped} dropped, below {SMALLEST:g} of the largest singular value"
-    if found + components.dropped < asked:
-        note += f"; {asked} were asked for, there are no more than {found + components.dropped}"
-    return note
+    return reduction.method.keep(Layer(layer, shape, channel_axis, n_images, device), reduction)
 
 
 def notes(kept: Mapping[str, Kept]) -> dict[str, str]:

@@ -22,8 +22,8 @@ from brain_eval.benchmarks.base import Benchmark, DataFile, Description
 from brain_eval.benchmarks.folder.rdm import read_rdm
 from brain_eval.benchmarks.folder.responses import read_responses
 from brain_eval.benchmarks.folder.stimuli import read_stimuli
-from brain_eval.benchmarks.recorded_rdms import KINDS
 from brain_eval.benchmarks.whole_regions import ALL, MEAN
+from brain_eval.metrics import RDMS
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import read_yaml
 from nmnc.files.writing import sha256_of_file
@@ -132,8 +132,8 @@ def read_about(path: Path) -> About:
         first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: {_explain(key, first['type'], first['msg'], content)}") from error
-    if about.distance and about.distance not in KINDS:
-        raise UserError(f"{path}: unknown distance {about.distance!r}{did_you_mean(about.distance, KINDS)}")
+    if about.distance and about.distance not in RDMS:
+        raise UserError(f"{path}: unknown distance {about.distance!r}{did_you_mean(about.distance, RDMS)}")
     return about
 
 

@@ -28,7 +28,7 @@ def read_rdm(
         path: NetCDF.
         labels: session, animal, species, region.
         stimulus_ids: of the stimulus set.
-        distance: a name in recorded_rdms.KINDS, or "": correlation and cosine distances are at most 2, all but
+        distance: a name in brain_eval.metrics.RDMS, or "": correlation and cosine distances are at most 2, all but
             crossnobis are not negative.
 
     Returns:

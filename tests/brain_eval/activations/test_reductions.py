@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.random_projection import SparseRandomProjection, johnson_lindenstrauss_min_dim
 
 from brain_eval.activations.reductions.pca import SMALLEST, bytes_needed, principal_components
+from brain_eval.activations.reductions.principal_layers import components_note
 from brain_eval.activations.reductions.random_projection import (
     WIDTH,
     bound_in_words,
@@ -18,7 +19,7 @@ from brain_eval.activations.reductions.random_projection import (
     projection_seed,
     random_projection,
 )
-from brain_eval.activations.reductions.reduction import Reduction, components_note, kept_of
+from brain_eval.activations.reductions.reduction import Reduction, kept_of
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric
@@ -257,7 +258,10 @@ def test_a_layer_smaller_than_the_projection_is_kept_whole():
 
 @pytest.mark.parametrize(
     ("name", "dimensions", "message"),
-    [("mean", 5, "--reduction mean: unknown; use one of none, spatial_mean"), ("pca", 0, "must be at least 1")],
+    [
+        ("mean", 5, "unknown reduction 'mean'; known: none, pca"),
+        ("pca", 0, "must be at least 1"),
+    ],
 )
 def test_mistakes_are_one_line(name, dimensions, message):
     with pytest.raises(UserError, match=message):

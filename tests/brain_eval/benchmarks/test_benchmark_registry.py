@@ -43,7 +43,7 @@ def test_a_module_describes_itself_under_its_own_name(name: str) -> None:
     [
         ("cowley2022", "unknown benchmark 'cowley2022'; did you mean 'cowley2023'?"),
         ("Kriegeskorte", "did you mean 'kriegeskorte2008'?"),
-        ("zzz", "unknown benchmark 'zzz'; choose from simulated, kriegeskorte2008, cowley2023"),
+        ("zzz", "unknown benchmark 'zzz'; known: algonauts2019, cowley2023"),
         ("base", "unknown benchmark 'base'"),
         ("simulated=somewhere", "'simulated' is a benchmark of ours"),
         ("mine=no/such/folder", "no/such/folder of benchmark 'mine' does not exist"),

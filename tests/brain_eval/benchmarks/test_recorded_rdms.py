@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.benchmarks.recorded_rdms import KINDS
 from brain_eval.inference import draws as score_draws
+from brain_eval.metrics import RDMS as KINDS
 from brain_eval.metrics import mahalanobis, rdms
 from brain_eval.metrics.mahalanobis import crossnobis_rdm
 from brain_eval.metrics.rdms import correlation_rdm, euclidean_rdm
@@ -46,7 +46,7 @@ def test_the_kinds_are_those_of_the_configuration_and_of_the_rdm_modules():
     from nmnc.config import RecordedRdm
 
     assert get_args(RecordedRdm) == tuple(KINDS)
-    assert set(KINDS) == {*rdms.KINDS, *mahalanobis.KINDS}
+    assert list(KINDS) == [kind.name for kind in (*rdms.RECORDS, *mahalanobis.RECORDS)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -144,7 +144,7 @@ def test_without_any_repetitions_crossnobis_is_refused_and_nothing_is_written(st
     with pytest.raises(UserError, match="no recording of fake has a crossnobis RDM"):
         study.score("fake", recorded_rdms=["correlation", "crossnobis"])
     assert not (study.folder / "scores.csv").exists()
-    with pytest.raises(UserError, match="unknown RDM 'crosnobis' of recordings; choose from correlation, cosine"):
+    with pytest.raises(UserError, match="unknown RDM of recordings 'crosnobis'; did you mean 'crossnobis'"):
         study.score("fake", recorded_rdms=["crosnobis"])
 
 

@@ -7,8 +7,8 @@ from brain_eval.benchmarks.base import Benchmark, Description, Recording, Stimul
 from brain_eval.inference.draws import Drawn
 from brain_eval.inference.layer_choice import CHOSEN, COLUMNS, choose_layer, choose_layers, variance_of_choice
 from brain_eval.inference.resampling import random_halves
+from brain_eval.metrics import METRICS
 from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
-from brain_eval.metrics.similarity import METRICS
 from brain_eval.scoring.targets import SPLITS_OF_STIMULI, Target
 
 

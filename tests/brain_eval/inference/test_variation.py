@@ -18,9 +18,12 @@ from brain_eval.inference.variation import (
     variation_of_correlation,
     variation_of_draws,
 )
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.rdms import correlation_rdm, square, upper_triangle
-from brain_eval.metrics.similarity import METRICS, correlate
+from brain_eval.metrics.similarity import correlate
 from tests.places import BENCH
+
+METRICS = metrics_of_rdms()
 
 REFERENCE = BENCH.parent / "results" / "reference" / "bench"
 

@@ -21,6 +21,8 @@ with warnings.catch_warnings():
     from rsatoolbox.rdm import calc_rdm
     from rsatoolbox.rdm.calc_unbalanced import calc_rdm_unbalanced
 
+KINDS = {kind.name: kind.of_recording for kind in mahalanobis.RECORDS}
+
 
 def repetitions_of(case):
     """Single-trial responses (repetitions, stimuli, neuroids)."""
@@ -76,7 +78,7 @@ def test_noise_covariance_equals_rsatoolbox(case, shrinkage):
 @pytest.mark.parametrize("case", REPEATED)
 @pytest.mark.parametrize("kind", ["mahalanobis", "crossnobis"])
 def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
-    repetitions, function = repetitions_of(case), mahalanobis.KINDS[kind]
+    repetitions, function = repetitions_of(case), KINDS[kind]
     if not solvable(case, shrinkage):
         with pytest.raises(UserError, match="singular"):
             function(repetitions, shrinkage)
@@ -111,7 +113,7 @@ def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(ki
     centred = rsa_dataset(repetitions - np.nanmean(repetitions, axis=0).mean(axis=0))
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
     oracle = calc_rdm_unbalanced(centred, kind, "stimulus", noise=np.linalg.inv(covariance), **folds)
-    rdm = mahalanobis.KINDS[kind](repetitions, shrinkage)
+    rdm = KINDS[kind](repetitions, shrinkage)
     np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
 
 
@@ -164,7 +166,7 @@ def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions, shrin
     alike = np.broadcast_to(values[:1], values.shape)
     one, constant = values.copy(), values.copy()
     one[:, :, 2], constant[:, :, 2] = alike[:, :, 2], 0.1
-    for function in mahalanobis.KINDS.values():
+    for function in KINDS.values():
         with pytest.raises(UserError, match="neuroid 0 answers every repetition alike"):
             function(alike, shrinkage)
         for silent in (one, constant):
@@ -179,7 +181,7 @@ def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions, shrin
 def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_the_rounding(seed):
     values = np.random.default_rng(seed).standard_normal((4, 8, 5))
     values[:, :, 3] = values[:, :, 1]
-    for function in mahalanobis.KINDS.values():
+    for function in KINDS.values():
         with pytest.raises(UserError, match="noise covariance is singular: neuroids that repeat others"):
             function(values, "full")
     dataset = rsa_dataset(values)

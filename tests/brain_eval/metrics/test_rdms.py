@@ -11,7 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from brain_eval.metrics import gram
 from brain_eval.metrics.rdms import (
-    KINDS,
+    RECORDS,
     UndefinedSimilarity,
     correlation_rdm,
     cosine_rdm,
@@ -27,6 +27,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from rsatoolbox.data import Dataset
     from rsatoolbox.rdm import calc_rdm
+
+KINDS = {kind.name: kind.of_recording for kind in RECORDS}
 
 
 def features_of(case):

@@ -11,12 +11,11 @@ from scipy.io import loadmat
 from scipy.spatial.distance import squareform
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from brain_eval.benchmarks.recorded_rdms import KINDS
+from brain_eval.metrics import RDMS as KINDS
 from brain_eval.metrics import similarity
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.rdms import cosine_rdm
 from brain_eval.metrics.similarity import (
-    METRICS,
-    Metric,
     UndefinedSimilarity,
     compare,
     compare_features,
@@ -35,6 +34,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import rsatoolbox
     from rsatoolbox.util.matrix import get_v
+
+METRICS = metrics_of_rdms()
 
 #: What rsatoolbox calls them.
 THEIRS = {
@@ -223,15 +224,14 @@ def test_chunks_change_nothing(monkeypatch):
     assert {metric: compare(a, b, metric) for metric in METRICS} == pytest.approx(whole, abs=1e-14)
 
 
-def test_a_new_metric_is_one_registry_line(monkeypatch):
-    monkeypatch.setitem(METRICS, "cubes", Metric(lambda pairs: pairs**3, lambda a, b: 1.0, "pairs cubed"))
-    a, b = two_rdms(9)
-    assert compare(a, b, "cubes") == pytest.approx(rsa_compare(a**3, b**3, "pearson"), abs=1e-10)
+def test_a_metric_of_responses_compares_no_rdms():
+    with pytest.raises(UserError, match="cka-biased compares responses, not RDMs"):
+        compare(*two_rdms(9), "cka-biased")
 
 
 def test_compare_refuses_what_has_no_answer():
     rdm = correlation_rdm(features_of("random"))
-    with pytest.raises(UserError, match="unknown metric 'kendall'; choose from spearman, rho-a, pearson, cosine"):
+    with pytest.raises(UserError, match=r"unknown metric 'kendall'; known: .*, cosine, pearson, pls, rho-a, ridge"):
         compare(rdm, rdm, "kendall")
     with pytest.raises(UserError, match="of 20 and 19 stimuli"):
         compare(rdm, rdm[:19, :19])

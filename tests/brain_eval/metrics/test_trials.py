@@ -7,11 +7,13 @@ import pytest
 
 from brain_eval.metrics.cka import linear_cka
 from brain_eval.metrics.encoding import corrected, pearson_by_column, reliability
-from brain_eval.metrics.mahalanobis import KINDS
+from brain_eval.metrics.mahalanobis import RECORDS
 from brain_eval.metrics.repetitions import random_halves_of_trials, trials_of, whole_trials
 from brain_eval.metrics.similarity import compare, correlation_rdm
-from brain_eval.scoring.ceilings import split_half, split_half_cka, split_half_correlations
+from brain_eval.scoring.ceilings import split_half, split_half_correlations, split_half_responses
 from nmnc.errors import UserError
+
+KINDS = {kind.name: kind.of_recording for kind in RECORDS}
 
 R, N, P = 8, 50, 30
 
@@ -116,9 +118,9 @@ def test_neuroids_that_never_meet_in_a_half_leave_the_image_out():
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_ceiling_of_cka_lies_below_what_the_truth_reaches(pattern):
     truth, trials = simulated(pattern, noise=3.0)
-    ceiling = split_half_cka(trials, True, 5, 0)
+    ceiling = split_half_responses(trials, linear_cka, 5, 0)
     assert 0.1 < ceiling.lower < linear_cka(truth, np.nanmean(trials, axis=0))
-    complete = split_half_cka(simulated(lambda rng: np.zeros((R, N, P), bool), noise=3.0)[1], True, 5, 0)
+    complete = split_half_responses(simulated(lambda rng: np.zeros((R, N, P), bool), noise=3.0)[1], linear_cka, 5, 0)
     assert ceiling.lower < complete.lower
 
 

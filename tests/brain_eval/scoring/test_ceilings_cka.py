@@ -1,14 +1,16 @@
 """The lower noise ceiling of CKA against halves taken here image by image, and where it is undefined."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference.resampling import generator
+from brain_eval.metrics import METRICS
 from brain_eval.metrics.cka import linear_cka
-from brain_eval.metrics.similarity import METRICS
-from brain_eval.scoring.ceilings import split_half_cka
+from brain_eval.scoring.ceilings import split_half_responses
 from brain_eval.scoring.targets import Target
 from nmnc.errors import UserError
 
@@ -35,7 +37,7 @@ def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased, missing):
             first[image] = repetitions[order[:cut], image].mean(axis=0)
             second[image] = repetitions[order[cut:], image].mean(axis=0)
         found.append(linear_cka(first, second, unbiased))
-    ceiling = split_half_cka(repetitions, unbiased, 4, 7)
+    ceiling = split_half_responses(repetitions, partial(linear_cka, unbiased=unbiased), 4, 7)
     assert ceiling.lower == pytest.approx(np.mean(found), abs=1e-12)
     assert ceiling.upper is None
     assert "4 random splits; 30 images" in ceiling.definition
@@ -43,7 +45,10 @@ def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased, missing):
 
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_without_noise_it_is_one_and_more_noise_lowers_it(unbiased):
-    lower = [split_half_cka(repetitions_of(noise), unbiased, 5, 0).lower for noise in (0.0, 1.0, 3.0, 9.0)]
+    lower = [
+        split_half_responses(repetitions_of(noise), partial(linear_cka, unbiased=unbiased), 5, 0).lower
+        for noise in (0.0, 1.0, 3.0, 9.0)
+    ]
     assert lower[0] == pytest.approx(1.0, abs=1e-12)
     assert lower == sorted(lower, reverse=True)
 
@@ -52,7 +57,7 @@ def test_a_model_of_the_signal_is_above_it():
     """The average over all repetitions holds less noise than a half, and the signal none."""
     repetitions = repetitions_of(3.0)
     signal = repetitions_of(0.0)[0]
-    ceiling = split_half_cka(repetitions, True, 20, 0).lower
+    ceiling = split_half_responses(repetitions, linear_cka, 20, 0).lower
     assert ceiling is not None
     assert linear_cka(signal, repetitions.mean(axis=0)) > ceiling > 0.1
 
@@ -60,11 +65,11 @@ def test_a_model_of_the_signal_is_above_it():
 def test_images_seen_once_do_not_count_and_too_few_leave_it_empty():
     repetitions = repetitions_of(1.0)
     repetitions[1:, 5:] = np.nan
-    some = split_half_cka(repetitions, True, 3, 0)
+    some = split_half_responses(repetitions, linear_cka, 3, 0)
     assert "5 images" in some.definition
     assert some.lower is not None
     repetitions[1:, 3:] = np.nan
-    few = split_half_cka(repetitions, True, 3, 0)
+    few = split_half_responses(repetitions, linear_cka, 3, 0)
     assert (few.lower, few.upper) == (None, None)
     assert few.definition.startswith("none: unbiased CKA needs features of at least 4 stimuli")
 
@@ -73,7 +78,7 @@ def test_an_infinite_response_is_refused():
     repetitions = repetitions_of(1.0)
     repetitions[0, 0, 0] = np.inf
     with pytest.raises(UserError, match="repetition 0 holds infinity in row 0"):
-        split_half_cka(repetitions, True, 3, 0)
+        split_half_responses(repetitions, linear_cka, 3, 0)
 
 
 def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error():

@@ -9,7 +9,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.metrics.similarity import METRICS, compare, correlation_rdm, upper_triangle
+from brain_eval.metrics import METRICS
+from brain_eval.metrics.similarity import compare, correlation_rdm, upper_triangle
 from brain_eval.scoring import targets
 from brain_eval.scoring.ceilings import leave_one_out, split_half
 from brain_eval.scoring.scores import COLUMNS

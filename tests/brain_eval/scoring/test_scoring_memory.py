@@ -11,8 +11,8 @@ import pytest
 
 import brain_eval.benchmarks
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
+from brain_eval.metrics import METRICS
 from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
-from brain_eval.metrics.similarity import METRICS
 from brain_eval.scoring import scores as scoring
 from brain_eval.scoring.memory import bytes_to_score, refuse_too_much
 from brain_eval.scoring.response_scores import ResponseTarget

@@ -1,6 +1,7 @@
 """All metrics of a score: against the functions that define them, with their intervals, ceilings and draws."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import get_args
 
@@ -9,22 +10,24 @@ import pytest
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference import draws as score_draws
-from brain_eval.inference.cka_resampling import cka_in_subsets, gram_sums
-from brain_eval.metrics.cka import linear_cka
+from brain_eval.metrics import names
+from brain_eval.metrics.base import metrics_of_rdms
+from brain_eval.metrics.cka import cka_in_subsets, gram_sums, linear_cka
 from brain_eval.metrics.encoding import corrected, cross_validated, median_score, reliability
 from brain_eval.metrics.gram import centred_gram
 from brain_eval.metrics.rdms import UndefinedSimilarity, correlation_rdm
-from brain_eval.metrics.similarity import METRICS, compare, find_metric
+from brain_eval.metrics.similarity import compare
 from brain_eval.scoring import draws_file
 from brain_eval.scoring.ceiling_files import SPLITS
-from brain_eval.scoring.ceilings import split_half_cka
-from brain_eval.scoring.response_scores import RESPONSE_METRICS, ResponseTarget
+from brain_eval.scoring.ceilings import split_half_responses
+from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.rows import rows_of_layer
 from brain_eval.scoring.scores import score_layer
 from brain_eval.scoring.targets import RECOMPUTED_DRAWS, RECOMPUTED_UNITS, Target
 from nmnc.errors import UserError
 
 N, DRAWS = 40, 120
+METRICS = metrics_of_rdms()
 
 
 def recordings(rng, code, with_responses=True):
@@ -53,8 +56,8 @@ def made():
 def score(made, metrics, draws=DRAWS, features=None):
     benchmark, values = made
     values = values if features is None else features
-    target = Target(benchmark, {name: find_metric(name) for name in metrics if name in METRICS}, draws, 0)
-    responses = ResponseTarget(target, [name for name in metrics if name in RESPONSE_METRICS], draws)
+    target = Target(benchmark, metrics_of_rdms(metrics), draws, 0)
+    responses = ResponseTarget(target, metrics, draws)
     reader = SimpleNamespace(path="fake.nc", read=lambda layer, stimuli: values[stimuli])
     return target, score_layer(target, responses, reader, "layer")
 
@@ -132,7 +135,9 @@ def test_cka_is_scored_where_there_are_responses(made, metric, unbiased):
         assert row["ci_low"] < row["raw"] < row["ci_high"]
         assert f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC" in row["interval_method"]
     assert all(row["ceiling_upper"] is row["ceiled"] is None for row in rows)
-    halves = split_half_cka(benchmark.recordings[0].repetitions, unbiased, SPLITS, target.seed)
+    halves = split_half_responses(
+        benchmark.recordings[0].repetitions, partial(linear_cka, unbiased=unbiased), SPLITS, target.seed
+    )
     assert (rows[0]["ceiling_lower"], rows[0]["ceiling_definition"]) == (halves.lower, halves.definition)
 
 
@@ -222,7 +227,7 @@ def test_pls_is_brain_scores_regression(made):
 def test_the_studys_metrics_are_those_that_can_be_scored():
     from nmnc.config import Metric
 
-    assert get_args(Metric) == (*METRICS, *RESPONSE_METRICS)
+    assert get_args(Metric) == names()
 
 
 def test_draws_come_back_as_they_were_written(made, tmp_path):
