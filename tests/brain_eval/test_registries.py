@@ -11,7 +11,7 @@ import netCDF4
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.places import ROOT
 
 BENCHMARK = """
 import numpy as np

@@ -1,14 +1,16 @@
 """Noise ceilings against rsatoolbox, and against a simulation whose reliability is known."""
 
 import re
+import shutil
 import warnings
 
 import numpy as np
 import pytest
 
-from brain_eval.benchmarks import recorded_rdms
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
-from brain_eval.metrics.similarity import METRICS, UndefinedSimilarity, compare, correlation_rdm, upper_triangle
+from brain_eval.metrics import rdms
+from brain_eval.metrics.base import RdmKind, metrics_of_rdms
+from brain_eval.metrics.similarity import UndefinedSimilarity, compare, correlation_rdm, upper_triangle
 from brain_eval.scoring import ceiling_files
 from brain_eval.scoring.ceilings import (
     ceiling_of_halves,
@@ -18,13 +20,15 @@ from brain_eval.scoring.ceilings import (
     split_half_correlations,
 )
 from nmnc.errors import UserError
-from nmnc.files.sources import ROOT, closure
+from nmnc.files import sources
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import rsatoolbox
     from rsatoolbox.inference import boot_noise_ceiling, cv_noise_ceiling
     from rsatoolbox.inference.crossvalsets import sets_leave_one_out_rdm
+
+METRICS = metrics_of_rdms()
 
 
 #: Metrics that noise attenuates as it does a correlation.
@@ -194,15 +198,37 @@ def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(tmp
         assert len(calls) == calls_so_far
 
 
-def test_an_edit_of_the_code_behind_ceilings_recomputes_them(tmp_path, monkeypatch):
-    assert {"brain_eval/scoring/ceilings.py", "brain_eval/metrics/repetitions.py"} <= set(
-        closure(ROOT, [ceiling_files.__name__])
-    )
-    _, repetitions = simulated_repetitions(1.0, repetitions=2, n=10)
-    ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, tmp_path)
-    monkeypatch.setattr(ceiling_files, "code_digest", lambda *modules: "edited")
-    ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, tmp_path)
-    assert len(list(tmp_path.glob("*.json"))) == 2
+EDITS = {
+    "metrics/repetitions.py": True,
+    "scoring/ceilings.py": True,
+    "inference/resampling.py": True,
+    "metrics/whitened.py": True,  # the metric's module, which no import statement names
+    "metrics/mahalanobis.py": True,  # likewise the kind's
+    "metrics/encoding.py": False,
+    "benchmarks/simulated.py": False,
+}
+
+
+def test_an_edit_of_the_code_behind_a_ceiling_and_no_other_computes_it_again(tmp_path, monkeypatch):
+    """In a copy of the packages, whose code is hashed instead of ours."""
+    for package in ("brain_eval", "nmnc"):
+        shutil.copytree(sources.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    calls, (_, repetitions) = counted(monkeypatch), simulated_repetitions(2.0, repetitions=4, n=12)
+
+    def made():
+        sources.code_digest.cache_clear()
+        metrics = ["whitened-cosine"]
+        ceiling_files.ceilings_of(benchmark_with(repetitions), metrics, 0, tmp_path / "kept", "crossnobis")
+        return len(calls)
+
+    assert made() == made() == 1
+    for name, again in EDITS.items():
+        before = made()
+        with (tmp_path / "brain_eval" / name).open("a") as file:
+            file.write("# edited\n")
+        assert (made() > before) == again, name
+    sources.code_digest.cache_clear()
 
 
 def test_a_ceiling_that_is_undefined_names_the_stimulus():
@@ -247,7 +273,7 @@ def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch):
         seen.append(half.copy())
         return correlation_rdm(half)
 
-    monkeypatch.setitem(recorded_rdms.KINDS, "correlation", recorded_rdms.Kind(spy, spy, spearman_brown=True))
+    monkeypatch.setattr(rdms, "RECORDS", (RdmKind("correlation", spy, spy, spearman_brown=True),))
     split_half_correlations(repetitions, ["spearman"], 60, 0)
     sizes = np.array([[(half[image] > 0).sum() for image in range(5)] for half in seen]).reshape(60, 2, 5)
     for first, second in zip(seen[::2], seen[1::2], strict=True):
