@@ -8,6 +8,8 @@ ARGS ?=
 PYTHON := .venv/bin/python
 # Rules of the workflow and tests start programs by name; they must be this environment's.
 IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+# Tests of a file share what its fixtures build, so that a file goes to one worker.
+PYTEST = $(IN_ENV) $(PYTHON) -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 # Snakemake reads a study before our code can refuse it: it is read by nmnc first.
 STUDY = $(PYTHON) -m nmnc check --settings --config $(1) && $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
 # A run that diverges is a result: the verdicts then count it as a missing seed. $(1): the study, $(2): the tier.
@@ -21,7 +23,7 @@ endef
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := default
-.PHONY: default env test test-oldest test-anywhere lint cifar10 search claims records claims-gpu brain bench plan lock clean help
+.PHONY: default env test test-all test-oldest test-anywhere lint cifar10 search claims records claims-gpu brain bench plan lock clean help
 
 default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, no data needed
 	@$(call STUDY,config/default.yaml)
@@ -31,8 +33,11 @@ default: .venv/.installed ## The default study: digits, a simulated ventral stre
 env: .venv/.installed ## Create .venv (Python 3.11) and install requirements.lock and this project into it
 	@echo "environment ready: .venv ($$($(PYTHON) --version))"
 
-test: .venv/.installed ## Run the whole test suite; ARGS="-k alpha" for a part of it
-	@$(IN_ENV) $(PYTHON) -m pytest $(ARGS)
+test: .venv/.installed ## Run the tests that are not marked slow; ARGS="-k alpha" for a part of them
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.installed ## Run every test: also simulations, whole studies and kills; ARGS as for test
+	@$(PYTEST) $(ARGS)
 
 test-oldest: .venv/.installed ## nmnc's tests with torch 2.11 and numpy 2, in an environment of its own (6 GB); ARGS as for test
 	@test -e .venv/oldest/.installed || { $(PYTHON) -m venv --clear .venv/oldest && \

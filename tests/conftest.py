@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Workers of pytest-xdist share the processors: set before numpy and torch are imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A user's proxies, colours, width of the terminal and defaults of other programs are none of the tests' business.
 OF_THE_USER = re.compile(
     r"(?i:.*_proxy)|(FORCE|NO|PY)_COLOR.*|CLICOLOR.*|COLUMNS|LINES|TERM|TERMINAL_WIDTH|TTY_.*|GITHUB_ACTIONS|"
@@ -24,6 +28,11 @@ settings.load_profile("everywhere")
 
 #: Set where all data sets are known to be there (CI): a test that would be skipped for want of them fails.
 REQUIRED = os.environ.get("NMNC_REQUIRE_DATA") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that no worker starts one when the other has finished."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
