@@ -249,7 +249,7 @@ def small(shape, classes, width):
 
 def write_image_folder(nmnc: Any, folder: Path) -> None:
     for part in ("train", "test"):
-        arrays = nmnc.data.images()
+        arrays = nmnc.images()
         for number, (image, label) in enumerate(zip(arrays[f"x_{part}"], arrays[f"y_{part}"], strict=True)):
             place = folder / part / ("dark", "light")[label]
             place.mkdir(parents=True, exist_ok=True)

@@ -248,7 +248,7 @@ def test_a_second_trainer_leaves_finished_files_alone_and_writes_what_is_missing
     finished, stamps = nmnc.results(nmnc.out()), [path.stat().st_mtime_ns for path in sorted(nmnc.out().iterdir())]
     nmnc.succeeds(*nmnc.train())
     assert [path.stat().st_mtime_ns for path in sorted(nmnc.out().iterdir())] == stamps
-    for name in nmnc.files.writing:
+    for name in nmnc.files:
         (nmnc.out() / name).unlink()
         nmnc.succeeds(*nmnc.train())
         assert nmnc.results(nmnc.out()) == finished
