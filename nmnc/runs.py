@@ -27,6 +27,11 @@ class Identity(NamedTuple):
         """NETWORK/RULE/seedN, the folder below networks/, activations/ and so on."""
         return f"{self.network}/{self.rule}/seed{self.seed}"
 
+    @property
+    def stem(self) -> str:
+        """NETWORK-RULE-seedN, for the name of a file."""
+        return self.folder.replace("/", "-")
+
 
 def trained(study: Study) -> list[Identity]:
     """One identity per network, rule (with untrained) and seed."""

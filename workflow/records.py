@@ -92,7 +92,7 @@ def bring_back(study: Study, published: Path) -> int:
     shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
     for run, about in wanted.items():
         # The lock of its training, which would write to the same folder.
-        with only_writer(results / ".locks" / f"{run.network}-{run.rule}-seed{run.seed}", 0):
+        with only_writer(results / ".locks" / run.stem, 0):
             _write_rows(results, run, tables)
             text = json.dumps(shared | about, indent=1) + "\n"
             write_text(_network(results, run).with_name("provenance.json"), text, digest=True)

@@ -121,13 +121,13 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     }
     folder = results_folder(study)
     key = run_key(description)
-    checkpoints = folder / ".checkpoints" / f"{network}-{label}-seed{seed}-{key}"
+    checkpoints = folder / ".checkpoints" / f"{identity.stem}-{key}"
     own = folder / "networks" / identity.folder
     out = out or own
     elsewhere = out.resolve() != own.resolve()
     # The first lock is the run's, whatever its settings: they may have been edited while it was being trained.
     with (
-        only_writer(folder / ".locks" / f"{network}-{label}-seed{seed}", wait),
+        only_writer(folder / ".locks" / identity.stem, wait),
         only_writer(checkpoints, wait),
         claimed(out / ".nmnc.lock", wait, out) if elsewhere else nullcontext(),
     ):

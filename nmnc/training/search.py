@@ -8,6 +8,7 @@ from typing import Any
 from nmnc.config import Study
 from nmnc.errors import UserError
 from nmnc.files.reading import check_complete, read_rows
+from nmnc.runs import Identity
 
 COLUMNS = (
     "network",
@@ -69,10 +70,10 @@ def rows(study: Study, results: Path, unfinished: bool = False) -> Iterator[dict
 def _trial(study: Study, results: Path, network: str, label: str, unfinished: bool) -> dict[str, Any]:
     """Accuracy of one label over its seeds."""
     about = {"label": label, "n_seeds": 0, "epochs": study.run(label).training.epochs}
-    accuracies = []
+    accuracies, kind = [], study.run(label).kind
     seeds = study.seeds_of(label)
     for seed in seeds:
-        path = results / "networks" / network / label / f"seed{seed}" / "epochs.csv"
+        path = results / "networks" / Identity(network, label, kind, seed).folder / "epochs.csv"
         if not path.exists() and unfinished:
             return about | {"accuracy": None, "lowest": None, "highest": None}
         if not path.exists():
