@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from nmnc.config import Noise
+from nmnc.noise.averaging import averaged_samples
 from nmnc.noise.perturbation import Perturbation
 
 
 def effective_samples(noise: Noise) -> float:
-    """K, samples behind one signal: M (2 - eta) / eta for the running average at stationarity, 1 without an average.
-
-    Infinite for noise.estimator infinite.
-    """
+    """K, samples behind one signal at stationarity: 1 without an average, infinite for noise.estimator infinite."""
     if noise.estimator == "infinite":
         return inf
-    return 1.0 if noise.per_image else noise.images * (2 - noise.rate) / noise.rate
+    return 1.0 if noise.per_image else averaged_samples(noise.images, noise.rate)
 
 
 def relative_error(noise: Noise, axes: int, variation: float) -> float:
