@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from workflow import claims_page
+from workflow.claims.predictions import load_predictions
 from workflow.claims.runs import Runs
-from workflow.claims.verdicts import load_predictions, verdicts
+from workflow.claims.verdicts import verdicts
 
 CLAIMS = claims_page.ROOT / "docs" / "claims.md"
 
@@ -61,5 +62,5 @@ def test_claims_quote_the_published_verdicts() -> None:
 def test_published_verdicts_follow_from_the_published_runs() -> None:
     published = claims_page.ROOT / "results" / "reference" / "claims"
     table = pd.read_csv(published / "tables" / "claims.csv")
-    found = pd.DataFrame(verdicts(Runs(published), load_predictions(claims_page.PREDICTIONS), "CPU"))
+    found = verdicts(Runs(published), load_predictions(claims_page.PREDICTIONS), "CPU")
     pd.testing.assert_frame_equal(found[table.columns], table, check_dtype=False, rtol=1e-6)

@@ -1,214 +1,232 @@
-"""The effects that predictions are about: each a function of the runs that gives one value per seed.
+"""The effects that predictions are about: each a set of arguments that gives one value per seed.
 
-A prediction (docs/predictions.yaml) names one of these functions and its arguments. Differences are paired:
-only seeds that both rules have count.
+A prediction (docs/predictions.yaml) names one of these and its arguments. Differences are paired: only seeds that
+both rules have count. Rules are named by their label in tables/runs.csv.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from nmnc.errors import UserError
-from workflow.claims.law import points as law_points
-from workflow.claims.law import settings
+from nmnc.settings import Section
 from workflow.claims.runs import Runs
-from workflow.claims.signals import estimation_loss, signal_loss_difference
+
+Effects: TypeAlias = "pd.Series[float]"
 
 
-def alignment_difference(
-    runs: Runs, *, network: str, a: str, b: str, space: str, layers: Sequence[str]
-) -> "pd.Series[float]":
-    """Cosine with backprop's gradient of rule a minus rule b, mean over layers and epochs from the first on."""
+class Quantity(Section):
+    """The arguments of a prediction, and the effect that they define."""
 
-    def cosine(rule: str) -> "pd.Series[float]":
-        rows = runs.select(runs.alignment, rule, network)
-        rows = rows[(rows["space"] == space) & rows["layer"].isin(list(layers)) & (rows["epoch"] > 0)]
-        return rows.groupby("seed")["cosine"].mean()
+    def effects(self, runs: Runs) -> Effects:
+        """Return the effect per seed, empty where runs are missing."""
+        return self._effects(runs)
 
-    return cosine(a) - cosine(b)
+    def _effects(self, runs: Runs) -> Effects:
+        raise NotImplementedError
 
-
-def _alpha(runs: Runs, network: str, rule: str, column: str, layers: Sequence[str], last: bool) -> pd.DataFrame:
-    rows = runs.select(runs.alignment, rule, network)
-    rows = rows[(rows["space"] == "activity") & rows["layer"].isin(list(layers))]
-    epoch = rows.groupby("seed")["epoch"].transform("max" if last else "min")
-    rows = rows[rows["epoch"] == epoch]
-    return rows.assign(alpha=rows[column], chance=rows["d"] / rows["n"])
+    def labels(self) -> Iterator[str]:
+        """Yield the labels of the compared rules."""
+        for field in ("a", "b", "rule", "rules", "floor", "ceiling"):
+            value = getattr(self, field, ())
+            yield from [value] if isinstance(value, str) else value
 
 
-def alpha_over_chance(runs: Runs, *, network: str, rule: str, column: str, layers: Sequence[str]) -> "pd.Series[float]":
-    """log2 of alpha over d/n after training, mean over layers; 0 is what a random subspace has."""
-    rows = _alpha(runs, network, rule, column, layers, last=True)
-    return rows.assign(ratio=np.log2(rows["alpha"] / rows["chance"])).groupby("seed")["ratio"].mean()
+class Pair(Quantity):
+    """Two rules, a and b."""
+
+    a: str
+    b: str
 
 
-def alpha_level(runs: Runs, *, network: str, rule: str, column: str, layers: Sequence[str]) -> "pd.Series[float]":
-    """alpha after training, mean over layers."""
-    return _alpha(runs, network, rule, column, layers, last=True).groupby("seed")["alpha"].mean()
+class Comparison(Pair):
+    """Two rules on one network."""
+
+    network: str
 
 
-def alpha_growth(runs: Runs, *, network: str, rule: str, column: str, layers: Sequence[str]) -> "pd.Series[float]":
-    """alpha after training minus alpha before it, mean over layers."""
-    after = _alpha(runs, network, rule, column, layers, last=True).groupby("seed")["alpha"].mean()
-    return after - _alpha(runs, network, rule, column, layers, last=False).groupby("seed")["alpha"].mean()
+class OfRule(Quantity):
+    """Some layers of the networks trained by one rule."""
+
+    network: str
+    rule: str
+    layers: list[str]
 
 
-def accuracy_difference(runs: Runs, *, network: str, a: str, b: str) -> "pd.Series[float]":
-    """Test accuracy of rule a minus rule b."""
-    return runs.accuracy(a, network) - runs.accuracy(b, network)
+class _Sweep(Quantity):
+    sweep: str | list[str]
 
-
-def gap_closed(runs: Runs, *, network: str, rule: str, floor: str, ceiling: str) -> "pd.Series[float]":
-    """Part of the gap in accuracy between two rules that a third closes: (rule - floor) / (ceiling - floor)."""
-    low, high = runs.accuracy(floor, network), runs.accuracy(ceiling, network)
-    return (runs.accuracy(rule, network) - low) / (high - low)
-
-
-def _by_value(runs: Runs, sweep: str | Sequence[str], rule: str, values: Sequence[float] | None) -> pd.DataFrame:
-    """Test accuracy (seed x value) of a sweep, at the last epoch that all its points have."""
-    labels = runs.points(sweep, rule)
-    until = runs.sweep_epoch(list(labels))
-    if values is not None:
+    def _table(self, runs: Runs, rule: str, values: Sequence[float]) -> pd.DataFrame:
+        """Test accuracy (seed x value) at some values, at the last epoch that all points of the sweep have."""
+        labels = runs.points(self.sweep, rule)
+        until = runs.sweep_epoch(list(labels))
         missing = [value for value in values if value not in labels.index]
         if missing:
-            raise UserError(f"sweep {sweep} has no value {missing[0]} for {rule}; mend the prediction")
-        labels = labels[labels.index.isin(list(values))]
-    return pd.DataFrame({value: runs.accuracy(label, until=until) for value, label in labels.items()})
+            raise UserError(f"sweep {self.sweep} has no value {missing[0]:g} for {rule}; fix the prediction")
+        chosen = labels[labels.index.isin(list(values))]
+        return pd.DataFrame({value: runs.accuracy(label, until=until) for value, label in chosen.items()})
 
 
-def sweep_difference(runs: Runs, *, sweep: str, a: str, b: str, values: Sequence[float]) -> "pd.Series[float]":
+class _SweepPair(_Sweep, Pair):
+    def _difference(self, runs: Runs, values: Sequence[float]) -> Effects:
+        """Test accuracy of rule a minus rule b, mean over some values; seeds that have all of them."""
+        return (self._table(runs, self.a, values) - self._table(runs, self.b, values)).dropna().mean(axis=1)
+
+
+class AccuracyDifference(Comparison):
+    """Test accuracy of rule a minus rule b."""
+
+    def _effects(self, runs: Runs) -> Effects:
+        return runs.accuracy(self.a, self.network) - runs.accuracy(self.b, self.network)
+
+
+class GapClosed(Quantity):
+    """Part of the gap in accuracy between two rules that a third closes: (rule - floor) / (ceiling - floor)."""
+
+    network: str
+    rule: str
+    floor: str
+    ceiling: str
+
+    def _effects(self, runs: Runs) -> Effects:
+        low, high = runs.accuracy(self.floor, self.network), runs.accuracy(self.ceiling, self.network)
+        return (runs.accuracy(self.rule, self.network) - low) / (high - low)
+
+
+class SweepDifference(_SweepPair):
     """Test accuracy of rule a minus rule b, mean over some values of a sweep; seeds that have all of them."""
-    difference = _by_value(runs, sweep, a, values) - _by_value(runs, sweep, b, values)
-    return difference.dropna().mean(axis=1)
+
+    values: list[float]
+
+    def _effects(self, runs: Runs) -> Effects:
+        return self._difference(runs, self.values)
 
 
-def sweep_contrast(
-    runs: Runs, *, sweep: str, a: str, b: str, first: Sequence[float], second: Sequence[float]
-) -> "pd.Series[float]":
+class SweepContrast(_SweepPair):
     """How much larger rule a's advantage over rule b is at some values of a sweep than at others."""
-    return sweep_difference(runs, sweep=sweep, a=a, b=b, values=first) - sweep_difference(
-        runs, sweep=sweep, a=a, b=b, values=second
-    )
+
+    first: list[float]
+    second: list[float]
+
+    def _effects(self, runs: Runs) -> Effects:
+        first, second = (self._difference(runs, values) for values in (self.first, self.second))
+        return first - second
 
 
-def sweep_slope(runs: Runs, *, sweep: str | Sequence[str], rule: str, values: Sequence[float]) -> "pd.Series[float]":
+class SweepSlope(_Sweep):
     """Slope of test accuracy against log2 of the swept value."""
-    table = _by_value(runs, sweep, rule, values).dropna()
-    return _slopes(table, np.log2(np.array(table.columns, dtype=float)))
+
+    rule: str
+    values: list[float]
+
+    def _effects(self, runs: Runs) -> Effects:
+        table = self._table(runs, self.rule, self.values).dropna()
+        return _slopes(table, np.log2(np.array(table.columns, dtype=float)))
 
 
-def sweep_step(runs: Runs, *, sweep: str | Sequence[str], rule: str, first: float, second: float) -> "pd.Series[float]":
+class SweepStep(_Sweep):
     """Test accuracy at one value of a sweep minus that at another."""
-    table = _by_value(runs, sweep, rule, [first, second])
-    return table[float(first)] - table[float(second)]
+
+    rule: str
+    first: float
+    second: float
+
+    def _effects(self, runs: Runs) -> Effects:
+        table = self._table(runs, self.rule, [self.first, self.second])
+        return table[self.first] - table[self.second]
 
 
-def width_slope(runs: Runs, *, a: Sequence[str], b: Sequence[str]) -> "pd.Series[float]":
-    """Slope of (accuracy of a minus b) against log2 of the network's width; a, b: a rule's labels."""
-    labels = [*a, *b]
-    until = runs.sweep_epoch(labels)
-    columns = {}
-    for name, width in widths(runs, labels).items():
-        of_a, of_b = (pd.concat([runs.accuracy(label, str(name), until) for label in own]) for own in (a, b))
-        columns[width] = of_a - of_b
-    table = _all_networks(runs, labels, pd.DataFrame(columns))
-    return _slopes(table, np.log2(np.array(table.columns, dtype=float)))
-
-
-def dimension_slope(runs: Runs, *, rules: Sequence[str], estimator: str) -> "pd.Series[float]":
-    """Slope of log dimension against log width: per seed, dimensions averaged (in logarithms) over layers."""
-    rows = runs.select(runs.manifold, rules)
-    if rows.empty:
-        return pd.Series(dtype=float)
-    rows = rows[(rows["quantity"] == estimator) & (rows["fraction"] == 1.0)]
-    width = widths(runs, list(rules))
-    rows = rows.assign(width=rows["network"].map(width), dimension=np.log(rows["value"]))
-    table = _all_networks(runs, rules, rows.groupby(["seed", "width"])["dimension"].mean().unstack())
-    return _slopes(table, np.log(np.array(table.columns, dtype=float)))
-
-
-def squared_cosines(manifold: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `manifold` that are principal angles (degrees), with their squared cosine as the column `shared`."""
-    rows = manifold[manifold["quantity"] == "principal_angle"]
-    return rows.assign(shared=np.cos(np.radians(rows["value"].to_numpy(dtype=float))) ** 2)
-
-
-def angle_difference(runs: Runs, *, network: str, rule: str, layers: Sequence[str], d: int) -> "pd.Series[float]":
-    """Mean squared cosine of principal angles with the Jacobian's leading row space, manifold minus random subspace.
-
-    Both subspaces have `d` dimensions; the mean is over angles and layers.
-    """
-    rows = runs.select(runs.manifold, rule, network)
-    if rows.empty:
-        return pd.Series(dtype=float)
-    rows = squared_cosines(rows[rows["layer"].isin(list(layers)) & (rows["d"] == d)])
-    table = rows.groupby(["seed", "subspace"])["shared"].mean().unstack()
-    return _floats(table["principal"] - table["random"])
-
-
-def perturbations_ratio(runs: Runs, *, sweep: str, a: str, b: str, accuracy: float) -> "pd.Series[float]":
+class PerturbationsRatio(_SweepPair):
     """log2 of the perturbations rule a needs to reach an accuracy over those rule b needs.
 
     What a rule needs is the least over the points of a sweep (how many images are perturbed) and over epochs. A
     rule that never reaches the accuracy counts with the most perturbations any of its runs spent: a lower bound.
     Seeds count once all points of the sweep are finished.
     """
-    ratio = _needed(runs, sweep, a, accuracy) / _needed(runs, sweep, b, accuracy)
-    return pd.Series(np.log2(ratio.to_numpy()), index=ratio.index)
+
+    accuracy: float
+
+    def _needed(self, runs: Runs, rule: str) -> Effects:
+        labels = list(runs.points(self.sweep, rule))
+        rows = runs.select(runs.epochs, labels)
+        rows = rows[rows["epoch"] > 0]
+        rows = rows[rows.groupby("seed")["rule"].transform("nunique") == len(set(labels))]
+        most = rows.groupby("seed")["perturbations"].max()
+        reached = rows[rows["test_accuracy"] >= self.accuracy].groupby("seed")["perturbations"].min()
+        return floats(reached.reindex(most.index).fillna(most))
+
+    def _effects(self, runs: Runs) -> Effects:
+        ratio = self._needed(runs, self.a) / self._needed(runs, self.b)
+        return pd.Series(np.log2(ratio.to_numpy()), index=ratio.index)
 
 
-def _needed(runs: Runs, sweep: str, rule: str, accuracy: float) -> "pd.Series[float]":
-    labels = list(runs.points(sweep, rule))
-    rows = runs.select(runs.epochs, labels)
-    rows = rows[rows["epoch"] > 0]
-    rows = rows[rows.groupby("seed")["rule"].transform("nunique") == len(set(labels))]
-    most = rows.groupby("seed")["perturbations"].max()
-    reached = rows[rows["test_accuracy"] >= accuracy].groupby("seed")["perturbations"].min()
-    return _floats(reached.reindex(most.index).fillna(most))
+class WidthSlope(Quantity):
+    """Slope of (accuracy of a minus b) against log2 of the network's width; a, b: a rule's labels."""
+
+    a: list[str]
+    b: list[str]
+
+    def _effects(self, runs: Runs) -> Effects:
+        labels = [*self.a, *self.b]
+        until = runs.sweep_epoch(labels)
+        columns = {}
+        for name, width in widths(runs, labels).items():
+            of_a, of_b = (pd.concat([runs.accuracy(label, str(name), until) for label in s]) for s in (self.a, self.b))
+            columns[width] = of_a - of_b
+        table = _all_networks(runs, labels, pd.DataFrame(columns))
+        return _slopes(table, np.log2(np.array(table.columns, dtype=float)))
 
 
-def law_agreement(runs: Runs, *, a: str, b: str) -> "pd.Series[float]":
-    """Part of the points (layer x setting) where the law's sign is that of the difference of the cosines.
+class DimensionSlope(Quantity):
+    """Slope of log dimension against log width: per seed, dimensions averaged (in logarithms) over layers."""
 
-    Seeds count once all settings are finished.
-    """
-    table = law_points(runs, a, b)
-    asked = {(name, label) for _, label, _ in settings(runs, a, b) for name in _networks(runs, [label])}
-    settings_of_seed = (table["network"] + " " + table["setting"]).groupby(table["seed"]).transform("nunique")
-    table = table[settings_of_seed == len(asked)]
-    right = (table["law"] > 0) == (table["cosine_difference"] > 0)
-    return _floats(table.assign(right=right).groupby("seed")["right"].mean())
+    rules: list[str]
+    estimator: str
+
+    def _effects(self, runs: Runs) -> Effects:
+        rows = runs.select(runs.manifold, self.rules)
+        if rows.empty:
+            return pd.Series(dtype=float)
+        rows = rows[(rows["quantity"] == self.estimator) & (rows["fraction"] == 1.0)]
+        width = widths(runs, self.rules)
+        rows = rows.assign(width=rows["network"].map(width), dimension=np.log(rows["value"]))
+        table = _all_networks(runs, self.rules, rows.groupby(["seed", "width"])["dimension"].mean().unstack())
+        return _slopes(table, np.log(np.array(table.columns, dtype=float)))
 
 
-def similarity_difference(
-    runs: Runs, *, network: str, a: str, b: str, benchmark: str, species: str, region: str, metric: str = "spearman"
-) -> "pd.Series[float]":
+class SimilarityDifference(Comparison):
     """Raw similarity to recordings of rule a minus rule b, mean over the network's layers."""
-    scores = runs.scores
-    if scores.empty:
-        return pd.Series(dtype=float)
-    wanted = {"benchmark": benchmark, "species": species, "region": region, "metric": metric}
-    for column, value in wanted.items():
-        scores = scores[scores[column] == value]
-    of_a, of_b = (_floats(runs.select(scores, rule, network).groupby("seed")["raw"].mean()) for rule in (a, b))
-    return of_a - of_b
+
+    benchmark: str
+    species: str
+    region: str
+    metric: str = "spearman"
+
+    def _effects(self, runs: Runs) -> Effects:
+        scores = runs.scores
+        if scores.empty:
+            return pd.Series(dtype=float)
+        for column in ("benchmark", "species", "region", "metric"):
+            scores = scores[scores[column] == getattr(self, column)]
+        rows = (runs.select(scores, rule, self.network) for rule in (self.a, self.b))
+        of_a, of_b = (floats(table.groupby("seed")["raw"].mean()) for table in rows)
+        return of_a - of_b
 
 
-def _networks(runs: Runs, labels: Sequence[str]) -> list[str]:
+def networks(runs: Runs, labels: Sequence[str]) -> list[str]:
     """Networks that the study trains by these rules, finished or not."""
-    table = runs.table
-    return list(dict.fromkeys(table.loc[table["rule"].isin(list(labels)), "network"]))
+    return list(dict.fromkeys(runs.table.loc[runs.table["rule"].isin(list(labels)), "network"]))
 
 
 def _all_networks(runs: Runs, labels: Sequence[str], table: pd.DataFrame) -> pd.DataFrame:
     """Rows (seeds) of a table seed x width that have every network the study asks for; none while one is missing."""
     complete = table.dropna()
-    return complete if len(complete.columns) == len(_networks(runs, labels)) else complete.iloc[:0]
+    return complete if len(complete.columns) == len(networks(runs, labels)) else complete.iloc[:0]
 
 
-def _slopes(table: pd.DataFrame, x: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> "pd.Series[float]":
+def _slopes(table: pd.DataFrame, x: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> Effects:
     """Least-squares slope of every row of `table` against `x`; empty where there are fewer than 2 columns."""
     if table.empty or len(x) < 2:
         return pd.Series(dtype=float)
@@ -216,39 +234,13 @@ def _slopes(table: pd.DataFrame, x: "np.ndarray[tuple[int], np.dtype[np.float64]
     return pd.Series(table.to_numpy() @ centred / (centred @ centred), index=table.index)
 
 
-def widths(runs: Runs, labels: Sequence[str]) -> "pd.Series[float]":
+def widths(runs: Runs, labels: Sequence[str]) -> Effects:
     """Units of the first layer by network: in proportion to width within one family."""
     rows = runs.select(runs.alignment, labels)
     first = rows[rows["layer"] == rows.groupby("network")["layer"].transform("first")]
-    return _floats(first.groupby("network")["n"].first())
+    return floats(first.groupby("network")["n"].first())
 
 
-def _floats(values: Any) -> "pd.Series[float]":
+def floats(values: Any) -> Effects:
     """A series of numbers as floats."""
     return pd.Series(values.to_numpy(dtype=float), index=values.index)
-
-
-#: What a prediction may name.
-QUANTITIES: dict[str, Callable[..., "pd.Series[float]"]] = {
-    function.__name__: function
-    for function in (
-        alignment_difference,
-        alpha_over_chance,
-        alpha_level,
-        alpha_growth,
-        angle_difference,
-        dimension_slope,
-        accuracy_difference,
-        gap_closed,
-        perturbations_ratio,
-        sweep_difference,
-        sweep_contrast,
-        sweep_slope,
-        sweep_step,
-        width_slope,
-        law_agreement,
-        similarity_difference,
-        signal_loss_difference,
-        estimation_loss,
-    )
-}

@@ -95,7 +95,7 @@ class Runs:
         names = [sweep] if isinstance(sweep, str) else list(sweep)
         rows = self.sweeps[self.sweeps["sweep"].isin(names) & (self.sweeps["rule"] == rule)]
         if rows.empty:
-            raise UserError(f"no sweep {names} over rule {rule!r} in this study; mend the prediction")
+            raise UserError(f"no sweep {names} over rule {rule!r} in this study; fix the prediction")
         return rows.assign(value=rows["value"].astype(float)).set_index("value")["label"].sort_index()
 
     def sweep_epoch(self, labels: Sequence[str]) -> int:

@@ -1,9 +1,9 @@
-"""What NMNC's signal loses by averaging, by projection and by estimation: effects and the table of C6."""
+"""The learning signal: how well it agrees with backprop's, where the Jacobian lies, and what exact signals lose."""
 
-from collections.abc import Sequence
-
+import numpy as np
 import pandas as pd
 
+from workflow.claims.quantities import Comparison, Effects, OfRule, floats
 from workflow.claims.runs import Runs
 
 #: Exact signals by what is done to them: (signal, subspace) in the tables of python -m nmnc diagnose.
@@ -15,28 +15,113 @@ EXACT = {
 }
 
 
-def signal_loss_difference(
-    runs: Runs, *, network: str, rule: str, space: str, layers: Sequence[str], d: int
-) -> "pd.Series[float]":
+class AlignmentDifference(Comparison):
+    """Cosine with backprop's gradient of rule a minus rule b, mean over layers and epochs from the first on."""
+
+    space: str
+    layers: list[str]
+
+    def _cosine(self, runs: Runs, rule: str) -> Effects:
+        rows = runs.select(runs.alignment, rule, self.network)
+        rows = rows[(rows["space"] == self.space) & rows["layer"].isin(self.layers) & (rows["epoch"] > 0)]
+        return rows.groupby("seed")["cosine"].mean()
+
+    def _effects(self, runs: Runs) -> Effects:
+        return self._cosine(runs, self.a) - self._cosine(runs, self.b)
+
+
+class _Alpha(OfRule):
+    column: str
+
+    def alpha(self, runs: Runs, last: bool = True) -> pd.DataFrame:
+        """Rows of the first or last epoch with alpha and d/n, which is what a random subspace has."""
+        rows = runs.select(runs.alignment, self.rule, self.network)
+        rows = rows[(rows["space"] == "activity") & rows["layer"].isin(self.layers)]
+        rows = rows[rows["epoch"] == rows.groupby("seed")["epoch"].transform("max" if last else "min")]
+        return rows.assign(alpha=rows[self.column], chance=rows["d"] / rows["n"])
+
+
+class AlphaOverChance(_Alpha):
+    """log2 of alpha over d/n after training, mean over layers; 0 is what a random subspace has."""
+
+    def _effects(self, runs: Runs) -> Effects:
+        rows = self.alpha(runs)
+        return rows.assign(ratio=np.log2(rows["alpha"] / rows["chance"])).groupby("seed")["ratio"].mean()
+
+
+class AlphaLevel(_Alpha):
+    """alpha after training, mean over layers."""
+
+    def _effects(self, runs: Runs) -> Effects:
+        return self.alpha(runs).groupby("seed")["alpha"].mean()
+
+
+class AlphaGrowth(_Alpha):
+    """alpha after training minus alpha before it, mean over layers."""
+
+    def _effects(self, runs: Runs) -> Effects:
+        after, before = (self.alpha(runs, last).groupby("seed")["alpha"].mean() for last in (True, False))
+        return after - before
+
+
+class AngleDifference(OfRule):
+    """Mean squared cosine of principal angles with the Jacobian's leading row space, manifold minus random subspace.
+
+    Both subspaces have `d` dimensions; the mean is over angles and layers.
+    """
+
+    d: int
+
+    def _effects(self, runs: Runs) -> Effects:
+        rows = runs.select(runs.manifold, self.rule, self.network)
+        if rows.empty:
+            return pd.Series(dtype=float)
+        rows = squared_cosines(rows[rows["layer"].isin(self.layers) & (rows["d"] == self.d)])
+        table = rows.groupby(["seed", "subspace"])["shared"].mean().unstack()
+        return floats(table["principal"] - table["random"])
+
+
+class _Signal(OfRule):
+    space: str
+    d: int
+
+    def exact(self, runs: Runs, signal: str) -> Effects:
+        """Cosine per seed of one of EXACT, mean over layers."""
+        rows = runs.select(runs.manifold, self.rule, self.network)
+        if rows.empty or "signal" not in rows:
+            return pd.Series(dtype=float)
+        name, subspace = EXACT[signal]
+        chosen = rows["quantity"].eq(f"cosine_{self.space}") & rows["signal"].eq(name) & rows["layer"].isin(self.layers)
+        chosen &= rows["subspace"].fillna("").eq(subspace) & (rows["d"].eq(self.d) if subspace else True)
+        return rows[chosen].groupby("seed")["value"].mean()
+
+
+class SignalLossDifference(_Signal):
     """Cosine lost by projecting the exact gradient on d principal components less that lost by averaging the Jacobian.
 
     Mean over layers, in networks trained by a rule; above 0 where the projection costs more.
     """
-    averaged, projected = (_exact(runs, network, rule, space, layers, d, of) for of in ("averaged", "projected"))
-    return averaged - projected
+
+    def _effects(self, runs: Runs) -> Effects:
+        return self.exact(runs, "averaged") - self.exact(runs, "projected")
 
 
-def estimation_loss(
-    runs: Runs, *, network: str, rule: str, space: str, layers: Sequence[str], d: int
-) -> "pd.Series[float]":
+class EstimationLoss(_Signal):
     """Cosine of the exact averaged and projected signal less the rule's own after its last epoch, mean over layers."""
-    rows = runs.select(runs.alignment, rule, network)
-    if rows.empty:
-        return pd.Series(dtype=float)
-    rows = rows[rows["space"].eq(space) & rows["layer"].isin(list(layers))]
-    rows = rows[rows["epoch"].eq(rows.groupby("seed")["epoch"].transform("max"))]
-    both = _exact(runs, network, rule, space, layers, d, "averaged and projected")
-    return both - rows.groupby("seed")["cosine"].mean()
+
+    def _effects(self, runs: Runs) -> Effects:
+        rows = runs.select(runs.alignment, self.rule, self.network)
+        if rows.empty:
+            return pd.Series(dtype=float)
+        rows = rows[rows["space"].eq(self.space) & rows["layer"].isin(self.layers)]
+        rows = rows[rows["epoch"].eq(rows.groupby("seed")["epoch"].transform("max"))]
+        return self.exact(runs, "averaged and projected") - rows.groupby("seed")["cosine"].mean()
+
+
+def squared_cosines(manifold: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `manifold` that are principal angles (degrees), with their squared cosine as the column `shared`."""
+    rows = manifold[manifold["quantity"] == "principal_angle"]
+    return rows.assign(shared=np.cos(np.radians(rows["value"].to_numpy(dtype=float))) ** 2)
 
 
 def losses(runs: Runs) -> pd.DataFrame:
@@ -60,16 +145,3 @@ def losses(runs: Runs) -> pd.DataFrame:
     measured = exact[["network", "rule", "seed"]].drop_duplicates()
     own = own.merge(measured, on=["network", "rule", "seed"])
     return pd.concat([exact[exact["signal"].ne("")][keys], own.dropna(subset=["value"])[keys]], ignore_index=True)
-
-
-def _exact(
-    runs: Runs, network: str, rule: str, space: str, layers: Sequence[str], d: int, name: str
-) -> "pd.Series[float]":
-    """Cosine per seed of one of the exact signals, mean over layers."""
-    rows = runs.select(runs.manifold, rule, network)
-    if rows.empty or "signal" not in rows:
-        return pd.Series(dtype=float)
-    signal, subspace = EXACT[name]
-    chosen = rows["quantity"].eq(f"cosine_{space}") & rows["signal"].eq(signal) & rows["layer"].isin(list(layers))
-    chosen &= rows["subspace"].fillna("").eq(subspace) & (rows["d"].eq(d) if subspace else True)
-    return rows[chosen].groupby("seed")["value"].mean()

@@ -1,6 +1,6 @@
-"""The tables of the claims: verdicts, effects seed by seed, and per claim what its figure shows."""
+"""The tables of the claims: verdicts, effects seed by seed, and what the figures show."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,17 @@ import pandas as pd
 
 from brain_eval.inference.intervals import t_interval
 from nmnc.files.writing import replacing
-from workflow.claims import law, signals, verdicts
+from workflow.claims import signals
 from workflow.claims.figures import draw_claims
-from workflow.claims.quantities import dimension_slope, squared_cosines, widths
+from workflow.claims.law import LawAgreement
+from workflow.claims.predictions import Predictions, load_predictions
+from workflow.claims.quantities import AccuracyDifference, DimensionSlope, GapClosed, widths
 from workflow.claims.runs import RECORDS, Runs
+from workflow.claims.verdicts import effects, verdicts
 
 
 def write_claims(results: Path, predictions: Path, tier: str, confidence: float = 0.95) -> None:
-    """Write tables/claims.csv and tables/claims/*.csv of a study.
+    """Write tables/claims.csv, tables/claims/*.csv and figures/claims of a study.
 
     Args:
         results: results/STUDY; runs that are not finished count as missing seeds.
@@ -26,38 +29,27 @@ def write_claims(results: Path, predictions: Path, tier: str, confidence: float 
     Raises:
         UserError: predictions that do not fit the study, or tables/runs.csv missing.
     """
-    runs = Runs(results)
-    claims = verdicts.load_predictions(predictions)
-    rows = verdicts.verdicts(runs, claims, tier, confidence)
-    tables = {"claims": pd.DataFrame(rows, columns=list(verdicts.COLUMNS))}
-    tables["claims/effects"] = _effects(runs, claims)
-    tables["claims/C1_alignment"] = alignment(runs, confidence)
-    tables["claims/C2_row_space"] = row_space(runs, confidence)
-    tables["claims/C3_dimension"] = dimension(runs, confidence)
-    tables["claims/C3_slopes"] = slopes(runs, confidence)
-    tables["claims/C4_accuracy"] = accuracy(runs, confidence)
-    tables["claims/C4_sweeps"] = sweeps(runs, confidence)
-    tables["claims/C4_border"] = law.points(runs, "nmnc", "vnc")
-    tables["claims/C2_angles"] = angles(runs, confidence)
-    tables["claims/C5_similarity"] = similarity(runs, confidence)
-    by = ("network", "rule", "layer", "space", "signal")
-    tables["claims/C6_signals"] = summary(signals.losses(runs), by, "value", confidence)
-    tables["claims/C6_accuracy"] = causes(runs, claims.get("C6", {"predictions": {}}), confidence)
-    draw_claims({name.removeprefix("claims/"): table for name, table in tables.items()}, results / "figures" / "claims")
+    runs, content = Runs(results), load_predictions(predictions)
+    tables = {"claims": verdicts(runs, content, tier, confidence)}
+    tables |= {f"claims/{name}": make(runs, confidence) for name, make in TABLES.items()}
+    tables["claims/border"] = border(runs, content)
+    tables["claims/compared"] = compared(runs, content, confidence)
+    tables["claims/spent"] = spent(runs, tables["claims/accuracy"])
+    drawn = {name.removeprefix("claims/"): table for name, table in tables.items()}
+    draw_claims(drawn, runs.table, content, confidence, results / "figures" / "claims")
+    tables["claims/effects"] = _rows(
+        {(name,): found for name, found in effects(runs, content).items()}, ["prediction"], "effect"
+    )
     tables |= {f"claims/runs/{name}": getattr(runs, name) for name in RECORDS}
     for name, table in tables.items():
         with replacing(results / "tables" / f"{name}.csv", digest=True) as temporary:
             table.to_csv(temporary, index=False, float_format="%.10g", lineterminator="\n")
 
 
-def _effects(runs: Runs, claims: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    """Every prediction's effect, seed by seed."""
-    frames = []
-    for claim in claims.values():
-        for name, prediction in claim["predictions"].items():
-            values = verdicts.effects(runs, name, prediction)
-            frames.append(pd.DataFrame({"prediction": name, "seed": values.index, "effect": values.to_numpy()}))
-    return pd.concat(frames, ignore_index=True)
+def _rows(found: Mapping[tuple[Any, ...], "pd.Series[float]"], by: Sequence[str], value: str) -> pd.DataFrame:
+    """Values per seed of several series as rows: *by, seed, value."""
+    rows = [(*key, seed, number) for key, series in found.items() for seed, number in series.items()]
+    return pd.DataFrame(rows, columns=[*by, "seed", value])
 
 
 def summary(frame: pd.DataFrame, by: Sequence[str], value: str, confidence: float) -> pd.DataFrame:
@@ -73,12 +65,12 @@ def summary(frame: pd.DataFrame, by: Sequence[str], value: str, confidence: floa
 
 
 def alignment(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C1: cosine with backprop's gradient per network, rule, epoch, layer and space."""
+    """Cosine with backprop's gradient per network, rule, epoch, layer and space."""
     return summary(runs.alignment, ("network", "rule", "epoch", "layer", "space"), "cosine", confidence)
 
 
 def row_space(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C2: alpha of the gradient and of the Jacobian beside d/n, per network, rule, epoch and layer."""
+    """alpha of the gradient and of the Jacobian beside d/n, per network, rule, epoch and layer."""
     rows = runs.alignment
     if rows.empty:
         return pd.DataFrame()
@@ -91,7 +83,7 @@ def row_space(runs: Runs, confidence: float) -> pd.DataFrame:
 
 
 def dimension(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C2 and C3: everything `python -m nmnc diagnose` measured, mean over seeds."""
+    """Everything `python -m nmnc diagnose` measured, mean over seeds."""
     rows = runs.manifold
     if rows.empty:
         return pd.DataFrame()
@@ -101,17 +93,16 @@ def dimension(runs: Runs, confidence: float) -> pd.DataFrame:
 
 
 def angles(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C2: mean squared cosine of the principal angles with the Jacobian's leading row space, per layer and subspace."""
+    """Mean squared cosine of the principal angles with the Jacobian's leading row space, per layer and subspace."""
     if runs.manifold.empty:
         return pd.DataFrame()
-    rows = squared_cosines(runs.manifold)
     by = ["network", "rule", "layer", "subspace", "d"]
-    means = rows.groupby([*by, "seed"], sort=False)["shared"].mean().reset_index()
-    return summary(means, by, "shared", confidence)
+    means = signals.squared_cosines(runs.manifold).groupby([*by, "seed"], sort=False)["shared"].mean()
+    return summary(means.reset_index(), by, "shared", confidence)
 
 
 def accuracy(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C4: test accuracy per network, rule and epoch, with the perturbations spent."""
+    """Test accuracy per network, rule and epoch, with the perturbations spent."""
     by = ("network", "rule", "epoch")
     table = summary(runs.epochs, by, "test_accuracy", confidence)
     if table.empty:
@@ -121,34 +112,21 @@ def accuracy(runs: Runs, confidence: float) -> pd.DataFrame:
 
 
 def sweeps(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C4: test accuracy at every point of every sweep, at the last epoch that all its points have."""
-    frames = []
-    for sweep in dict.fromkeys(runs.sweeps["sweep"]):
-        rows = runs.sweeps[runs.sweeps["sweep"] == sweep]
+    """Test accuracy at every point of every sweep, and on networks of every width, at the last epoch that all have."""
+    points = {}
+    for sweep, rows in runs.sweeps.groupby("sweep", sort=False):
         until = runs.sweep_epoch(list(rows["label"]))
-        for rule, value, label in rows[["rule", "value", "label"]].itertuples(index=False, name=None):
-            found = runs.accuracy(str(label), until=until)
-            point = {"sweep": sweep, "rule": rule, "value": value, "label": label, "epoch": until}
-            frames.append(pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()}).assign(**point))
-    frames += _over_widths(runs)
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return summary(table, ("sweep", "rule", "value", "label", "epoch"), "accuracy", confidence)
-
-
-def _over_widths(runs: Runs) -> list[pd.DataFrame]:
-    """Test accuracy of every rule that is run on networks of several widths, as points of a sweep named width."""
-    labels = _on_many_networks(runs)
-    if not labels or runs.alignment.empty:
-        return []
-    until = runs.sweep_epoch(labels)
-    frames = []
+        for row in rows.itertuples():
+            key = (sweep, str(row.values).partition("=")[0], row.rule, row.value, row.label, until)
+            points[key] = runs.accuracy(str(row.label), until=until)
+    kinds = runs.table.drop_duplicates("rule").set_index("rule")["kind"]
+    labels = [] if runs.alignment.empty else _on_many_networks(runs)
     for label in labels:
+        until = runs.sweep_epoch(labels)
         for network, width in widths(runs, [label]).items():
-            found = runs.accuracy(label, str(network), until)
-            point: dict[str, Any] = {"sweep": "width", "rule": label.partition("-")[0], "value": width}
-            point |= {"label": label, "epoch": until}
-            frames.append(pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()}).assign(**point))
-    return frames
+            points["width", "width", kinds[label], width, label, until] = runs.accuracy(label, str(network), until)
+    by = ("sweep", "parameter", "rule", "value", "label", "epoch")
+    return summary(_rows(points, by, "accuracy"), by, "accuracy", confidence)
 
 
 def _on_many_networks(runs: Runs) -> list[str]:
@@ -158,36 +136,61 @@ def _on_many_networks(runs: Runs) -> list[str]:
 
 
 def slopes(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C3: log-log slope of dimension against width, for every estimator and rule that has several widths."""
-    frames = []
+    """Log-log slope of dimension against width, for every estimator and rule that has several widths."""
+    found = {}
     for label in _on_many_networks(runs):
         rows = runs.select(runs.manifold, label)
-        estimators = [] if rows.empty else list(dict.fromkeys(rows.loc[rows["fraction"].notna(), "quantity"]))
-        for estimator in estimators:
-            found = dimension_slope(runs, rules=[label], estimator=estimator)
-            frames.append(pd.DataFrame({"rule": label, "estimator": estimator, "slope": found.to_numpy()}))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return summary(table, ("rule", "estimator"), "slope", confidence)
+        for estimator in () if rows.empty else dict.fromkeys(rows.loc[rows["fraction"].notna(), "quantity"]):
+            found[label, estimator] = DimensionSlope(rules=[label], estimator=estimator).effects(runs)
+    by = ("rule", "estimator")
+    return summary(_rows(found, by, "slope"), by, "slope", confidence)
 
 
-def causes(runs: Runs, claim: dict[str, Any], confidence: float) -> pd.DataFrame:
-    """C6: test accuracy of every rule that its predictions compare, per network and rule."""
-    compared: dict[tuple[str, str], None] = {}
-    for prediction in claim["predictions"].values():
-        arguments = prediction["arguments"]
-        if prediction["quantity"] in ("accuracy_difference", "gap_closed"):
-            labels = (arguments[key] for key in ("a", "b", "rule", "floor", "ceiling") if key in arguments)
-            compared |= dict.fromkeys((arguments["network"], label) for label in labels)
-    frames = []
-    for network, rule in compared:
-        found = runs.accuracy(rule, network)
-        own = pd.DataFrame({"seed": found.index, "accuracy": found.to_numpy()})
-        frames.append(own.assign(network=network, rule=rule))
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return summary(table, ("network", "rule"), "accuracy", confidence)
+def spent(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `accuracy` that are points of sweeps, with the swept rule as `rule`."""
+    points = runs.sweeps.assign(parameter=runs.sweeps["values"].str.partition("=")[0]).drop(columns="values")
+    return points.merge(table.rename(columns={"rule": "label"}), on="label") if len(table) else table
 
 
 def similarity(runs: Runs, confidence: float) -> pd.DataFrame:
-    """C5: raw similarity to whole regions per network, rule and layer."""
+    """Raw similarity to whole regions per network, rule and layer."""
     by = ("network", "rule", "benchmark", "species", "region", "metric", "layer")
     return summary(runs.scores, by, "raw", confidence)
+
+
+def signal_losses(runs: Runs, confidence: float) -> pd.DataFrame:
+    """Cosine of exact signals and of the rules' own with backprop's gradient after training."""
+    return summary(signals.losses(runs), ("network", "rule", "layer", "space", "signal"), "value", confidence)
+
+
+def compared(runs: Runs, predictions: Predictions, confidence: float) -> pd.DataFrame:
+    """Test accuracy of every rule that the accuracy predictions of a claim compare, per claim, network and rule."""
+    found = {}
+    for claim, _, prediction in predictions.items():
+        measured = prediction.measured
+        if isinstance(measured, AccuracyDifference | GapClosed):
+            for label in measured.labels():
+                found[claim, measured.network, label] = runs.accuracy(label, measured.network)
+    by = ("claim", "network", "rule")
+    return summary(_rows(found, by, "accuracy"), by, "accuracy", confidence)
+
+
+def border(runs: Runs, predictions: Predictions) -> pd.DataFrame:
+    """Where the law says which of two rules has the better signal, and where it had."""
+    tables = [prediction.measured.points(runs).assign(prediction=name) for _, name, prediction in predictions.items()
+              if isinstance(prediction.measured, LawAgreement)]  # fmt: skip
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+#: Tables that follow from the runs alone.
+TABLES: dict[str, Callable[[Runs, float], pd.DataFrame]] = {
+    "alignment": alignment,
+    "row_space": row_space,
+    "angles": angles,
+    "dimension": dimension,
+    "slopes": slopes,
+    "accuracy": accuracy,
+    "sweeps": sweeps,
+    "similarity": similarity,
+    "signals": signal_losses,
+}
