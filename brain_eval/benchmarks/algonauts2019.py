@@ -29,16 +29,10 @@ def _file(folder: str, name: str, size: int, sha256: str) -> DataFile:
 
 _RDMS = {
     "EVC": _file(
-        "brain_data",
-        "fmri_EVC_RDMs.npz",
-        730344,
-        "c927ba9793234c4bf4845320ac66fbfbe85ec9afc4df9b12ca2a006dae753672",
+        "brain_data", "fmri_EVC_RDMs.npz", 730344, "c927ba9793234c4bf4845320ac66fbfbe85ec9afc4df9b12ca2a006dae753672"
     ),
     "IT": _file(
-        "brain_data",
-        "fmri_IT_RDMs.npz",
-        730344,
-        "b27cc1c7f87428516fabb4a67e0c1aafe3e6a7de4667e35b5b141e3582e53900",
+        "brain_data", "fmri_IT_RDMs.npz", 730344, "b27cc1c7f87428516fabb4a67e0c1aafe3e6a7de4667e35b5b141e3582e53900"
     ),
 }
 _IMAGES = tuple(_file("stimuli_data", f"image_{number:02d}.jpg", *pin) for number, pin in enumerate(IMAGES, start=1))

@@ -102,14 +102,13 @@ class Recording:
         session, animal, species, region: labels for the tables.
         stimuli: (n,) positions in the benchmark's stimulus set, in the order of the RDM's rows.
         n_neuroids: neurons, sites or voxels; None where the source does not say.
-        rdm: (n, n) float64 dissimilarities, zero diagonal: 1 - Pearson, or what was published; None where
-            there are responses whose correlation is undefined, e.g. of one neuroid.
-        repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a trial is missing, for
-            all neuroids or for some; None where only averages or an RDM were published. They are normalised
-            like the averages: `responses` are each neuroid's mean over those it has, or over more where a source
-            keeps only trials that all neuroids have (Brain-Score's assemblies: ceilings are then a little too low).
-        responses: (n, neuroids) float64 responses averaged over repetitions, those behind `rdm`; None
-            where only an RDM was published. For encoding models and CKA.
+        rdm: (n, n) float64 dissimilarities, zero diagonal: 1 - Pearson, or what was published; None where there are
+            responses whose correlation is undefined, e.g. of one neuroid.
+        repetitions: (repetitions, n, neuroids) float64 single-trial responses, NaN where a trial is missing, for all
+            neuroids or for some; None where only averages or an RDM were published. `responses` are each neuroid's
+            mean over those it has, or over more where a source keeps only trials that all neuroids have
+            (Brain-Score's assemblies: ceilings are then a little too low).
+        responses: (n, neuroids) float64, averaged over repetitions; None where only an RDM was published.
         distance: of a published `rdm`, a name in brain_eval.metrics.RDMS; "" where the source does not say.
     """
 
@@ -133,13 +132,9 @@ class Recording:
 def without_means(
     responses: NDArray[np.float64], repetitions: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Subtract each neuroid's mean over the stimuli from averages (n, neuroids) and from single trials.
+    """Subtract each neuroid's mean over the stimuli of `responses` (n, neuroids) from them and from any single trials.
 
     Uncentred, all stimuli correlate where some neuroids fire more than others whatever is shown.
-
-    Args:
-        responses: whose means are subtracted.
-        repetitions: (repetitions, n, neuroids), or None.
     """
     means = responses.mean(axis=0)
     return responses - means, None if repetitions is None else repetitions - means
@@ -217,7 +212,3 @@ class Benchmark:
     def ids_of(self, recording: Recording) -> list[str]:
         """The stimulus_id of each row of a recording's RDM."""
         return [self.stimulus_set.stimulus_ids[position] for position in recording.stimuli]
-
-
-#: A source module offers `DESCRIPTION` and `load(data_folder) -> Benchmark`.
-Loader = Callable[[Path], Benchmark]

@@ -28,8 +28,7 @@ def metric_label(kind: str, metric: str) -> str:
 def recorded_as(benchmark: Benchmark, kind: str) -> tuple[Benchmark, dict[str, str]]:
     """Return the benchmark with the recordings that have an RDM of this kind, which becomes their `rdm`.
 
-    Returns:
-        The benchmark, and for each recording that is left out its name and why.
+    The second value gives the name of each recording that is left out, and why.
 
     Raises:
         UserError: a correlation RDM that is undefined: every recording has one, or the mean over recordings would

@@ -32,9 +32,9 @@ class ScoredRun:
 
     Attributes:
         network, rule, seed: who it is.
-        accuracy: test accuracy after the last epoch, None where nothing was trained or tested.
+        accuracy: test accuracy after the last epoch; None where nothing was trained or tested.
         scores: rows of scores.csv.
-        draws: by (benchmark, metric), where the file beside the scores is there.
+        draws: by (benchmark, metric), where the file of draws exists.
     """
 
     network: str
@@ -63,21 +63,17 @@ class Quantity:
 
 
 def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[dict[str, Any]]:
-    """Compare each pair of rules of one network.
+    """Compare each pair of rules of one network; return rows of COLUMNS.
 
-    Compared are the test accuracy after the last epoch, and per layer the raw score with each region
-    (its mean over all recordings, else its only recording). A difference is rule_a minus rule_b, rule_a
-    the one that stands first among the runs, averaged over the seeds both have. Its interval and p are
-    over seeds, and for scores over stimuli and recordings too where their draws are known: scores of
-    the same stimuli move together, so that what two rules share cancels (see variation.joint_variance).
-    From 8 seeds on (and as many recordings, or one) the interval comes from resampled seeds, else from
-    Student's t. With one seed the interval says nothing of other seeds.
+    Compared are the test accuracy after the last epoch and, per layer, the raw score with each region (its mean over
+    all recordings, else its only recording). A difference is rule_a minus rule_b, rule_a the one that comes first,
+    averaged over the seeds that both have. Its interval and p are over seeds, and for scores also over stimuli and
+    recordings where their draws are known: what two rules share through the stimuli cancels (see
+    variation.joint_variance). From 8 seeds on (and as many recordings, or one) the interval comes from resampled
+    seeds, else from Student's t. With one seed the interval says nothing about other seeds.
 
-    p_holm is corrected within a family: all layers and pairs of rules of one network on one benchmark,
-    species, region and metric (or on the accuracy); n_family is its number of tests.
-
-    Returns:
-        Rows of COLUMNS.
+    p_holm is corrected within a family: all layers and pairs of rules of one network on one benchmark, species,
+    region and metric (or on the accuracy); n_family is its number of tests.
     """
     networks: dict[str, dict[str, list[ScoredRun]]] = {}
     for run in runs:
@@ -193,8 +189,8 @@ def _tested(differences: Array, both: RegionDraws | None, confidence: float, nam
 def resampled_means(values: Array, spread: Spread, name: str) -> Array:
     """Draw seeds, recordings and stimuli jointly and return the mean of every draw, (SEED_DRAWS,).
 
-    Seeds and recordings are drawn with replacement, the stimuli's part is normal; the whole is scaled
-    to the variance that joint_variance found.
+    Seeds and recordings are drawn with replacement, the stimuli's part is normal; the whole is scaled to the variance
+    that joint_variance found.
 
     Args:
         values: (seeds, recordings) scores or differences.

@@ -49,15 +49,15 @@ class Recordings(NamedTuple):
 
 @dataclass(frozen=True)
 class Drawn:
-    """All recordings' scores of one benchmark by one metric, layer by layer.
+    """All recordings' scores of one benchmark by one metric, layer by layer; see the module's head.
 
     Attributes:
         sampling: names the draws.
         layers: names.
         labels: per recording session, animal, species, region.
         raw: (layers, recordings) float64.
-        influence: (layers, recordings, units) float32, as many units as the benchmark has stimuli; 0 where a
-            recording is not of them.
+        influence: (layers, recordings, units) float32, for as many units as the benchmark has stimuli; 0 where a
+            recording lacks them.
         remainder: (layers, recordings, draws) float32.
         half: (layers, recordings, 2 * splits) float64.
         recorded: (recordings, units) bool, which units are behind each recording.
@@ -152,12 +152,12 @@ def draws_of_region(
 
     Args:
         drawn: the draws of each run, None where there are none.
-        shares: per run how much of its score is each layer's; they add to 1.
+        shares: per run how much of its score comes from each layer; they add up to 1.
         which: the recordings that count.
 
     Returns:
-        None where a run has no draws of these layers, or others than the first, or an undefined score, or where a
-        recording's scores have no draws in one of the runs.
+        None where a run lacks draws of these layers, has other draws than the first, or an undefined score, or where
+        a recording's scores have no draws in one of the runs.
     """
     known = [one for one in drawn if one is not None]
     if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:

@@ -15,14 +15,9 @@ from brain_eval.metrics.encoding import FEWEST, Fold
 
 
 def weighted_pearson(a: Matrix, b: Matrix, weights: Matrix) -> Matrix:
-    """Return the weighted Pearson correlations of the columns of a and b.
+    """Return the weighted Pearson correlations of the columns of a and b, (n, k) each: (rows, k) float64.
 
-    Args:
-        a, b: (n, k) float64.
-        weights: (rows, n) float64, not negative: how often each of the n counts.
-
-    Returns:
-        (rows, k) float64; NaN where fewer than 3 different ones count, or a column is constant over them.
+    Args: weights (rows, n), not negative. NaN where fewer than 3 stimuli count, or a column is constant over them.
     """
     one, other = _standardised(a), _standardised(b)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,14 +41,10 @@ def _standardised(values: Matrix) -> Matrix:
 
 
 def median_of_known(values: Matrix) -> tuple[Vector, Vector]:
-    """Return each row's median without its NaN, and how often each column was that median.
+    """Return each row's median without its NaN, (rows,), and how often each column was that median, (k,).
 
-    Args:
-        values: (rows, k) float64.
-
-    Returns:
-        (rows,) float64, NaN where a row holds nothing else; (k,) float64 shares of sum 1, or 0 where no row
-        has a median. Of an even number of values the two in the middle share a row.
+    The median is NaN where a row has nothing else. The shares add up to 1, or are 0 where no row has a median; of an
+    even number of values the two in the middle share a row.
     """
     order = np.argsort(values, axis=1)  # NaN last
     known = np.isfinite(values).sum(axis=1)
@@ -67,12 +58,12 @@ def median_of_known(values: Matrix) -> tuple[Vector, Vector]:
 def scores_under_weights(folds: Sequence[Fold], responses: Matrix, weights: Matrix) -> tuple[Vector, Vector]:
     """Score resampled test stimuli, and the test stimuli without each stimulus.
 
-    The score is encoding.median_score: the median over neuroids, then the mean over splits. Splits with fewer
-    than 3 different test stimuli in a draw are left out of that draw's mean.
+    The score is encoding.median_score: the median over neuroids, then the mean over splits. A split with fewer than 3
+    different test stimuli in a draw is left out of that draw's mean.
 
-    Without one stimulus the median moves as the one neuroid in the middle does, while the draws move others into
-    its place: in simulation the jackknife of the median was 2 to 4 times the variance of the score. So what a
-    stimulus does to each neuroid is averaged over the neuroids by how often they are the median of the draws.
+    The jackknife of the median is 2 to 4 times the variance of the score in simulation: without a stimulus the median
+    moves with the one neuroid in the middle, while in the draws others take its place. So the effect of a stimulus on
+    each neuroid is averaged over the neuroids by how often they are the median of the draws.
 
     Args:
         folds: the fitted splits.
@@ -80,8 +71,8 @@ def scores_under_weights(folds: Sequence[Fold], responses: Matrix, weights: Matr
         weights: (rows, n) float64 counts of the n stimuli.
 
     Returns:
-        (rows,) scores of the draws, NaN where no split has one; (n,) scores without each stimulus in turn,
-        where a split too small to do without one of its stimuli keeps its score.
+        (rows,) scores of the draws, NaN where no split has one; (n,) scores without each stimulus in turn, where a
+        split too small to do without one of its stimuli keeps its score.
     """
     n, rows = len(responses), len(weights)
     drawn = np.empty((len(folds), rows))
@@ -100,20 +91,16 @@ def scores_under_weights(folds: Sequence[Fold], responses: Matrix, weights: Matr
 
 
 def variation_of_test_stimuli(draws: Vector, left_out: Vector, units: NDArray[np.intp]) -> Variation | None:
-    """Return how a score varies with its test stimuli: as much as the draws do, each stimulus with its share.
+    """Return how a score varies with its test stimuli; None where fewer than two draws have one or no stimulus can go.
 
-    The sum of squared influences is the bootstrap's variance; the jackknife says which stimuli it comes from, and
-    so what scores of the same stimuli share. There is no remainder: a score here is no mean over pairs of
-    stimuli, whose variance the bootstrap counts too often (see brain_eval.inference.variation). In simulation the
-    standard error was 1.0 to 1.15 times the spread of repeated samples (10 to 60 test stimuli a split, 20 and 60
-    neuroids).
+    The sum of squared influences is the bootstrap's variance; the jackknife (`left_out`) shares it out to the stimuli.
+    There is no remainder: this score is not a mean over pairs of stimuli, whose variance the bootstrap overestimates
+    (see brain_eval.inference.variation). In simulation the standard error was 1.0 to 1.15 times the spread of repeated
+    samples (10 to 60 test stimuli a split, 20 and 60 neuroids).
 
     Args:
         draws, left_out: from `scores_under_weights`, (draws,) and (n,).
         units: (n,) the stimuli.
-
-    Returns:
-        None where fewer than two draws have a score, or no stimulus can be left out.
     """
     usable = np.isfinite(draws)
     if usable.sum() < 2 or np.ptp(left_out) < NO_VARIANCE:

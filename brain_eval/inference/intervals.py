@@ -21,13 +21,7 @@ def enumerated(factors: Sequence[str]) -> str:
 
 
 def correlation_interval(value: float, spread: Spread, confidence: float) -> tuple[float, float]:
-    """Return Student's t interval of a score within [-1, 1] on Fisher's z scale, so that it stays within.
-
-    Args:
-        value: the score; at -1 or 1 the interval is that value.
-        spread: of the score.
-        confidence: coverage.
-    """
+    """Return Student's t interval of a score within [-1, 1] on Fisher's z scale; at -1 or 1 it is that value."""
     room = 1.0 - value**2
     if room < 1e-12:
         return value, value
@@ -48,15 +42,10 @@ def difference_interval(
 
 
 def expanded_percentiles(draws: NDArray[np.float64], spread: Spread, confidence: float) -> tuple[float, float]:
-    """Return the percentile interval whose percentiles are widened as Student's t is over the normal.
+    """Return the percentile interval of draws (draws,) with percentiles widened as Student's t is over the normal.
 
-    Plain percentiles cover too little in small samples (Hesterberg 2015, Am Stat 69:371, "expanded
-    percentile interval"). The draws' variance must be the spread's.
-
-    Args:
-        draws: (draws,) float64.
-        spread: of the mean that was drawn.
-        confidence: coverage.
+    Plain percentiles cover too little in small samples (Hesterberg 2015, Am Stat 69:371, "expanded percentile
+    interval"). The draws' variance must be the spread's.
     """
     tail = float(norm.sf(spread.quantile((1 - confidence) / 2)))
     low, high = np.quantile(draws, [tail, 1 - tail])

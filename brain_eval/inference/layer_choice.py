@@ -1,9 +1,8 @@
-"""Which layer stands for a region: chosen on one half of the stimuli, scored on the other.
+"""Which layer is compared with a region: chosen on one half of the stimuli, scored on the other.
 
-The best of several layers on the images it is chosen on scores too high by chance (a winner's curse).
-Here each random half of the stimuli chooses the layer with the highest score, averaged over the region's
-recordings, and the other half scores that layer; both ways, for every split. The whole layer x region
-table stands beside the choice.
+Picking the best layer on the images used for scoring inflates the score (a winner's curse). Here each random half of
+the stimuli chooses the layer with the highest score, averaged over the region's recordings, and the other half scores
+that layer; both ways, for every split. The whole layer x region table is given beside the choice.
 """
 
 from collections.abc import Mapping
@@ -31,9 +30,9 @@ class Choice:
     """The choice of a layer, over all halves.
 
     Attributes:
-        chosen: (layers,) in how many halves each layer was chosen, as a fraction.
+        chosen: (layers,) fraction of halves in which each layer was chosen.
         held_out: mean score of the chosen layer on the half that did not choose.
-        same_images: mean score of the chosen layer on the half that chose it: too high.
+        same_images: mean score of the chosen layer on the half that chose it, which is too high.
         n_choices: halves that chose.
     """
 
@@ -44,14 +43,11 @@ class Choice:
 
 
 def choose_layer(half: NDArray[np.float64]) -> Choice | None:
-    """Choose a layer on each half of the stimuli and score it on the other.
+    """Choose a layer on each half of the stimuli and score it on the other; None where no half could choose.
 
     Args:
-        half: (layers, 2 * splits) float64: the score of each layer on a half and on the other half, split
-            after split; NaN where undefined. A layer that is undefined on a half is not chosen there.
-
-    Returns:
-        The choice; None where no half could choose.
+        half: (layers, 2 * splits) float64: the score of each layer on a half and on the other half, split after
+            split; NaN where undefined. A layer that is undefined on a half is not chosen there.
     """
     other = half.reshape(len(half), -1, 2)[:, :, ::-1].reshape(half.shape)
     usable = np.isfinite(half) & np.isfinite(other)
@@ -69,20 +65,17 @@ def variance_of_choice(
 ) -> float:  # fmt: skip
     """Return what the choice of layers adds to the variance of the mean held-out score, beyond that of the layers.
 
-    A layer that is ahead on the whole sample by chance is chosen more often, and its held-out score is ahead too: in
-    simulated data sets the interval without this part held the truth in 87 to 93 % (docs/statistics.md). It is
-    found by drawing normal errors of the scores: on one half of the stimuli the errors are those of the whole sample
-    plus a deviation, on the other half minus that deviation, which varies as the whole sample does. Of several seeds
-    only what their choices share through the stimuli is returned: the rest is in the spread over the seeds.
+    A layer that is ahead on the whole sample by chance is chosen more often, and its held-out score is ahead too:
+    without this part intervals covered the true value in 87 to 93 % of simulations (docs/statistics.md). It is found
+    by drawing normal errors of the scores: on one half of the stimuli those of the whole sample plus a deviation, on
+    the other half minus that deviation, which varies as the whole sample does. Of several seeds only what their
+    choices share through the stimuli is returned: the rest is in the spread over the seeds.
 
     Args:
         scores: (seeds, layers) on all stimuli, the truth of the drawn data sets; any number where a share is 0.
         influence, remainder: (seeds, layers, units), (seeds, layers, draws), see brain_eval.inference.variation.
-        shares: (seeds, layers) in how many halves each layer was chosen.
+        shares: (seeds, layers) fraction of halves in which each layer was chosen; 0 is returned if all are 0 or 1.
         splits: random splits in two halves.
-
-    Returns:
-        0 where every seed always chose one layer.
     """
     if (shares.max(axis=1) == 1).all():
         return 0.0
@@ -111,12 +104,12 @@ def choose_layers(draws: Mapping[tuple[str, str], Drawn]) -> list[dict[str, Any]
     """Return the layer x region table of one model, and below each region the choice.
 
     Args:
-        draws: of the model, by (benchmark, metric), as score_draws.read_draws returns them.
+        draws: of the model, by (benchmark, metric), as draws.read_draws returns them.
 
     Returns:
-        Rows of COLUMNS without the model's identity. `raw` is the layer's score on all stimuli, `half` its
-        mean score on half of them, `chosen` the fraction of halves that chose it. In the row CHOSEN `half`
-        is the held-out score of whatever was chosen, and `same_images` what the choosing half gave it.
+        Rows of COLUMNS without the model's identity. `raw` is the layer's score on all stimuli, `half` its mean score
+        on half of them, `chosen` the fraction of halves that chose it. In the row CHOSEN `half` is the held-out score
+        of whatever was chosen, and `same_images` its score on the half that chose.
     """
     rows: list[dict[str, Any]] = []
     for (benchmark, metric), drawn in draws.items():

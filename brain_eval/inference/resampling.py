@@ -38,8 +38,8 @@ def stimulus_strata(memberships: Sequence[NDArray[np.intp]], stimulus_ids: Seque
         stimulus_ids: one unique string per stimulus of the set.
 
     Returns:
-        Disjoint position arrays, each sorted by stimulus id, the groups sorted by their first id: a
-        permutation of the stimulus set changes nothing. Stimuli in no recording are in no group.
+        Disjoint position arrays, each sorted by stimulus id, the groups by their first id: a permutation of the
+        stimulus set changes nothing. Stimuli in no recording are in no group.
     """
     contains = np.zeros((len(stimulus_ids), len(memberships)), dtype=bool)
     for column, positions in enumerate(memberships):
@@ -54,16 +54,9 @@ def stimulus_strata(memberships: Sequence[NDArray[np.intp]], stimulus_ids: Seque
 def bootstrap_counts(
     strata: Sequence[NDArray[np.intp]], n: int, draws: int, rng: np.random.Generator
 ) -> NDArray[np.int32]:
-    """Resample stimuli with replacement within each stratum.
+    """Resample n stimuli with replacement within each stratum (disjoint position arrays).
 
-    Args:
-        strata: disjoint position arrays into a set of `n` stimuli.
-        n: size of the set.
-        draws: number of bootstrap draws.
-        rng: e.g. `generator(seed, benchmark)`.
-
-    Returns:
-        (draws, n) int32: how often each stimulus is in each draw; a stratum's counts sum to its size.
+    Returns (draws, n) int32: how often each stimulus is in each draw; a stratum's counts add up to its size.
     """
     counts = np.zeros((draws, n), dtype=np.int32)
     for positions in strata:
@@ -79,11 +72,7 @@ def random_halves(
 ) -> NDArray[np.float64]:
     """Draw a random half of the stimuli of each stratum, without replacement, for scores that allow no copies.
 
-    Args:
-        strata, n, draws, rng: as for `bootstrap_counts`.
-
-    Returns:
-        (draws, n) float64: 1 where a stimulus is in the draw, else 0; an odd stimulus falls to either half.
+    Returns (draws, n) float64: 1 where a stimulus is in the draw, else 0; an odd stimulus falls to either half.
     """
     halves = np.zeros((draws, n))
     for positions in strata:
@@ -104,10 +93,9 @@ def split_halves(
 
 
 def leaving_each_out(units: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return (k, n) float64 stimulus counts of the jackknife: row u is 0 for the stimuli of the u-th unit, else 1.
+    """Return (k, n) float64 counts of the jackknife: row u is 0 for the stimuli of the u-th unit, else 1.
 
-    Args:
-        units: (n,) the unit of each stimulus; k is the number of different ones, in ascending order.
+    Args: units (n,), the unit of each stimulus; k different ones, in ascending order.
     """
     return (np.unique(units)[:, None] != units[None, :]).astype(np.float64)
 
@@ -151,11 +139,9 @@ def pair_totals(weights: Matrix) -> Vector:
 
 
 def weighted_moments(pairs: Vector, weights: Matrix) -> Moments:
-    """Standardise the pairs of an RDM (or their ranks) and take their mean and variance in every draw.
+    """Standardise the pairs (m,) of an RDM, or their ranks, and take their mean and variance in every draw.
 
-    Args:
-        pairs: (n(n-1)/2,) float64, an upper triangle row by row, not all equal.
-        weights: (draws, n) float64 stimulus counts.
+    Args: pairs, an upper triangle row by row, not all equal; weights (draws, n) float64 stimulus counts.
     """
     standard = square((pairs - pairs.mean()) / pairs.std(), weights.shape[1])
     squared = standard**2
@@ -167,18 +153,15 @@ def weighted_moments(pairs: Vector, weights: Matrix) -> Moments:
 
 
 def weighted_correlations(a: Moments, b: Moments, weights: Matrix, products: Matrix | None = None) -> Vector:
-    """Return the Pearson correlation of two RDMs over the pairs of every draw.
+    """Return the Pearson correlation of two RDMs over the pairs of every draw, (draws,) float64 within [-1, 1].
 
-    Each pair i != j weighs w_i w_j, which equals Pearson over the pairs of the resampled stimuli with
-    pairs of a stimulus and its own copy dropped.
+    Each pair i != j weighs w_i w_j, which equals Pearson over the pairs of the resampled stimuli without pairs of a
+    stimulus and its own copy. NaN where a draw has no pairs or no variance.
 
     Args:
         a, b: moments under the same weights.
         weights: (draws, n) float64 stimulus counts.
-        products: a.matrix * b.matrix where it is known already.
-
-    Returns:
-        (draws,) float64 within [-1, 1]; NaN where a draw has no pairs or no variance.
+        products: a.matrix * b.matrix, if known already.
     """
     products = a.matrix * b.matrix if products is None else products
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -29,10 +29,9 @@ class Variation:
 
     Attributes:
         influence: (k,) float64; its sum of squares is the jackknife's variance, L + 2Q.
-        remainder: (draws,) float64; its mean square estimates Q. NaN where a draw was unusable. Scores
-            from the same draws vary together by the products of both.
-        units: (k,) which of a benchmark's units the influences are of: stimuli, or groups of stimuli
-            that are left out together.
+        remainder: (draws,) float64; its mean square estimates Q. NaN where a draw was unusable. Scores from the same
+            draws vary together by the products of both.
+        units: (k,) the benchmark's units that the influences are of: stimuli, or groups left out together.
     """
 
     influence: Vector
@@ -52,21 +51,17 @@ class Variation:
 def variation_of_correlation(
     a: Moments, b: Moments, weights: Matrix, units: NDArray[np.intp], draws: int
 ) -> tuple[Variation, Vector]:
-    """Return the variation of the correlation of two RDMs, and the correlation under all weights.
+    """Return the variation of the correlation of two RDMs over n units, and (rows,) correlations under all weights.
 
     With standardised pairs a, b and correlation r, the kernel of the correlation is
-    h_ij = a_ij b_ij - r (a_ij^2 + b_ij^2) / 2; the influence of stimulus i is its mean over j. Pairs
-    that were ranked keep their ranks: what the ranking itself would vary is not seen (1 to 2 % of the
-    standard error in simulation).
+    h_ij = a_ij b_ij - r (a_ij^2 + b_ij^2) / 2; the influence of stimulus i is its mean over j. Pairs that were ranked
+    keep their ranks: the variation of the ranking itself is missing (1 to 2 % of the standard error in simulation).
 
     Args:
         a, b: moments of both RDMs under `weights`.
         weights: (rows, n) float64 stimulus counts.
         units: (n,) the stimuli.
-        draws: the first so many rows are the draws of a bootstrap.
-
-    Returns:
-        The variation over n units, and (rows,) correlations, NaN where undefined.
+        draws: number of rows, from the first on, that are the draws of a bootstrap.
     """
     n = weights.shape[1]
     products = a.matrix * b.matrix
@@ -89,12 +84,11 @@ def variation_of_draws(
         score: of the full sample.
         draws: (draws,) scores of the draws, NaN where undefined.
         left_out: (k,) scores without each of the k units; NaN: the unit is taken to have no influence.
-        shares: (draws, k) how often each unit is in each draw, relative to the full sample: counts of a
-            bootstrap, or 2 and 0 of a random half. Then the units' pairs show as in the module's head.
+        shares: (draws, k) how often each unit is in each draw, relative to the full sample: counts of a bootstrap, or
+            2 and 0 of a random half. Then the units' pairs show as in the module's head.
         units: (k,) which units they are.
-        biased: the score is larger of fewer different units, as in the draws. What their mean exceeds it by is then
-            no variation; taken for one it left intervals of biased CKA and the whitened cosine that held the truth in
-            88 and 90 % instead of 95.
+        biased: the score is larger for fewer different units, as in the draws. The excess of their mean is then
+            subtracted; without that, intervals of biased CKA and the whitened cosine covered 88 and 90 % instead of 95.
     """
     if biased and np.isfinite(draws).any():
         draws = draws + (score - draws[np.isfinite(draws)].mean())
@@ -125,10 +119,10 @@ class Part(NamedTuple):
 class Spread:
     """The variance of a mean score, and the parts that it was put together from.
 
-    Satterthwaite's degrees of freedom would take the estimated parts for the true ones: where a part that is
-    known from two or three recordings comes out small by chance, it would count for nothing, and intervals hold
-    the truth in 88 % of the cases instead of 95. The quantile is therefore the mean of the parts' own (Cochran &
-    Cox 1950, Experimental Designs; Cochran 1964, Biometrics 20:191).
+    Satterthwaite's degrees of freedom take the estimated parts for the true ones: a part that is known from two or
+    three recordings and comes out small by chance would count for nothing, and intervals would cover 88 % instead of
+    95. The quantile is therefore the mean of the parts' own (Cochran & Cox 1950, Experimental Designs; Cochran 1964,
+    Biometrics 20:191).
 
     Attributes:
         variance: of the mean.
@@ -179,13 +173,12 @@ def stimulus_variance(variation: Variation) -> Spread:
 
 
 def joint_variance(values: Matrix, influence: NDArray[np.float64], remainder: NDArray[np.float64], n: int) -> Spread:
-    """Variance of the mean over seeds and recordings, all of them and the stimuli being random samples.
+    """Return the spread of the mean over seeds and recordings, both and the stimuli being random samples.
 
-    Seeds and recordings that are one are fixed: nothing is known of others. The parts are what scores of
-    different seeds and recordings share through the stimuli (the mean covariance between them), and the
-    spread over the means of seeds and of recordings, which holds all else. What both spreads hold is
-    counted once (Cornfield & Tukey 1956; for stimuli and subjects Schuett et al. 2023, eLife 12:e82566,
-    who correct a two-factor bootstrap likewise).
+    A single seed or recording is fixed: nothing is known about others. The parts are what scores of different seeds
+    and recordings share through the stimuli (their mean covariance), and the spread over the means of seeds and of
+    recordings, which has all else. What both spreads have is counted once (Cornfield & Tukey 1956; for stimuli and
+    subjects Schuett et al. 2023, eLife 12:e82566, who correct a two-factor bootstrap likewise).
 
     Args:
         values: (seeds, recordings) float64 scores, or their differences.

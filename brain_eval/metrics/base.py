@@ -105,13 +105,13 @@ def unprepared(values: Any, subsets: Matrix) -> Any:
 class SubsetMetric(Metric):
     """A comparison of activity with responses that is resampled by subsets of the stimuli, without copies.
 
+    Only `compare` is needed; the others make it fast by doing all subsets at once.
+
     Attributes:
         compare: activity (n, p) and responses (n, q) of the same stimuli -> the similarity.
-        transform: activity or responses -> what `prepare` takes, e.g. products of stimuli. Metrics with the same
-            function share its result.
+        transform: activity or responses -> what `prepare` takes; metrics with the same function share its result.
         prepare: (transformed, subsets (rows, n) float64 of 0 and 1) -> one side, ready for `in_subsets`.
         in_subsets: two sides and the subsets -> the similarity in each subset, (rows,) float64, NaN where undefined.
-            None: `compare` is called for each of them.
     """
 
     compare: Callable[[ArrayLike, ArrayLike], float]

@@ -26,19 +26,18 @@ ROUNDING = 1e-13
 
 
 def gram(features: ArrayLike, unbiased: bool = True) -> NDArray[np.float64]:
-    """Return the centred products of stimuli whose cosine is CKA; made once per layer or recording.
+    """Return the centred products of stimuli whose cosine is CKA; computed once per layer or recording.
 
     Args:
         features: (n, p), n stimuli x p neuroids.
-        unbiased: with the diagonal, which holds the noise of each stimulus with itself, left out and the
-            centring adjusted for it (U-centring; Székely & Rizzo 2014, eq. 2.3).
+        unbiased: leave out the diagonal, which has the noise of each stimulus with itself, and adjust the centring
+            (U-centring; Székely & Rizzo 2014, eq. 2.3).
 
     Returns:
-        (n, n) float64, symmetric, rows and columns of sum 0; scaled by a power of two, which CKA does not see.
+        (n, n) float64, symmetric, rows of sum 0; scaled by a power of two, which leaves CKA as it is.
 
     Raises:
-        UserError: NaN or infinity (names the row), squares that overflow or underflow, fewer than 3 stimuli, or 4 for
-            the unbiased form.
+        UserError: NaN or infinity (names the row), squares that overflow or underflow, fewer than 3 (4) stimuli.
         UndefinedSimilarity: all stimuli have the same features.
     """
     values = checked_features(features, 4 if unbiased else 3, "unbiased CKA" if unbiased else "CKA")
@@ -68,10 +67,10 @@ def gram(features: ArrayLike, unbiased: bool = True) -> NDArray[np.float64]:
 
 
 def alignment(gram_a: NDArray[np.float64], gram_b: NDArray[np.float64]) -> float:
-    """Return the CKA of two results of `gram` for the same stimuli: 1 for equal features, rotated or scaled as a whole.
+    """Return the CKA of two results of `gram`: 1 for features that are equal, rotated or scaled as a whole.
 
     Raises:
-        UserError: of different numbers of stimuli.
+        UserError: different numbers of stimuli.
     """
     if gram_a.shape != gram_b.shape:
         raise UserError(
@@ -83,18 +82,10 @@ def alignment(gram_a: NDArray[np.float64], gram_b: NDArray[np.float64]) -> float
 
 
 def linear_cka(features_a: ArrayLike, features_b: ArrayLike, unbiased: bool = True) -> float:
-    """Compare two sets of features of the same n stimuli in the same order, (n, p) and (n, q).
+    """Return the CKA of two sets of features of the same n stimuli, (n, p) and (n, q) of any real dtype.
 
-    Args:
-        features_a, features_b: any real dtype; arithmetic is float64. Memory: one block of neuroids and
-            two (n, n) matrices beyond the features.
-        unbiased: see `gram`. Brain-Score's metric cka is the unbiased form, its cka_biased the other.
-
-    Returns:
-        CKA within [0, 1]; unbiased within [-1, 1].
-
-    Raises:
-        UserError, UndefinedSimilarity: as `gram` and `alignment`.
+    Brain-Score's metric cka is the unbiased form, within [-1, 1]; its cka_biased is the other, within [0, 1]. Memory:
+    one block of neuroids and two (n, n) matrices. Raises as `gram` and `alignment`.
     """
     return alignment(gram(features_a, unbiased), gram(features_b, unbiased))
 
@@ -131,7 +122,7 @@ def cka_in_subsets(a: GramSums, b: GramSums, subsets: Matrix, unbiased: bool) ->
     Args:
         a, b: from `gram_sums` with the same subsets.
         subsets: (subsets, n) float64 of 0 and 1; the unbiased form needs at least 4 stimuli in each.
-        unbiased: HSIC_1 of Song et al. 2012 (JMLR 13:1393, eq. 5), which Nguyen et al. 2021 use for CKA.
+        unbiased: HSIC_1 of Song et al. 2012 (JMLR 13:1393, eq. 5), as Nguyen et al. 2021 use it for CKA.
     """
     both = _hsic(a.gram, a.rows, b.gram, b.rows, subsets, unbiased)
     return np.clip(both / np.sqrt(a.own * b.own), -1.0, 1.0)

@@ -35,11 +35,10 @@ def splits_of(
 ) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:  # fmt: skip
     """Split n stimuli at random into training and test stimuli, `splits` times, as Brain-Score does.
 
+    With Brain-Score's 10, 0.9 and 1 the splits equal its own for stimuli in the assembly's order.
+
     Args:
-        n: number of stimuli.
-        splits, train_size, seed: with Brain-Score's 10, 0.9 and 1 the splits equal its own for stimuli in
-            the assembly's order.
-        strata: one label per stimulus (e.g. the object); each label keeps its share in both parts. None: no.
+        strata: one label per stimulus (e.g. the object); each label keeps its share in both parts. None: no strata.
 
     Returns:
         Positions (train,) and (test,) of each split.
@@ -75,16 +74,14 @@ def out_of_split(  # noqa: PLR0913
     Args:
         features: (n, p) of a layer, any real dtype; arithmetic is float64.
         responses: (n, neuroids), averaged over repetitions, the same stimuli in the same order.
-        regression: "pls" with `components` latent variables (not scaled, as Brain-Score's pls), or
-            "ridge" with each neuroid's penalty chosen within the training stimuli, see
-            regression.ridge_predictions; penalties=[1.0] is Brain-Score's ridge.
+        regression: "pls" with `components` latent variables (not scaled, as Brain-Score's pls), or "ridge", whose
+            `penalties` are chosen per neuroid within the training stimuli (regression.ridge_predictions);
+            penalties=[1.0] is Brain-Score's ridge.
         seed, splits, train_size, strata: see `splits_of`.
-        components: of PLS.
-        penalties: of ridge.
 
     Raises:
-        UserError: unknown regression, NaN (names the row), unlike numbers of stimuli.
-        TooFew: too few stimuli or features for PLS, see also `splits_of`.
+        UserError: unknown regression, NaN (names the row), different numbers of stimuli.
+        TooFew: too few stimuli or features for PLS, or as `splits_of`.
     """
     if regression not in REGRESSIONS:
         raise UserError(f"unknown regression '{regression}'; choose from {', '.join(REGRESSIONS)}")
@@ -113,14 +110,9 @@ def out_of_split(  # noqa: PLR0913
 
 
 def correlated(folds: Sequence[Fold], responses: ArrayLike) -> NDArray[np.float64]:
-    """Correlate predicted with recorded responses to test stimuli, split by split and neuroid by neuroid.
+    """Return Pearson r of predicted and recorded responses to test stimuli, (splits, neuroids) float64.
 
-    Args:
-        folds: from `out_of_split`.
-        responses: (n, neuroids), those that were predicted.
-
-    Returns:
-        (splits, neuroids) float64 Pearson r; NaN where a neuroid or its prediction is constant.
+    NaN where a neuroid or its prediction is constant. Args: folds from `out_of_split`; responses (n, neuroids).
     """
     recorded = np.asarray(responses, dtype=np.float64)
     return np.stack([pearson_by_column(fold.predicted, recorded[fold.test]) for fold in folds])
@@ -160,20 +152,16 @@ def pearson_by_column(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray
 
 
 def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) -> NDArray[np.float64]:
-    """Return each neuroid's reliability: that of its mean response over all repetitions.
+    """Return the reliability of each neuroid's mean response over all repetitions, (neuroids,) float64, at most 1.
 
     The repetitions are halved at random; Pearson r over stimuli between the halves' means; Spearman-Brown
-    2 r / (1 + r); mean over the splits. Brain-Score's internal consistency, split for split.
+    2 r / (1 + r); mean over the splits. Brain-Score's internal consistency, split for split. NaN where a neuroid is
+    constant or has fewer than 3 stimuli in both halves.
 
     Args:
-        repetitions: (repetitions, n, neuroids) single-trial responses. NaN where one is missing: a
-            half's mean is over what it has, and a stimulus that a half lacks is left out of that split (for the
-            neuroids that lack it).
+        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing: a half averages
+            those it has, and a stimulus that a half lacks is left out of that split (for the neuroids that lack it).
         splits, seed: of the halving.
-
-    Returns:
-        (neuroids,) float64, at most 1, may be negative; NaN where a neuroid is constant, or has fewer than 3 stimuli
-        in both halves.
 
     Raises:
         UserError: not three-dimensional; infinity (names repetition and row).
@@ -195,7 +183,7 @@ def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) 
 def _reliability_of_split(
     values: NDArray[np.float64], recorded: NDArray[np.bool_], one: NDArray[np.intp], other: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """Each neuroid's reliability by two halves of the repetitions; `recorded` as from `recorded_trials`.
+    """Return each neuroid's reliability by two halves of the repetitions.
 
     Neuroids with the same stimuli in both halves are computed together: all of them, where none lacks a trial alone.
     """
@@ -221,14 +209,11 @@ def _reliability_of_split(
 
 
 def corrected(correlations: NDArray[np.float64], reliabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return r / sqrt(reliability), what r would be with the responses' noise averaged away (Spearman 1904).
+    """Return r / sqrt(reliability), r without the noise of the responses (Spearman 1904); it may exceed 1 by chance.
 
     Args:
-        correlations: (..., neuroids), the responses being the mean over all repetitions.
-        reliabilities: (neuroids,) of that mean, see `reliability`.
-
-    Returns:
-        (..., neuroids); NaN where a reliability is unknown or not positive. It may exceed 1 by chance.
+        correlations: (..., neuroids), with the mean response over all repetitions.
+        reliabilities: (neuroids,) of that mean; NaN is returned where one is unknown or not positive.
     """
     known = np.where(reliabilities > 0, reliabilities, np.nan)
     return correlations / np.sqrt(known)

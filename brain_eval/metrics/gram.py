@@ -1,7 +1,7 @@
-"""Products of stimuli (Gram matrices), on which RDMs, CKA and encoding all stand.
+"""Products of stimuli (Gram matrices), the basis of RDMs, CKA and encoding models.
 
-One symmetric BLAS product (syrk) of the n stimuli, accumulated over blocks of neuroids: beyond the
-features themselves memory holds one block and the (n, n) result, however wide the layer.
+One symmetric BLAS product (syrk) of the n stimuli, accumulated over blocks of neuroids: beyond the features, memory has
+one block and the (n, n) result, however wide the layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,12 +22,9 @@ TILE_BYTES = 2**20
 
 
 class RowError(UserError):
-    """A mistake in one row of activity; whoever knows the stimuli behind the rows names the stimulus.
+    """A mistake in one row of activity. Attributes: `row` its number, `what` is wrong, `then` what follows from that.
 
-    Attributes:
-        row: its number.
-        what: what is wrong with it.
-        then: what follows from that, or "".
+    A caller that knows the stimuli names the stimulus instead of the row, see `of`.
     """
 
     def __init__(self, what: str, row: int, then: str = "", advice: str = "leave out that stimulus") -> None:
@@ -40,12 +37,12 @@ class RowError(UserError):
 
 
 def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") -> NDArray[np.floating]:
-    """Return the features as float32 or float64, never a copy of such.
+    """Return the features (n, p) as float32 or float64, never a copy of such.
 
     Args:
-        features: (n, p), n stimuli x p neuroids, any real dtype.
-        least: the fewest stimuli that make sense.
-        what: is computed, for the error message.
+        features: any real dtype.
+        least: fewest stimuli.
+        what: what is computed, for the error message.
 
     Raises:
         UserError: not two-dimensional, too few stimuli, NaN or infinity (names the row).
@@ -95,20 +92,14 @@ def column_blocks(n: int, p: int, itemsize: int) -> Iterator[slice]:
 
 
 def row_products(
-    values: NDArray[np.floating],
-    scales: NDArray[np.float64],
-    means: NDArray[np.float64],
-    dtype: DTypeLike = np.float64,
+    values: NDArray[np.floating], scales: NDArray[np.float64], means: NDArray[np.float64], dtype: DTypeLike = np.float64
 ) -> NDArray[Any]:
-    """Return the products of the rows `values * scales - means`: the lower triangle is valid, the rest is not.
+    """Return the products of the rows `values * scales - means`, (n, n); only the lower triangle is valid.
 
     Args:
         values: (n, p) float32 or float64.
-        scales, means: (n, 1) float64, one of each per row.
+        scales, means: (n, 1) float64.
         dtype: of the product, float64 or float32; float64 rows are scaled and centred in float64 either way.
-
-    Returns:
-        (n, n) of `dtype`, C order.
     """
     n, p = values.shape
     kind = np.dtype(dtype)
@@ -141,13 +132,7 @@ def _correct_means(products: NDArray[Any], means: NDArray[np.float64], p: int) -
 
 
 def centred_gram(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return X X^T of the features with every neuroid's mean over the stimuli removed.
-
-    Args:
-        values: (n, p) float32 or float64, finite; p may be far larger than n.
-
-    Returns:
-        (n, n) float64, symmetric; rows and columns sum to 0 up to rounding.
+    """Return X X^T of features (n, p) after each neuroid's mean is removed, (n, n) float64, symmetric; p may be large.
 
     Raises:
         UserError: the squares of a row overflow (names the row).

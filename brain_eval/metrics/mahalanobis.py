@@ -1,10 +1,9 @@
 """Distances in units of a recording's own noise, from single repetitions: Mahalanobis and crossnobis RDMs.
 
-The noise covariance of the neuroids comes from the residuals of the repetitions around each stimulus'
-mean, shrunk as rsatoolbox shrinks it; both RDMs are squared distances divided by the number of neuroids
-(Walther et al. 2016, NeuroImage 137:188). Stimuli may have different numbers of repetitions: everything is as in
-rsatoolbox's forms for unbalanced data. Whitening mixes neuroids, so a repetition that some neuroid lacks (NaN) is left
-out for all of them.
+The noise covariance of the neuroids is estimated from the residuals of the repetitions around each stimulus' mean,
+shrunk as in rsatoolbox. Both RDMs are squared distances divided by the number of neuroids (Walther et al. 2016,
+NeuroImage 137:188). Stimuli may have different numbers of repetitions, as in rsatoolbox's forms for unbalanced data.
+Whitening mixes neuroids, so a repetition that some neuroid lacks (NaN) is left out for all of them.
 """
 
 from typing import NamedTuple
@@ -57,17 +56,12 @@ def _checked(repetitions: ArrayLike, fewest: int = 1) -> _Repetitions:
 
 
 def noise_covariance(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
-    """Estimate the covariance of the neuroids' noise from the residuals around each stimulus' mean.
+    """Estimate the covariance of the neuroids' noise, (p, p) float64, from the residuals around each stimulus' mean.
 
     Args:
         repetitions: (repetitions, n, p) responses of p neuroids to n stimuli, NaN where one is missing.
-        shrinkage: "shrinkage_diag" towards the variances (Schäfer & Strimmer 2005), "shrinkage_eye"
-            towards a multiple of the identity (Ledoit & Wolf 2004), "diag" the variances alone, "full"
-            without shrinkage.
-
-    Returns:
-        (p, p) float64, symmetric; residuals have as many degrees of freedom as there are responses beyond
-        the first of each stimulus.
+        shrinkage: "shrinkage_diag" towards the variances (Schäfer & Strimmer 2005), "shrinkage_eye" towards a
+            multiple of the identity (Ledoit & Wolf 2004), "diag" the variances alone, "full" without shrinkage.
 
     Raises:
         UserError: unknown shrinkage, no stimulus with 2 repetitions, fewer than 3 stimuli, infinity (names
@@ -158,39 +152,24 @@ def whitened(responses: NDArray[np.float64], covariance: NDArray[np.float64]) ->
 
 
 def mahalanobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
-    """Return squared Mahalanobis distances between the stimuli's mean responses, divided by the neuroids.
+    """Return squared Mahalanobis distances between the stimuli's mean responses, divided by the number of neuroids.
 
-    Args:
-        repetitions: (repetitions, n, p) responses, NaN where one is missing.
-        shrinkage: of the noise covariance, see `noise_covariance`.
-
-    Returns:
-        (n, n) float64, symmetric, zero diagonal, not negative.
-
-    Raises:
-        UserError: as `noise_covariance`; a singular covariance.
+    Args as `noise_covariance`. Returns (n, n) float64, symmetric, zero diagonal, not negative. Raises UserError as
+    `noise_covariance`, and for a singular covariance.
     """
     known = _checked(repetitions)
     return euclidean_rdm(whitened(known.means, noise_covariance(known.values, shrinkage)))
 
 
 def crossnobis_rdm(repetitions: ArrayLike, shrinkage: str = "shrinkage_diag") -> NDArray[np.float64]:
-    """Return cross-validated squared Mahalanobis distances, divided by the neuroids.
+    """Return cross-validated squared Mahalanobis distances, divided by the number of neuroids.
 
-    They are 0 on average where nothing differs, and may be negative: every repetition is multiplied
-    with all others but itself, so that the noise of the two is independent. (Nearly: the
-    covariance comes from the same repetitions. With f residual degrees of freedom a bias of at most
-    2 (p + 1) / (repetitions f) is left, in units of the noise variance.)
+    They are 0 on average where nothing differs, and may be negative: every repetition is multiplied with all others
+    but itself, so that the noise of the two is independent. (Nearly: the covariance comes from the same repetitions.
+    With f residual degrees of freedom the bias is at most 2 (p + 1) / (repetitions f) noise variances.)
 
-    Args:
-        repetitions: (repetitions, n, p) responses, NaN where one is missing.
-        shrinkage: of the noise covariance, see `noise_covariance`.
-
-    Returns:
-        (n, n) float64, symmetric, zero diagonal.
-
-    Raises:
-        UserError: as `noise_covariance`; a stimulus with one repetition; a singular covariance.
+    Args as `noise_covariance`. Returns (n, n) float64, symmetric, zero diagonal. Raises UserError as
+    `mahalanobis_rdm`, and for a stimulus with one repetition.
     """
     known = _checked(repetitions, fewest=2)
     p = known.values.shape[2]

@@ -31,15 +31,12 @@ class UndefinedRow(RowError, UndefinedSimilarity):
 
 
 def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
-    """Return 1 - Pearson correlation between the rows of `features`, by one product of centred rows.
+    """Return 1 - Pearson correlation between rows, (n, n) within [0, 2]; equal rows are exactly 0 apart.
 
     Args:
         features: (n, p), n stimuli x p neuroids, any real dtype.
-        dtype: of the product and of the result. float64; or float32, twice as fast, whose distances are
-            within 1e-5 of float64's (4.2e-6 seen, up to 100,000 neuroids) and set to 0 below 1e-5.
-
-    Returns:
-        (n, n) of `dtype`, symmetric, zero diagonal, within [0, 2]. Equal rows are exactly 0 apart.
+        dtype: of the product and of the result: float64; or float32, twice as fast, whose distances are within 1e-5
+            of float64's (4.2e-6 seen, up to 100,000 neuroids) and set to 0 below 1e-5.
 
     Raises:
         UserError: fewer than 3 rows, NaN or infinity, or a sum that overflows (names the row).
@@ -55,13 +52,7 @@ def correlation_rdm(features: ArrayLike, dtype: DTypeLike = np.float64) -> NDArr
 
 
 def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
-    """Return 1 - cosine between the rows of `features`.
-
-    Args:
-        features: (n, p), n stimuli x p neuroids, any real dtype; arithmetic is float64.
-
-    Returns:
-        (n, n) float64, symmetric, zero diagonal, within [0, 2].
+    """Return 1 - cosine between the rows of `features` (n, p), any real dtype: (n, n) float64 within [0, 2].
 
     Raises:
         UserError: fewer than 3 rows, NaN or infinity (names the row).
@@ -74,14 +65,13 @@ def cosine_rdm(features: ArrayLike) -> NDArray[np.float64]:
 
 
 def euclidean_rdm(features: ArrayLike) -> NDArray[np.float64]:
-    """Return the squared Euclidean distance between rows divided by the number of neuroids, as rsatoolbox does.
+    """Return squared Euclidean distances between rows divided by the number of neuroids, as rsatoolbox does.
 
     Args:
         features: (n, p), n stimuli x p neuroids, any real dtype; arithmetic is float64.
 
     Returns:
-        (n, n) float64, symmetric, zero diagonal, not negative, in squared units of the activity. Equal
-        rows are exactly 0 apart.
+        (n, n) float64, not negative, in squared units of the activity; equal rows are exactly 0 apart.
 
     Raises:
         UserError: fewer than 3 rows, NaN or infinity (names the row).

@@ -1,9 +1,9 @@
 """Ridge and partial least squares regression through products of stimuli, for n stimuli of far more neuroids.
 
-Both predictions depend on the features only through their products, so that a cross-validation
-multiplies the features once, and memory and time of a fold do not grow with their width. Singular values
-of the features below about 1e-8 of the largest are lost in the products' rounding. For ridge regression on
-few features there is also the way through the features themselves.
+Both predictions depend on the features only through their products: a cross-validation multiplies the features once,
+and neither memory nor time of a fold grows with their width. The ridge regression is ours and not scikit-learn's since
+it shares this Gram matrix with PLS and CKA, which makes it twice as fast. Singular values of the features below about
+1e-8 of the largest are lost in the products' rounding. Ridge regression on few features uses the features themselves.
 """
 
 from collections.abc import Sequence
@@ -41,9 +41,9 @@ def centred_on_training(gram: Matrix, train: NDArray[np.intp], test: NDArray[np.
 def pls_predictions(within: Matrix, across: Matrix, responses: Matrix, components: int = 25) -> Matrix:
     """Predict test responses by partial least squares regression (PLS2, scikit-learn's PLSRegression, scale=False).
 
-    Kernel form of Rosipal & Trejo 2001 (JMLR 2:97): in each step the direction of the responses that
-    covaries most with the features is found exactly, where scikit-learn iterates up to a tolerance. Ends
-    earlier where features or responses have no covariance left.
+    Kernel form of Rosipal & Trejo 2001 (JMLR 2:97): each step finds exactly the direction of the responses that
+    covaries most with the features, where scikit-learn iterates up to a tolerance. It ends early where features or
+    responses have no covariance left.
 
     Args:
         within, across: (train, train) and (test, train) centred products.
@@ -94,16 +94,14 @@ def ridge_predictions(
 ) -> tuple[Matrix, NDArray[np.float64]]:
     """Predict test responses by ridge regression, each neuroid with its own penalty.
 
-    Of several penalties each neuroid gets the one of least squared error when every training stimulus in
-    turn is left out, in closed form (Golub, Heath & Wahba 1979), as scikit-learn's
-    RidgeCV(alpha_per_target=True).
+    Each neuroid gets the penalty of least squared leave-one-out error, in closed form (Golub, Heath & Wahba 1979), as
+    in scikit-learn's RidgeCV(alpha_per_target=True).
 
     Args:
         within, across: (train, train) and (test, train) centred products.
         responses: (train, neuroids).
-        penalties: positive, in squared units of the features; one: used as it is. None: 21 from 1e-6 to
-            1e4 times the mean squared size of a centred training stimulus, so that the features'
-            units do not matter.
+        penalties: positive, in squared units of the features; a single one is used as it is. None: 21 from 1e-6 to
+            1e4 times the mean squared size of a centred training stimulus, so that units do not matter.
 
     Returns:
         Predictions (test, neuroids) float64 and the penalties (neuroids,).
@@ -119,12 +117,7 @@ def ridge_predictions(
 def ridge_of_features(
     train: Matrix, test: Matrix, responses: Matrix, penalties: Sequence[float] | None = None
 ) -> tuple[Matrix, NDArray[np.float64]]:
-    """Predict as `ridge_predictions` does from few features: time grows with their square, not the stimuli's cube.
-
-    Args:
-        train, test: (train, p) and (test, p) features.
-        responses, penalties: see `ridge_predictions`.
-    """
+    """Predict as `ridge_predictions` from features (train, p) and (test, p); time grows with p^2."""
     mean = train.mean(axis=0)
     vectors, sizes, axes = svd(train - mean, full_matrices=False)
     return _ridge(sizes**2, vectors, (test - mean) @ axes.T * sizes, responses, penalties)
@@ -136,7 +129,7 @@ def _ridge(
     """Ridge regression on the training stimuli's components.
 
     Args:
-        values, vectors: (k,) and (train, k) eigenvalues and eigenvectors of their products; k may be less than train.
+        values, vectors: (k,) and (train, k) eigenvalues and eigenvectors of their products.
         across: (test, k) products of the test stimuli with the eigenvectors.
         responses, penalties: see `ridge_predictions`.
     """

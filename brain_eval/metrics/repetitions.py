@@ -15,12 +15,12 @@ Mask = NDArray[np.bool_]
 
 
 class Trials(NamedTuple):
-    """Single-trial responses to the images of which every neuroid has enough, and which of the trials there are.
+    """Single-trial responses to the images that every neuroid has enough trials of.
 
     Attributes:
         values: (repetitions, n, neuroids) float64, 0 where missing.
-        recorded: (repetitions, n, neuroids) bool, or (repetitions, n, 1) where all neuroids have the same trials.
-        images: (n,) their positions among the images that were given.
+        recorded: which trials exist, like `values`, or (repetitions, n, 1) where all neuroids have the same.
+        images: (n,) positions among the images that were given.
     """
 
     values: NDArray[np.float64]
@@ -66,12 +66,7 @@ def recorded_trials(repetitions: NDArray[np.float64]) -> Mask:
 def trials_of(repetitions: NDArray[np.float64], needed: int) -> Trials:
     """Return the trials of the images of which every neuroid has at least `needed`.
 
-    Args:
-        repetitions: (repetitions, n, neuroids) single-trial responses, NaN where one is missing.
-        needed: trials.
-
-    Raises:
-        UserError: as `recorded_trials`.
+    Args: repetitions (repetitions, n, neuroids), NaN where one is missing. Raises UserError as `recorded_trials`.
     """
     recorded = recorded_trials(repetitions)
     used = (recorded.sum(axis=0) >= needed).all(axis=1)

@@ -80,14 +80,10 @@ def cosine(a: Vector, b: Vector) -> float:
 
 
 def cosine_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
-    """Return the cosine of two RDMs over the pairs of every draw, by quadratic forms of the stimulus counts.
+    """Return the cosine of two RDMs' pairs (m,) in every draw, by quadratic forms of the stimulus counts.
 
-    Args:
-        a, b: (m,) pairs of two RDMs of n stimuli.
-        weights: (draws, n) how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
-
-    Returns:
-        (draws,) float64 within [-1, 1]; NaN where a draw has only zeros.
+    Args: weights (draws, n), how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
+    Returns (draws,) float64 within [-1, 1]; NaN where a draw has only zeros.
     """
     one, other = (square(pairs, weights.shape[1]) for pairs in (a, b))
     ab, aa, bb = (np.einsum("ij,ij->i", weights @ m, weights) for m in (one * other, one**2, other**2))
@@ -112,12 +108,7 @@ def tau_a(a: Vector, b: Vector) -> float:
 
 
 def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
-    """Return tau-a in every draw, (draws,), NaN where it is undefined: one sort per draw, as there is no closed form.
-
-    Args:
-        a, b: (m,) pairs of two RDMs of n stimuli.
-        weights: (draws, n) how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
-    """
+    """Return tau-a in every draw, as `cosine_draws`: one sort per draw, as there is no closed form."""
     n = weights.shape[1]
     one, other = square(a, n), square(b, n)
     draws = np.full(len(weights), np.nan)
@@ -202,15 +193,10 @@ def correlate(a: Vector, b: Vector, metric: RdmMetric) -> float:
 
 
 def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> float:
-    """Compare two (n, n) RDMs of the same stimuli in the same order over their pairs.
+    """Compare two (n, n) RDMs of the same stimuli in the same order over the pairs of their upper triangles.
 
-    Args:
-        rdm_a, rdm_b: (n, n) dissimilarities; only the upper triangles are read.
-        metric: the name of a comparison of RDMs.
-
-    Returns:
-        The similarity; 1 for RDMs of the same rank order (for rho-a and tau-a: without ties), for the
-        metrics that do not rank for RDMs of the same distances.
+    Args: metric, the name of a comparison of RDMs. Returns the similarity: 1 for RDMs of the same rank order (rho-a
+    and tau-a: without ties), for the metrics that do not rank for RDMs of the same distances.
 
     Raises:
         UserError: unknown metric, different sizes, NaN (names its rows), fewer than 3 stimuli.
@@ -238,19 +224,10 @@ def compare_features(
     features_a: ArrayLike, features_b: ArrayLike, metric: str = "spearman",
     rdm: Callable[[ArrayLike], NDArray[np.floating]] = correlation_rdm,
 ) -> float:  # fmt: skip
-    """Compare the RDMs of two sets of features and never hold both: 20,000 stimuli fit in 8 GB.
+    """Compare the RDMs of two sets of features (n, p) and (n, q) and never hold both: 20,000 stimuli fit in 8 GB.
 
-    At most one RDM (8 n^2 bytes) and two upper triangles (4 n^2 bytes each) are in memory, for
-    spearman, rho-a, pearson, cosine and the whitened ones.
-
-    Args:
-        features_a, features_b: (n, p) and (n, q), the same n stimuli in the same order.
-        metric: the name of a comparison of RDMs.
-        rdm: features -> (n, n) RDM.
-
-    Raises:
-        UserError: unknown metric, different numbers of stimuli, what `rdm` refuses.
-        UndefinedSimilarity: a constant RDM.
+    At most one RDM (8 n^2 bytes) and two upper triangles (4 n^2 bytes each) are in memory, for all metrics but tau-a.
+    Args: metric as in `compare`; rdm, features -> (n, n). Raises as `compare` and as `rdm`.
     """
     chosen = find_metric(metric)
     if len(np.shape(features_a)) != 2 or np.shape(features_a)[:1] != np.shape(features_b)[:1]:

@@ -88,16 +88,8 @@ class _Resampled:
 def whitened_draws(a: Vector, b: Vector, weights: NDArray[np.float64], centred: bool) -> Vector:
     """Return the whitened cosine (centred: correlation) in every bootstrap draw, without a loop.
 
-    Equal to rsatoolbox's cosine_cov or corr_cov of the resampled RDMs with the distances between copies
-    of one stimulus missing (NaN).
-
-    Args:
-        a, b: (m,) pairs of two RDMs of n stimuli.
-        weights: (draws, n) how often each stimulus is in each draw.
-        centred: whether the mean over a draw's pairs is removed first.
-
-    Returns:
-        (draws,) float64 within [-1, 1]; NaN where a draw leaves nothing to compare.
+    Equal to rsatoolbox's cosine_cov or corr_cov of the resampled RDMs in which distances between copies of one
+    stimulus are missing (NaN). Arguments and result as similarity.cosine_draws.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         one, other = _Resampled(a, weights, centred), _Resampled(b, weights, centred)

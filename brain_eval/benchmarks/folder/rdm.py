@@ -35,8 +35,7 @@ def read_rdm(
         The recording, and notes on what of the file is not used.
 
     Raises:
-        UserError: unreadable, not square, not symmetric, NaN, similarities, negative, constant, an unknown or
-            duplicated id; names the stimulus_id.
+        UserError: unreadable, or not such a matrix (names the stimulus_id).
     """
     content = read_content(path, "rdm", ("stimulus_id",))
     rdm = content.values

@@ -9,11 +9,7 @@ from tempfile import TemporaryDirectory
 
 #: Read by Brain-Score when it is imported or run. Without the first, loading a plug-in calls pip; its caches
 #: know a model by its name only; its check of memory needs a calibration of its own. What the user set stays.
-SWITCHES = {
-    "BS_INSTALL_DEPENDENCIES": "no",
-    "RESULTCACHING_DISABLE": "1",
-    "BRAINSCORE_SKIP_MEMORY_CHECK": "1",
-}
+SWITCHES = {"BS_INSTALL_DEPENDENCIES": "no", "RESULTCACHING_DISABLE": "1", "BRAINSCORE_SKIP_MEMORY_CHECK": "1"}
 
 
 def prepare() -> None:

@@ -10,12 +10,12 @@ from nmnc.errors import UserError
 
 
 def one_bin(assembly: Any, identifier: str, window: tuple[int, int] | None) -> Any:
-    """Return the assembly without its time: its only bin, or the mean over the 1 ms bins of a window.
+    """Return an assembly (presentation, neuroid, time_bin) without time: its only bin, or the mean over a window.
 
     Args:
-        assembly: (presentation, neuroid, time_bin).
+        assembly: of Brain-Score.
         identifier: names it in errors.
-        window: (start, end) in ms, or None where there is one bin.
+        window: (start, end) in ms, averaged over bins of 1 ms; None where there is one bin.
 
     Raises:
         UserError: several bins without a window, or bins that do not fill it.
@@ -33,16 +33,13 @@ def one_bin(assembly: Any, identifier: str, window: tuple[int, int] | None) -> A
 
 
 def averaged_order(assembly: Any, trial_ids: Sequence[str]) -> list[int]:
-    """Return where the averaged assembly of Brain-Score has the presented stimuli, counted in their own order.
+    """Return the position, in the stimulus set's order of the presented stimuli, of each averaged presentation.
 
     Brain-Score groups presentations by all their coordinates but the repetition, and groups are sorted.
 
     Args:
         assembly: with its single trials.
         trial_ids: the stimulus of each presentation.
-
-    Returns:
-        Position, among the presented stimuli in the stimulus set's order, of each averaged presentation.
     """
     from brainscore_core.supported_data_standards.brainio.assemblies import walk_coords  # type: ignore[import-untyped]
 
@@ -62,16 +59,16 @@ def averaged_order(assembly: Any, trial_ids: Sequence[str]) -> list[int]:
 def by_repetition(
     trials: NDArray[np.float64], trial_ids: Sequence[str], stimulus_ids: Sequence[str]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Sort single trials by stimulus and repetition.
+    """Sort single trials (presentations, neuroids) by stimulus and repetition.
 
     Args:
-        trials: (presentations, neuroids).
-        trial_ids: the stimulus of each presentation, in any order, any number of times each.
+        trials: any number per stimulus, in any order.
+        trial_ids: the stimulus of each presentation.
         stimulus_ids: of the stimulus set; gives the order.
 
     Returns:
-        (n,) positions of the presented stimuli in the stimulus set, ascending, and
-        (repetitions, n, neuroids) trials, NaN behind a stimulus's last one.
+        (n,) positions of the presented stimuli in the stimulus set, ascending, and (repetitions, n, neuroids) trials,
+        NaN behind a stimulus's last one.
     """
     position = {stimulus_id: i for i, stimulus_id in enumerate(stimulus_ids)}
     unknown = next((stimulus_id for stimulus_id in trial_ids if stimulus_id not in position), None)
