@@ -9,8 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from tqdm import tqdm
 
 from brain_eval.benchmarks.base import Benchmark, Description
+from brain_eval.benchmarks.sources import place, state
 from brain_eval.registry import Registry
 from nmnc.errors import UserError
 from nmnc.files.writing import write_text
@@ -71,8 +73,6 @@ def listing_of_files(data: Path) -> str:
 
     What a machine without network needs: the files can be brought by hand. Reads and hashes, downloads nothing.
     """
-    from brain_eval.benchmarks.sources import place, state
-
     rows = [("benchmark", "place", "bytes", "hash", "address", "here")]
     for name in MODULES:
         for file in module_of(name).DESCRIPTION.files:
@@ -123,8 +123,6 @@ def decode_all(benchmark: Benchmark) -> None:
     Raises:
         UserError: an image that cannot be read.
     """
-    from tqdm import tqdm
-
     stimuli = benchmark.stimulus_set
     for i in tqdm(range(len(stimuli.stimulus_ids)), f"{stimuli.name} images", disable=None):
         stimuli.read(np.array([i]))
@@ -139,44 +137,22 @@ def module_of(name: str) -> ModuleType:
 
 
 def _row(description: Description, data: Path) -> tuple[str, ...]:
-    from brain_eval.benchmarks.sources import state
-
-    return (
-        description.name,
-        str(description.version),
-        ", ".join(description.species),
-        ", ".join(description.regions),
-        str(description.n_stimuli),
-        description.n_neuroids,
-        description.licence,
-        # The first author and year: the whole citation stands in NAME.json.
-        re.sub(r"\).*", ")", description.citation),
-        state(description.files, data),
-    )
+    about = description
+    # The first author and year: the whole citation is in NAME.json.
+    citation = re.sub(r"\).*", ")", about.citation)
+    where = (", ".join(about.species), ", ".join(about.regions), str(about.n_stimuli), about.n_neuroids)
+    return (about.name, str(about.version), *where, about.licence, citation, state(about.files, data))
 
 
 def _summary(benchmark: Benchmark) -> dict[str, object]:
-    about = benchmark.description
-    return {
-        "name": about.name,
-        "version": about.version,
-        "species": list(about.species),
-        "regions": list(about.regions),
-        "citation": about.citation,
-        "licence": about.licence,
-        "note": about.note,
-        "simulated": about.simulated,
-        "n_stimuli": len(benchmark.stimulus_set.stimulus_ids),
-        "stimulus_set_sha256": benchmark.stimulus_set.sha256,
+    about, stimuli = benchmark.description, benchmark.stimulus_set
+    keys = ("name", "version", "species", "regions", "citation", "licence", "note", "simulated")
+    labels = ("session", "animal", "species", "region", "n_neuroids")
+    return {key: getattr(about, key) for key in keys} | {
+        "n_stimuli": len(stimuli.stimulus_ids),
+        "stimulus_set_sha256": stimuli.sha256,
         "recordings": [
-            {
-                "session": recording.session,
-                "animal": recording.animal,
-                "species": recording.species,
-                "region": recording.region,
-                "n_neuroids": recording.n_neuroids,
-                "n_stimuli": len(recording.stimuli),
-            }
+            {label: getattr(recording, label) for label in labels} | {"n_stimuli": len(recording.stimuli)}
             for recording in benchmark.recordings
         ],
         "files": [
@@ -184,4 +160,5 @@ def _summary(benchmark: Benchmark) -> dict[str, object]:
             | {kind: value for kind in ("sha256", "sha1") if (value := getattr(file, kind))}
             for file in about.files
         ],
-    } | ({"not_used": list(benchmark.notes)} if benchmark.notes else {})
+        **({"not_used": benchmark.notes} if benchmark.notes else {}),
+    }

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import netCDF4
 import numpy as np
+import xarray
 from numpy.typing import NDArray
 
 from brain_eval.metrics.rdms import UndefinedSimilarity, correlation_rdm
@@ -22,14 +22,10 @@ def whole_rdm(features: NDArray[np.float32]) -> NDArray[np.floating]:
 
 def write_rdms(path: Path, who: dict[str, str], stored: Rdms) -> None:
     """Write each benchmark's (layer, row, column) RDMs under its name, with their stimulus ids."""
-    with netCDF4.Dataset(path, "w") as file:
-        file.setncatts(who | {"dissimilarity": "1 - Pearson correlation over neuroids"})
-        for name, (ids, rdms) in stored.items():
-            # One model may have other layers for another benchmark, and row counts differ.
-            dims = (f"layer_{name}", f"row_{name}", f"column_{name}")
-            for dim, size in zip(dims, (len(rdms), len(ids), len(ids)), strict=True):
-                file.createDimension(dim, size)
-            file.createVariable(dims[0], str, dims[:1])[:] = np.array(list(rdms), dtype=object)
-            file.createVariable(f"stimulus_id_{name}", str, dims[1:2])[:] = np.array(ids, dtype=object)
-            variable = file.createVariable(name, "f8", dims, zlib=True, complevel=4, fill_value=np.nan)
-            variable[:] = np.stack(list(rdms.values()))
+    content = xarray.Dataset(attrs=who | {"dissimilarity": "1 - Pearson correlation over neuroids"})
+    for name, (ids, rdms) in stored.items():
+        # One model may have other layers for another benchmark, and row counts differ.
+        dims = (f"layer_{name}", f"row_{name}", f"column_{name}")
+        content[name] = dims, np.stack(list(rdms.values()))
+        content[dims[0]], content[f"stimulus_id_{name}"] = (dims[0], list(rdms)), (dims[1], list(ids))
+    content.to_netcdf(path, encoding={name: {"zlib": True, "complevel": 4} for name in stored})

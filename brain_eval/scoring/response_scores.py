@@ -1,4 +1,8 @@
-"""Scores that need a recording's responses and not only its RDM: CKA and encoding models."""
+"""Scores that need a recording's responses and not only its RDM: CKA and encoding models.
+
+The interval of an encoding model is from a bootstrap over the test stimuli, with the fits kept: what another sample of
+training stimuli would do to the fits is not included. The draws are those of the RDMs, so that models stay paired.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,14 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.benchmarks.base import Ceiling
+from brain_eval.benchmarks.base import CEILED, Ceiling, Recording
+from brain_eval.inference.encoding_resampling import scores_under_weights, variation_of_test_stimuli
 from brain_eval.inference.resampling import generator, leaving_each_out, random_halves
 from brain_eval.inference.variation import variation_of_draws
 from brain_eval.metrics.base import EncodingMetric, SubsetMetric, metrics_of_responses
+from brain_eval.metrics.encoding import SPLITS as HALVINGS
+from brain_eval.metrics.encoding import TooFew, corrected, correlated, median_score, reliability
 from brain_eval.scoring.ceiling_files import SPLITS
 from brain_eval.scoring.ceilings import split_half_responses
-from brain_eval.scoring.encoding_scores import EncodingTarget
 from brain_eval.scoring.targets import Score, Scores, Target
+
+CEILING = (
+    f"upper = median over neuroids of sqrt(reliability), the reliability of the mean response by Spearman-Brown over "
+    f"{HALVINGS} halvings of the repetitions{CEILED} = median over neuroids of r / sqrt(reliability), mean over splits"
+)
 
 
 class ResponseTarget:
@@ -27,13 +38,13 @@ class ResponseTarget:
 
     def __init__(self, target: Target, metrics: Sequence[str], draws: int) -> None:
         self.target, self.draws = target, draws
-        self._encoding = EncodingTarget(target)
         chosen = metrics_of_responses(metrics)
         self._compared = [metric for metric in chosen if isinstance(metric, SubsetMetric)]
         self._predicted = [metric for metric in chosen if isinstance(metric, EncodingMetric)]
         self._subsets: dict[bytes, NDArray[np.float64]] = {}
         self._recorded: dict[tuple[int, str], Any] = {}
         self._ceilings: dict[tuple[int, str], Ceiling] = {}
+        self._reliabilities: dict[int, NDArray[np.float64] | str | None] = {}
         if self._compared:
             rng = generator(target.seed, target.name, "halves of the stimuli")
             halves = random_halves(target.strata, len(target.stimulus_ids), draws, rng)
@@ -65,7 +76,11 @@ class ResponseTarget:
         return {transform: transform(values) for transform in {metric.transform for metric in self._compared}}
 
     def score(self, group: Sequence[int], features: NDArray[np.float32]) -> Scores:
-        """Compare a layer's activity (n, neuroids) for a group's stimuli with the recordings that have responses."""
+        """Compare a layer's activity (n, neuroids) for a group's stimuli with the recordings that have responses.
+
+        A recording or layer too small for a metric gets a score of None with the reason. The halves for the choice of
+        layers are halves of the test stimuli: every half is predicted by fits without its stimuli.
+        """
         indices = [index for index in group if self.target.recordings[index].responses is not None]
         scores: Scores = {}
         if not indices:
@@ -73,7 +88,9 @@ class ResponseTarget:
         transformed = self._transformed(features)
         for metric in self._compared:
             scores |= self._compare(indices, metric, transformed[metric.transform])
-        return scores | self._encoding.score(indices, features, self._predicted)
+        for index in indices:
+            scores |= {(index, metric.name): self._predict(index, features, metric) for metric in self._predicted}
+        return scores
 
     def _compare(self, indices: Sequence[int], metric: SubsetMetric, transformed: Any) -> Scores:
         stimuli = self.target.stimuli(indices)
@@ -92,3 +109,52 @@ class ResponseTarget:
             variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli, metric.biased)
             scores[key] = Score(raw, variation, metric.method, chosen, self._ceilings.get(key))
         return scores
+
+    def _predict(self, index: int, features: NDArray[np.float32], metric: EncodingMetric) -> Score:
+        recording, categories = self.target.recordings[index], self.target.categories
+        if features.shape[1] < metric.fewest_features:
+            return Score(None, None, f"none: {metric.name.upper()} needs at least {metric.fewest_features} features")
+        strata = [categories[position] for position in recording.stimuli] if categories else None
+        responses = recording.responses
+        assert responses is not None
+        try:
+            folds = metric.fit(features, responses, strata)
+        except TooFew as error:
+            return Score(None, None, f"none: {error}")
+        correlations = correlated(folds, responses)
+        raw = median_score(correlations)
+        if raw is None:
+            return Score(None, None, "none: every neuroid or prediction is constant")
+        weights, draws = self.target.weights(recording.stimuli), self.target.draws
+        values, left_out = scores_under_weights(folds, responses, weights)
+        variation = variation_of_test_stimuli(values[:draws], left_out, recording.stimuli)
+        words = (
+            f"{metric.method if variation is not None else 'no interval: too few test stimuli'}; {len(folds)} splits"
+            f"{' stratified by category' if strata else ''}, median over neuroids, mean over splits"
+        )
+        return Score(raw, variation, words, values[draws:], *self._reliable(index, recording, correlations))
+
+    def _reliable(
+        self, index: int, recording: Recording, correlations: NDArray[np.float64]
+    ) -> tuple[Ceiling | None, float | None]:
+        """The ceiling from the reliability of the neuroids, and the score that is corrected for it."""
+        if index not in self._reliabilities:
+            self._reliabilities[index] = _reliability(recording)
+        reliabilities = self._reliabilities[index]
+        if reliabilities is None:
+            return None, None
+        if isinstance(reliabilities, str):
+            return Ceiling(None, None, f"none: {reliabilities}"), None
+        positive = reliabilities[reliabilities > 0]
+        upper = float(np.median(np.sqrt(positive))) if len(positive) else None
+        return Ceiling(None, upper, CEILING), median_score(corrected(correlations, reliabilities))
+
+
+def _reliability(recording: Recording) -> NDArray[np.float64] | str | None:
+    """The reliability of a recording's neuroids, or why there is none; None where nothing was repeated."""
+    if recording.repetitions is None:
+        return None
+    try:
+        return reliability(recording.repetitions)
+    except TooFew as error:
+        return str(error)
