@@ -24,10 +24,12 @@ def in_one_line(error: BaseException, longest: int = 400) -> str:
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for a near miss, else '; known: A, B, C' (known words sorted)."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """'; did you mean X?' for a near miss, else '; ' and `otherwise`, else '; known: A, B, C' (known words sorted)."""
     known = sorted(known)
     # The comparison takes the square of the length, and nobody misspells that much.
     close = difflib.get_close_matches(word, known, n=1) if len(word) <= MOST_COMPARED else []
+    if close:
+        return f"; did you mean {close[0]!r}?"
     more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known[:MOST_LISTED])}{more}"
+    return f"; {otherwise or 'known: ' + ', '.join(known[:MOST_LISTED]) + more}"

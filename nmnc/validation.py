@@ -33,8 +33,8 @@ def overlay(base: S, override: dict[str, Any], place: str) -> S:
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake in words, and how many more there are."""
-    first, *more = error.errors(include_url=False)
+    """The first mistake in words, and how many more there are; a misspelt key first, since it is also missing."""
+    first, *more = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
     place = ".".join(str(part)[:200] for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
         message = f"{place}: unknown key{did_you_mean(str(first['loc'][-1]), _known_keys(model, first['loc']))}"

@@ -56,9 +56,8 @@ def named_layers(module: nn.Module, names: str, source: str, stages: Mapping[str
         else:
             base = name
         if base not in known:
-            hint = did_you_mean(base, known)
-            default = stages or dict(module.named_children())
-            raise UserError(f"{source}: no layer {base!r}{hint if '?' in hint else did_you_mean(base, default)}")
+            default = did_you_mean(base, stages or dict(module.named_children())).removeprefix("; ")
+            raise UserError(f"{source}: no layer {base!r}{did_you_mean(base, known, default)}")
         refuse_script(known[base], source)
         layers[name] = known[base]
     return Chosen(layers, steps)

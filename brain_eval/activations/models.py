@@ -176,8 +176,7 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     from torchvision import models
 
     if name not in models.list_models():
-        hint = did_you_mean(name, models.list_models())
-        hint = hint if "?" in hint else "; torchvision.models.list_models() names them all"
+        hint = did_you_mean(name, models.list_models(), "torchvision.models.list_models() names them all")
         raise UserError(f"torchvision:{name}: no such model{hint}")
     # Nothing, torchvision's backbone included, may come from the network.
     backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
@@ -192,8 +191,7 @@ def _timm(name: str, filled: bool) -> Callable[..., nn.Module]:
     except UserError as error:
         raise UserError(f"timm:{name}: timm cannot be imported ({error}); install it into this environment") from None
     if ":" in name or not timm.is_model(name):  # local-dir:FOLDER and the like name files
-        hint = did_you_mean(name, timm.list_models())
-        hint = hint if "?" in hint else "; timm.list_models() names them all"
+        hint = did_you_mean(name, timm.list_models(), "timm.list_models() names them all")
         raise UserError(f"timm:{name}: no such model{hint}")
     architecture, _, tag = name.partition(".")
     if tag and not filled:

@@ -11,10 +11,9 @@ Responses are used as they are, or with `centre` relative to each neuroid's mean
 1 - Pearson over neuroids of the mean over repetitions.
 """
 
-import difflib
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -27,6 +26,7 @@ from brain_eval.metrics import RDMS
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import read_yaml
 from nmnc.files.writing import sha256_of_file
+from nmnc.validation import one_line
 
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=10_000)]
@@ -128,21 +128,7 @@ def read_about(path: Path) -> About:
     try:
         about = About.model_validate(content)
     except ValidationError as error:
-        # A misspelt key is also a missing one: name the misspelling.
-        first = min(error.errors(), key=lambda entry: entry["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {_explain(key, first['type'], first['msg'], content)}") from error
+        raise UserError(f"{path}: {one_line(error, About)}") from None
     if about.distance and about.distance not in RDMS:
         raise UserError(f"{path}: unknown distance {about.distance!r}{did_you_mean(about.distance, RDMS)}")
     return about
-
-
-def _explain(key: str, kind: str, message: str, content: dict[Any, Any]) -> str:
-    if kind == "extra_forbidden":
-        free = [field for field in About.model_fields if field not in content]
-        close = difflib.get_close_matches(key, free, n=1, cutoff=0.5)
-        hint = f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(About.model_fields)}"
-        return f"unknown key '{key}'; {hint}"
-    if kind == "missing":
-        return f"the key '{key}' is missing; add it"
-    return f"{key}: {message}, got {content.get(key)!r}; fix that"

@@ -1,6 +1,5 @@
 """stimuli.csv of a benchmark folder: its stimulus_ids, found again from file to file, and its images."""
 
-import difflib
 import os
 import re
 import unicodedata
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import StimulusSet, stimuli_from_files
 from brain_eval.benchmarks.folder.netcdf import checked_label
-from nmnc.errors import UserError
+from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import read_rows
 
 COLUMNS = ("stimulus_id", "filename", "degrees")
@@ -72,8 +71,7 @@ def _hint(unknown: str, known: Sequence[str]) -> str:
         meant = next((one for one in known if form(one) == form(unknown)), None)
         if meant is not None:
             return f"it lists '{meant}' ({why})"
-    close = difflib.get_close_matches(unknown, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else "add it there, or leave it out here"
+    return did_you_mean(unknown, known, "add it there, or leave it out here").removeprefix("; ")
 
 
 def read_stimuli(name: str, folder: Path) -> tuple[StimulusSet, list[str]]:

@@ -129,13 +129,13 @@ def test_a_version_is_a_whole_number_as_typed(mine, version):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"region": "[V4]"}, "region: .* got"),
-        ({"animal": ""}, "animal: .* got ''"),
+        ({"region": "[V4]"}, r"region: .* \(got"),
+        ({"animal": ""}, r"animal: .* \(got ''\)"),
         ({"animal": '"  "'}, "animal: "),
         ({"animal": "x" * 201}, "animal: .* at most 200"),
         ({"session": '"a\\nb"'}, r"the session 'a\\nb' has a character that is no text; rename it"),
         ({"session": '" mean "'}, "the session 'mean' would be taken for an average"),
-        ({"centre": "maybe"}, "centre: .* got 'maybe'"),
+        ({"centre": "maybe"}, r"centre: .* \(got 'maybe'\)"),
         ({"name": "mine\nname: mine"}, "the key 'name' is given twice"),
     ],
 )
