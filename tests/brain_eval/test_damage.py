@@ -162,11 +162,11 @@ def test_a_file_without_a_digest_is_read_as_before(written: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in READERS if not name.endswith(("pt", "nc"))])
-@pytest.mark.parametrize("digest", [b"", b"\n", b"\xff\0", b"no digest  epochs.csv\n", b"0" * 64])
-def test_a_damaged_digest_is_refused(written: Path, name: str, digest: bytes) -> None:
-    digest_file(written / name).write_bytes(digest)
-    with pytest.raises(UserError, match=rf"{name}: damaged or edited, .*{name}\.sha256; delete it and rerun"):
-        READERS[name](written / name)
+def test_a_damaged_digest_is_refused(written: Path, name: str) -> None:
+    for digest in [b"", b"\n", b"\xff\0", b"no digest  epochs.csv\n", b"0" * 64]:
+        digest_file(written / name).write_bytes(digest)
+        with pytest.raises(UserError, match=rf"{name}: damaged or edited, .*{name}\.sha256; delete it and rerun"):
+            READERS[name](written / name)
 
 
 def test_the_digest_beside_a_file_is_that_of_sha256sum(written: Path) -> None:

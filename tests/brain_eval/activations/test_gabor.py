@@ -26,12 +26,12 @@ def test_filters_have_unit_length_and_see_no_even_light() -> None:
     np.testing.assert_allclose(bank.flatten(1).sum(1), 0.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("number", range(8))
 @pytest.mark.parametrize("scale", [0, 1])
-def test_every_orientation_and_scale_answers_most_to_its_own_grating(number: int, scale: int) -> None:
-    wavelengths = (4.0, 8.0)
-    energy = gabor_bank(wavelengths)(grating(math.pi * number / 8, wavelengths[scale]))[0, :, 8, 8]
-    assert int(energy.argmax()) == scale * 8 + number
+def test_every_orientation_and_scale_answers_most_to_its_own_grating(scale: int) -> None:
+    for number in range(8):
+        wavelengths = (4.0, 8.0)
+        energy = gabor_bank(wavelengths)(grating(math.pi * number / 8, wavelengths[scale]))[0, :, 8, 8]
+        assert int(energy.argmax()) == scale * 8 + number
 
 
 def test_complex_cells_do_not_care_for_the_phase_and_simple_cells_do() -> None:

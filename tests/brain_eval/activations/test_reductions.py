@@ -118,15 +118,15 @@ def test_components_of_degenerate_features_are_those_of_a_full_decomposition(cas
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_components_refuse_nan_by_name(shape, bad, dtype):
-    features = np.random.default_rng(0).standard_normal(shape).astype(dtype)
-    features[4, 2] = bad
-    with pytest.raises(UserError, match="features hold NaN or infinity in row 4"):
-        principal_components(Blocks(features), 3, block_bytes=8 * 6 * 3)
-    with pytest.raises(UserError, match="squares of the features overflow"):
-        principal_components(np.where(np.isfinite(features), features, 0).astype(np.float64) * 1e200, 3)
+def test_components_refuse_nan_by_name(shape):
+    for dtype in [np.float32, np.float64]:
+        for bad in [np.nan, np.inf, -np.inf]:
+            features = np.random.default_rng(0).standard_normal(shape).astype(dtype)
+            features[4, 2] = bad
+            with pytest.raises(UserError, match="features hold NaN or infinity in row 4"):
+                principal_components(Blocks(features), 3, block_bytes=8 * 6 * 3)
+            with pytest.raises(UserError, match="squares of the features overflow"):
+                principal_components(np.where(np.isfinite(features), features, 0).astype(np.float64) * 1e200, 3)
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
@@ -175,13 +175,13 @@ def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guarant
     assert f"1 +- {error_bound(100, 2000):.3f}" in bound_in_words(100, 2000)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_no_distance_changes_by_more_than_the_bound(seed):
-    n, k, p = 30, 400, 2000
-    points = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32))
-    kept = kept_of("layer", (p,), 0, Reduction("random_projection", k, seed), n, CPU)
-    before, after = torch.pdist(points) ** 2, torch.pdist(kept.take(points)) ** 2
-    assert float((after / before - 1).abs().max()) <= error_bound(n, k)
+def test_no_distance_changes_by_more_than_the_bound():
+    for seed in range(20):
+        n, k, p = 30, 400, 2000
+        points = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32))
+        kept = kept_of("layer", (p,), 0, Reduction("random_projection", k, seed), n, CPU)
+        before, after = torch.pdist(points) ** 2, torch.pdist(kept.take(points)) ** 2
+        assert float((after / before - 1).abs().max()) <= error_bound(n, k)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "part of a larger one", "bfloat16", "tokens"])
@@ -218,18 +218,18 @@ def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype, memory_format, axis):
-    maps = torch.randn(3, 4, 5, 6).to(dtype).to(memory_format=memory_format)
-    kept = kept_of("maps", (4, 5, 6), axis, Reduction("spatial_mean"), 3, CPU)
-    channels, *places = [(4, 5, 6)[axis], *(extent for extent in (4, 5, 6) if extent != (4, 5, 6)[axis])]
-    assert (kept.shape, kept.placed) == ((channels, 1, 1), False)
-    assert f"{places[0]} x {places[1]} places" in kept.note
-    taken = kept.take(maps)
-    assert taken.dtype == torch.float32
-    expected = maps.double().movedim(1 + axis, 1).mean((2, 3))
-    torch.testing.assert_close(taken.double(), expected, rtol=1e-5, atol=1e-6)
+def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype):
+    for memory_format in [torch.contiguous_format, torch.channels_last]:
+        for axis in [0, 1, 2]:
+            maps = torch.randn(3, 4, 5, 6).to(dtype).to(memory_format=memory_format)
+            kept = kept_of("maps", (4, 5, 6), axis, Reduction("spatial_mean"), 3, CPU)
+            channels, *places = [(4, 5, 6)[axis], *(extent for extent in (4, 5, 6) if extent != (4, 5, 6)[axis])]
+            assert (kept.shape, kept.placed) == ((channels, 1, 1), False)
+            assert f"{places[0]} x {places[1]} places" in kept.note
+            taken = kept.take(maps)
+            assert taken.dtype == torch.float32
+            expected = maps.double().movedim(1 + axis, 1).mean((2, 3))
+            torch.testing.assert_close(taken.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("axis", [0, 1, None])

@@ -140,11 +140,11 @@ def test_one_seed_of_one_recording_varies_with_its_stimuli_alone():
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 91, 3000])
-@pytest.mark.parametrize("distance", [0.0, 0.3, -1.7, 4.0, 40.0])
-def test_a_spread_of_one_part_is_students_t(freedom, distance):
-    spread = Spread.of_sample(0.2, freedom)
-    assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
-    assert spread.p_value(distance) == pytest.approx(max(2 * stats.t.sf(abs(distance), freedom), 1e-100), rel=1e-6)
+def test_a_spread_of_one_part_is_students_t(freedom):
+    for distance in [0.0, 0.3, -1.7, 4.0, 40.0]:
+        spread = Spread.of_sample(0.2, freedom)
+        assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
+        assert spread.p_value(distance) == pytest.approx(max(2 * stats.t.sf(abs(distance), freedom), 1e-100), rel=1e-6)
 
 
 @pytest.mark.parametrize("distance", [0.01, 0.8, 2.1, 9.0, 700.0])
@@ -164,8 +164,8 @@ def test_a_part_that_is_nothing_does_not_count_and_none_at_all_is_the_least_know
     assert Spread(0.0, (Part(0.0, 91), Part(0.0, 1))).quantile(0.025) == pytest.approx(stats.t.isf(0.025, 1))
 
 
-@pytest.mark.parametrize("recordings", [2, 3, 4, 7])
-@pytest.mark.parametrize("shared", [0.03, 0.1, 0.3, 1.0, 3.0, 10.0])
+@pytest.mark.parametrize("recordings", [2, 3, 7])
+@pytest.mark.parametrize("shared", [0.1, 1.0, 10.0])
 def test_two_parts_of_a_variance_cover_where_satterthwaite_does_not(recordings, shared):
     """The mean of two normal factors: from 93.5 to 98 % of 20,000 intervals hold 0; Satterthwaite's: from 87 %."""
     rng, size = np.random.default_rng(0), 20_000
@@ -194,7 +194,7 @@ def linear_scores(rng, seeds, recordings, n, parts):
     return values, (x - values[..., None]) / np.sqrt(n * (n - 1)), np.zeros((seeds, recordings, 1))
 
 
-@pytest.mark.parametrize(("seeds", "recordings"), [(1, 4), (3, 1), (3, 4), (6, 7)])
+@pytest.mark.parametrize(("seeds", "recordings"), [(1, 4), (3, 1), (6, 7)])
 @pytest.mark.parametrize(
     "parts",
     [

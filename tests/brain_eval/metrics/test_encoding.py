@@ -121,34 +121,36 @@ def ridge_tolerance(features, n_train, penalty):
     return tolerance(1 + singular_values(features, n_train)[0] ** 2 / penalty, max(features.shape))
 
 
-@pytest.mark.parametrize("way", ["products", "features"])
-@pytest.mark.parametrize("penalty", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("case", CASES)
-def test_ridge_equals_scikit_learn(case, penalty, way):
-    features, responses, n, _ = case_of(case)
-    found, chosen = ridge(way, features, responses, n, [penalty])
-    oracle = Ridge(penalty, solver="svd").fit(features[:n].astype(float), responses[:n]).predict(features[n:])
-    size = max(1.0, np.abs(oracle).max())
-    within = ridge_tolerance(features, n, penalty)
-    np.testing.assert_allclose(found / size, oracle.reshape(found.shape) / size, atol=within, rtol=0)
-    assert chosen.tolist() == [penalty] * responses.shape[1]
+def test_ridge_equals_scikit_learn(case):
+    for way in ["products", "features"]:
+        for penalty in [1e-3, 1.0, 1e4]:
+            features, responses, n, _ = case_of(case)
+            found, chosen = ridge(way, features, responses, n, [penalty])
+            oracle = Ridge(penalty, solver="svd").fit(features[:n].astype(float), responses[:n]).predict(features[n:])
+            size = max(1.0, np.abs(oracle).max())
+            within = ridge_tolerance(features, n, penalty)
+            np.testing.assert_allclose(found / size, oracle.reshape(found.shape) / size, atol=within, rtol=0)
+            assert chosen.tolist() == [penalty] * responses.shape[1]
 
 
-@pytest.mark.parametrize("way", ["products", "features"])
 @pytest.mark.parametrize("case", CASES)
-def test_penalty_of_each_neuroid_equals_scikit_learn(case, way):
-    features, responses, n, _ = case_of(case)
-    rng = np.random.default_rng(1)
-    # From hardly any noise to nothing but noise: the neuroids must not agree.
-    responses = responses + np.logspace(-2, 2, responses.shape[1]) * rng.standard_normal(responses.shape)
-    penalties = np.logspace(-1, 5, 13)
-    found, chosen = ridge(way, features, responses, n, penalties)
-    oracle = RidgeCV(penalties, alpha_per_target=responses.shape[1] > 1).fit(features[:n].astype(float), responses[:n])
-    assert np.broadcast_to(oracle.alpha_, chosen.shape).tolist() == chosen.tolist()
-    predicted = oracle.predict(features[n:]).reshape(found.shape)
-    size, within = max(1.0, np.abs(predicted).max()), ridge_tolerance(features, n, chosen.min())
-    np.testing.assert_allclose(found / size, predicted / size, atol=within, rtol=0)
-    assert len(set(chosen)) > 1 or case in ("one neuroid", "three training stimuli")
+def test_penalty_of_each_neuroid_equals_scikit_learn(case):
+    for way in ["products", "features"]:
+        features, responses, n, _ = case_of(case)
+        rng = np.random.default_rng(1)
+        # From hardly any noise to nothing but noise: the neuroids must not agree.
+        responses = responses + np.logspace(-2, 2, responses.shape[1]) * rng.standard_normal(responses.shape)
+        penalties = np.logspace(-1, 5, 13)
+        found, chosen = ridge(way, features, responses, n, penalties)
+        oracle = RidgeCV(penalties, alpha_per_target=responses.shape[1] > 1).fit(
+            features[:n].astype(float), responses[:n]
+        )
+        assert np.broadcast_to(oracle.alpha_, chosen.shape).tolist() == chosen.tolist()
+        predicted = oracle.predict(features[n:]).reshape(found.shape)
+        size, within = max(1.0, np.abs(predicted).max()), ridge_tolerance(features, n, chosen.min())
+        np.testing.assert_allclose(found / size, predicted / size, atol=within, rtol=0)
+        assert len(set(chosen)) > 1 or case in ("one neuroid", "three training stimuli")
 
 
 @settings(max_examples=15)
@@ -218,10 +220,11 @@ def degenerate(case):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("stratify", [True, False])
 @pytest.mark.parametrize(
-    "case", ["random", "duplicates", "ties", "constant rows", "constant neuroid", "a neuroid that answers once"]
-)
+    ("case", "stratify"),
+    [("random", True), ("random", False), ("duplicates", False), ("ties", True), ("constant rows", False),
+     ("constant neuroid", True), ("a neuroid that answers once", False)],
+)  # fmt: skip
 @pytest.mark.parametrize("regression", ["pls", "ridge"])
 def test_cross_validation_equals_brain_scores(brainscore, regression, case, stratify):
     features, responses = degenerate(case)
@@ -238,24 +241,24 @@ def test_cross_validation_equals_brain_scores(brainscore, regression, case, stra
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("n_repetitions", [2, 5])
 @pytest.mark.parametrize("case", ["random", "three stimuli", "duplicates", "ties", "constant neuroid", "constant half"])
-def test_reliability_equals_brain_scores_internal_consistency(brainscore, n_repetitions, case):
-    rng = np.random.default_rng(n_repetitions)
-    repetitions = rng.standard_normal((9, 3)) + rng.standard_normal((n_repetitions, 9, 3))
-    if case == "three stimuli":
-        repetitions = repetitions[:, :3]
-    elif case == "duplicates":
-        repetitions = np.repeat(repetitions[:, :3], 3, axis=1)
-    elif case == "ties":
-        repetitions = np.round(repetitions)
-    elif case == "constant neuroid":
-        repetitions[:, :, 1] = 0.1
-    elif case == "constant half":
-        repetitions[: n_repetitions // 2, :, 1] = 0.1
-    oracle = brainscore["consistency"](repetitions)
-    # Over all splits: where one is undefined, so is the mean.
-    np.testing.assert_allclose(reliability(repetitions), oracle.raw.values.mean(axis=0), atol=1e-10)
+def test_reliability_equals_brain_scores_internal_consistency(brainscore, case):
+    for n_repetitions in [2, 5]:
+        rng = np.random.default_rng(n_repetitions)
+        repetitions = rng.standard_normal((9, 3)) + rng.standard_normal((n_repetitions, 9, 3))
+        if case == "three stimuli":
+            repetitions = repetitions[:, :3]
+        elif case == "duplicates":
+            repetitions = np.repeat(repetitions[:, :3], 3, axis=1)
+        elif case == "ties":
+            repetitions = np.round(repetitions)
+        elif case == "constant neuroid":
+            repetitions[:, :, 1] = 0.1
+        elif case == "constant half":
+            repetitions[: n_repetitions // 2, :, 1] = 0.1
+        oracle = brainscore["consistency"](repetitions)
+        # Over all splits: where one is undefined, so is the mean.
+        np.testing.assert_allclose(reliability(repetitions), oracle.raw.values.mean(axis=0), atol=1e-10)
 
 
 def test_correction_recovers_the_correlation_with_noiseless_responses():

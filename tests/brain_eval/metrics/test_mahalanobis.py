@@ -1,5 +1,6 @@
 """Distances in units of noise against rsatoolbox, with equal and with unlike numbers of repetitions."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -58,40 +59,35 @@ def rsa_dataset(repetitions):
     return Dataset(repetitions.reshape(-1, p)[here], obs_descriptors={"stimulus": stimulus[here], "fold": fold[here]})
 
 
-def solvable(case, shrinkage):
-    return case != "more neuroids than residuals" or shrinkage != "full"
-
-
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
 @pytest.mark.parametrize("case", REPEATED)
-def test_noise_covariance_equals_rsatoolbox(case, shrinkage):
+def test_noise_covariance_equals_rsatoolbox(case):
     repetitions = repetitions_of(case)
-    with np.errstate(invalid="ignore"):
-        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
-    if case == "one neuroid" and shrinkage in ("shrinkage_eye", "shrinkage_diag"):
-        # Nothing to shrink: rsatoolbox divides 0 by 0.
-        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method="full")
-    np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), oracle, atol=1e-10)
+    for shrinkage in SHRINKAGES:
+        # One neuroid has nothing to shrink: there rsatoolbox divides 0 by 0.
+        method = "full" if case == "one neuroid" and shrinkage != "diag" else shrinkage
+        oracle = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=method)
+        found = noise_covariance(repetitions, shrinkage)
+        np.testing.assert_allclose(found, oracle, atol=1e-10, err_msg=shrinkage)
 
 
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
 @pytest.mark.parametrize("case", REPEATED)
-@pytest.mark.parametrize("kind", ["mahalanobis", "crossnobis"])
-def test_distances_in_units_of_noise_equal_rsatoolbox(case, shrinkage, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_distances_in_units_of_noise_equal_rsatoolbox(case, kind):
     repetitions, function = repetitions_of(case), KINDS[kind]
-    if not solvable(case, shrinkage):
-        with pytest.raises(UserError, match="singular"):
-            function(repetitions, shrinkage)
-        return
     dataset = rsa_dataset(repetitions)
-    # One neuroid has nothing to shrink: there rsatoolbox divides 0 by 0.
-    precision = prec_from_unbalanced(dataset, "stimulus", method="full" if case == "one neuroid" else shrinkage)
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
-    oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds)
-    rdm = function(repetitions, shrinkage)
-    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(rdm, rdm.T, atol=1e-14)
-    assert not np.diag(rdm).any()
+    for shrinkage in SHRINKAGES:
+        if case == "more neuroids than residuals" and shrinkage == "full":
+            with pytest.raises(UserError, match="singular"):
+                function(repetitions, shrinkage)
+            continue
+        method = "full" if case == "one neuroid" else shrinkage
+        precision = prec_from_unbalanced(dataset, "stimulus", method=method)
+        oracle = calc_rdm(dataset, method=kind, descriptor="stimulus", noise=precision, **folds).dissimilarities[0]
+        rdm = function(repetitions, shrinkage)
+        np.testing.assert_allclose(upper_triangle(rdm), oracle, rtol=1e-10, atol=1e-10, err_msg=shrinkage)
+        np.testing.assert_allclose(rdm, rdm.T, atol=1e-14)
+        assert not np.diag(rdm).any()
 
 
 def ragged(fewest):
@@ -103,18 +99,18 @@ def ragged(fewest):
     return repetitions
 
 
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
 @pytest.mark.parametrize(("kind", "fewest"), [("mahalanobis", 1), ("mahalanobis", 2), ("crossnobis", 2)])
-def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(kind, fewest, shrinkage):
+def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(kind, fewest):
     repetitions = ragged(fewest)
-    covariance = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
-    np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), covariance, atol=1e-10)
     # What all stimuli have in common cancels only where their repetitions are equally many: we take it away.
     centred = rsa_dataset(repetitions - np.nanmean(repetitions, axis=0).mean(axis=0))
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
-    oracle = calc_rdm_unbalanced(centred, kind, "stimulus", noise=np.linalg.inv(covariance), **folds)
-    rdm = KINDS[kind](repetitions, shrinkage)
-    np.testing.assert_allclose(upper_triangle(rdm), oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
+    for shrinkage in SHRINKAGES:
+        covariance = cov_from_unbalanced(rsa_dataset(repetitions), "stimulus", method=shrinkage)
+        np.testing.assert_allclose(noise_covariance(repetitions, shrinkage), covariance, atol=1e-10)
+        oracle = calc_rdm_unbalanced(centred, kind, "stimulus", noise=np.linalg.inv(covariance), **folds)
+        found = upper_triangle(KINDS[kind](repetitions, shrinkage))
+        np.testing.assert_allclose(found, oracle.dissimilarities[0], rtol=1e-10, atol=1e-10, err_msg=shrinkage)
 
 
 def test_where_a_missing_repetition_stands_says_nothing_to_means():
@@ -157,16 +153,14 @@ def test_noise_in_other_units_changes_no_distance(seed):
         np.testing.assert_allclose(function(repetitions @ mixing, "full"), function(repetitions, "full"), atol=1e-6)
 
 
-@pytest.mark.parametrize("shrinkage", SHRINKAGES)
-@pytest.mark.parametrize("repetitions", [2, 3, 5, 6, 7])
-@pytest.mark.parametrize("seed", range(4))
-def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions, shrinkage, seed):
+@pytest.mark.parametrize("repetitions", [2, 3, 7])
+def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions):
     """The mean of three equal numbers is not always that number."""
-    values = 100 * np.random.default_rng(seed).standard_normal((repetitions, 9, 4))
+    values = 100 * np.random.default_rng(0).standard_normal((repetitions, 9, 4))
     alike = np.broadcast_to(values[:1], values.shape)
     one, constant = values.copy(), values.copy()
     one[:, :, 2], constant[:, :, 2] = alike[:, :, 2], 0.1
-    for function in KINDS.values():
+    for function, shrinkage in itertools.product(KINDS.values(), SHRINKAGES):
         with pytest.raises(UserError, match="neuroid 0 answers every repetition alike"):
             function(alike, shrinkage)
         for silent in (one, constant):
@@ -177,7 +171,7 @@ def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions, shrin
                     function(silent, shrinkage)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_the_rounding(seed):
     values = np.random.default_rng(seed).standard_normal((4, 8, 5))
     values[:, :, 3] = values[:, :, 1]

@@ -43,15 +43,15 @@ def orthonormality(basis: Tensor) -> float:
 DECAYING = 0.7 ** torch.arange(16, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize(("images", "units"), [(40, 25), (40, 300), (64, 2000)])
-def test_the_basis_is_that_of_the_svd(images: int, units: int, size: float) -> None:
-    x = activity(images, units, size * DECAYING, offset=size)
-    for dimensions in (1, 5, 12):
-        basis = principal_basis(x, dimensions)
-        assert basis.dtype == torch.float32
-        assert orthonormality(basis) < 1e-5
-        assert distance(basis, svd_basis(x, dimensions)) < 2e-4
+def test_the_basis_is_that_of_the_svd(images: int, units: int) -> None:
+    for size in [1e-6, 1.0, 1e6]:
+        x = activity(images, units, size * DECAYING, offset=size)
+        for dimensions in (1, 5, 12):
+            basis = principal_basis(x, dimensions)
+            assert basis.dtype == torch.float32
+            assert orthonormality(basis) < 1e-5
+            assert distance(basis, svd_basis(x, dimensions)) < 2e-4
 
 
 def test_float64_is_more_exact() -> None:
