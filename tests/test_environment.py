@@ -132,6 +132,7 @@ def test_installed_versions_are_the_locked_ones() -> None:
     assert wrong == {}, "run `make env`"
 
 
+@pytest.mark.slow
 def test_all_libraries_import_together(tmp_path: Path) -> None:
     """In one fresh process: what pip calls consistent can still fail at import (rsatoolbox 0.3, torchvision)."""
     script = (

@@ -28,6 +28,7 @@ def bench(monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Brain-Score's imports
 def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench, tmp_path, monkeypatch, capsys):
     (tmp_path / "scratch").mkdir()
@@ -48,6 +49,7 @@ def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench,
     assert not list((tmp_path / "scratch").glob("bench-activations-*"))
 
 
+@pytest.mark.slow
 def test_thingsvision_needs_its_interpreter_and_says_what_failed(bench, tmp_path, capsys):
     module = bench("activations")
     with pytest.raises(SystemExit):

@@ -66,6 +66,7 @@ def run(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_step_time_writes_every_comparison(tmp_path):
     said = run("step_time.py", "--quick", "--out", str(tmp_path / "rows.csv"))
     with (tmp_path / "rows.csv").open(newline="") as file:
@@ -75,6 +76,7 @@ def test_step_time_writes_every_comparison(tmp_path):
     assert all(0 < float(row["ratio_low"]) <= float(row["ratio"]) <= float(row["ratio_high"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_full_run_trains_to_the_end(tmp_path):
     said = run("full_run.py", "--quick", "--precision", "bfloat16", "--out", str(tmp_path / "rows.csv"))
     with (tmp_path / "rows.csv").open(newline="") as file:
@@ -84,6 +86,7 @@ def test_full_run_trains_to_the_end(tmp_path):
     assert row["data"] in said
 
 
+@pytest.mark.slow
 def test_peak_memory_of_a_rule_counts_the_network():
     """AlexNet's weights, their gradients and momentum alone take 12 bytes a parameter."""
     assert float(run("memory.py", "--one", '["nmnc", 8, 64, 16, "cpu"]').split()[-1]) > 100

@@ -114,6 +114,7 @@ def peak_of(folder, n, **options):
 counted = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc 2.33 counts allocations")
 
 
+@pytest.mark.slow
 @counted
 def test_500_and_20000_images_take_the_same_memory(tmp_path):
     few, many = (peak_of(tmp_path, n) for n in (500, 20_000))

@@ -92,7 +92,7 @@ def test_a_region_that_cannot_choose_has_no_rows():
     assert choose_layers({("bench", "spearman"): drawn(nothing, np.zeros((2, 1)), labels)}) == []
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_variance_of_a_choice_is_that_of_repeated_data_sets(seeds):
     """Scores of five layers, some of which tie, as means over stimuli: no pairs, all known.
 

@@ -182,6 +182,7 @@ def test_a_process_that_waits_for_another_is_ended_at_once(nmnc: Any) -> None:
         assert process.kill(signal.SIGTERM) == -signal.SIGTERM
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["nmnc", "backprop"])
 def test_a_run_ended_again_and_again_ends_in_the_same_bytes(nmnc: Any, rule: str) -> None:
     training = HARD["training"] | {"epochs": 25, "checkpoint_minutes": 1e-4}
