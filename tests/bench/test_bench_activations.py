@@ -4,7 +4,9 @@ import csv
 import importlib
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from tests.places import BENCH
 
 
 @pytest.fixture
-def bench(monkeypatch):
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that imports a bench by its name; nothing of it stays behind."""
     monkeypatch.syspath_prepend(str(BENCH))
     for name in ("BS_INSTALL_DEPENDENCIES", "RESULTCACHING_DISABLE", "RESULTCACHING_HOME", "BRAINSCORE_HOME",
@@ -30,7 +32,9 @@ def bench(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Brain-Score's imports
-def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench, tmp_path, monkeypatch, capsys):
+def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(
+    bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     rows = bench("activations").main(["--quick", "--out", str(tmp_path / "rows.csv")])
@@ -50,7 +54,9 @@ def test_extraction_gives_the_numbers_of_the_bare_pass_and_of_brain_score(bench,
 
 
 @pytest.mark.slow
-def test_thingsvision_needs_its_interpreter_and_says_what_failed(bench, tmp_path, capsys):
+def test_thingsvision_needs_its_interpreter_and_says_what_failed(
+    bench: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = bench("activations")
     with pytest.raises(SystemExit):
         module.main(["--quick", "--part", "thingsvision"])
@@ -59,7 +65,7 @@ def test_thingsvision_needs_its_interpreter_and_says_what_failed(bench, tmp_path
         module.main(["--quick", "--part", "thingsvision", "--python", sys.executable])
 
 
-def test_the_bench_of_extraction_would_see_other_numbers(bench, tmp_path):
+def test_the_bench_of_extraction_would_see_other_numbers(bench: Callable[..., Any], tmp_path: Path) -> None:
     module = bench("activations")
     model = module.network("torchvision:resnet18", "avgpool", 32)
     images = module.noise(3)
@@ -70,7 +76,9 @@ def test_the_bench_of_extraction_would_see_other_numbers(bench, tmp_path):
         module.check_against_the_network(model, model.preprocessing(list(images[::-1])), ours)
 
 
-def test_components_are_those_of_the_full_decomposition(bench, tmp_path, capsys):
+def test_components_are_those_of_the_full_decomposition(
+    bench: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     module = bench("pca")
     rows = module.main(["--quick", "--out", str(tmp_path / "rows.csv")])
     assert [row["other"] for row in rows] == ["scipy.linalg.svd", "scikit-learn PCA(full)"]
@@ -78,7 +86,7 @@ def test_components_are_those_of_the_full_decomposition(bench, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("what", ["values", "count", "subspace"])
-def test_the_bench_of_components_would_see_other_numbers(bench, what):
+def test_the_bench_of_components_would_see_other_numbers(bench: Callable[..., Any], what: str) -> None:
     module = bench("pca")
     features = module.features_of(20, 60)
     left, singular, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)

@@ -2,6 +2,9 @@
 
 import csv
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,18 +13,18 @@ from tests.places import BENCH
 
 
 @pytest.fixture
-def bench(monkeypatch):
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Import a module of bench/ as its own command does."""
     monkeypatch.syspath_prepend(str(BENCH))
 
-    def load(name):
+    def load(name: Any) -> Any:
         monkeypatch.delitem(sys.modules, name, raising=False)
         return __import__(name)
 
     return load
 
 
-def test_rsatoolbox_draws_the_same_numbers(bench):
+def test_rsatoolbox_draws_the_same_numbers(bench: Callable[..., Any]) -> None:
     bootstrap = bench("bootstrap")
     models, recorded = bootstrap.make_rdms(25)
     ours = bootstrap.our_draws(models, recorded, bootstrap.picks(25, 12, 3))
@@ -31,7 +34,9 @@ def test_rsatoolbox_draws_the_same_numbers(bench):
     np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
-def test_the_bench_says_its_ratio_and_writes_it(bench, monkeypatch, tmp_path, capsys):
+def test_the_bench_says_its_ratio_and_writes_it(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bootstrap = bench("bootstrap")
     out = tmp_path / "bootstrap.csv"
     monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--quick", "--repeats", "1", "--out", str(out)])

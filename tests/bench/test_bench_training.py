@@ -3,6 +3,8 @@
 import csv
 import subprocess
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.places import BENCH
 
 
 @pytest.fixture
-def benches(monkeypatch):
+def benches(monkeypatch: pytest.MonkeyPatch) -> tuple[ModuleType, ModuleType]:
     """The benches' own modules, as their commands import each other."""
     monkeypatch.syspath_prepend(str(BENCH))
     import plain_nmnc
@@ -24,7 +26,9 @@ def benches(monkeypatch):
 
 @pytest.mark.parametrize("estimator", ["antithetic", "one_sided"])
 @pytest.mark.parametrize("refresh_every", [1, 2])
-def test_plain_formulas_give_the_gradients_of_the_rule(benches, estimator, refresh_every):
+def test_plain_formulas_give_the_gradients_of_the_rule(
+    benches: tuple[ModuleType, ModuleType], estimator: str, refresh_every: int
+) -> None:
     plain_nmnc, step_time = benches
     batch = 16
     shown = step_time.images(4 * batch)
@@ -52,7 +56,7 @@ def test_plain_formulas_give_the_gradients_of_the_rule(benches, estimator, refre
             torch.testing.assert_close(weight.grad, expected[name], rtol=1e-3, atol=1e-6)
 
 
-def test_a_thin_svd_and_the_gram_matrix_span_the_same(benches):
+def test_a_thin_svd_and_the_gram_matrix_span_the_same(benches: tuple[ModuleType, ModuleType]) -> None:
     plain_nmnc, _ = benches
     activity = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
     svd, gram = plain_nmnc.svd_basis(activity, 6), plain_nmnc.gram_basis(activity, 6)
@@ -67,7 +71,7 @@ def run(name: str, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_step_time_writes_every_comparison(tmp_path):
+def test_step_time_writes_every_comparison(tmp_path: Path) -> None:
     said = run("step_time.py", "--quick", "--out", str(tmp_path / "rows.csv"))
     with (tmp_path / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -77,7 +81,7 @@ def test_step_time_writes_every_comparison(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_run_trains_to_the_end(tmp_path):
+def test_full_run_trains_to_the_end(tmp_path: Path) -> None:
     said = run("full_run.py", "--quick", "--precision", "bfloat16", "--out", str(tmp_path / "rows.csv"))
     with (tmp_path / "rows.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -87,6 +91,6 @@ def test_full_run_trains_to_the_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_peak_memory_of_a_rule_counts_the_network():
+def test_peak_memory_of_a_rule_counts_the_network() -> None:
     """AlexNet's weights, their gradients and momentum alone take 12 bytes a parameter."""
     assert float(run("memory.py", "--one", '["nmnc", 8, 64, 16, "cpu"]').split()[-1]) > 100

@@ -4,6 +4,8 @@ import csv
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,11 +37,11 @@ def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
 class Study:
     """A folder with activations, and the scores made from them."""
 
-    def __init__(self, place, monkeypatch):
+    def __init__(self, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.known = place, {}
         monkeypatch.setattr(benchmarks, "load_benchmark", lambda spec, data: self.known[spec.partition("=")[0]])
 
-    def write(self, benchmark, layers, **attributes):
+    def write(self, benchmark: Any, layers: Any, **attributes: Any) -> Any:
         self.known[benchmark.description.name] = benchmark
         stimuli = benchmark.stimulus_set
         attributes = {"preprocessing": "32 px", "stimulus_set_sha256": stimuli.sha256} | attributes
@@ -49,7 +51,14 @@ class Study:
         activation_files.write(path, stimuli.stimulus_ids, shapes, attributes, [(0, block)], (3, 3))
         return path
 
-    def score(self, *specs, out="scores.csv", metrics=("spearman", "rho-a"), identity="net,nmnc,nmnc,7", **options):
+    def score(
+        self,
+        *specs: Any,
+        out: str = "scores.csv",
+        metrics: tuple[str, ...] = ("spearman", "rho-a"),
+        identity: str = "net,nmnc,nmnc,7",
+        **options: Any,
+    ) -> Any:
         options = {"draws": 60, "seed": 0, "confidence": 0.95} | options
         specs = specs or list(self.known)
         score_model(
@@ -59,33 +68,33 @@ class Study:
         with (self.folder / out).open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
-    def score_of(self, benchmark, layers, **options):
+    def score_of(self, benchmark: Any, layers: Any, **options: Any) -> Any:
         self.write(benchmark, layers)
         return self.score(benchmark.description.name, **options)
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study(tmp_path, monkeypatch)
 
 
 class OwnBenchmark:
     """A benchmark folder of the user's own, `mine`, whose parts are written one by one."""
 
-    def __init__(self, path, n=6):
+    def __init__(self, path: Any, n: int = 6) -> None:
         self.path, self.n = path, n
         self.ids = [f"s{i}" for i in range(n)]
         self.about()
         self.table()
 
-    def about(self, **keys):
+    def about(self, **keys: Any) -> None:
         """benchmark.yaml, each value as it would be typed."""
         given = {"name": "mine", "species": "macaque", "region": "V4", "citation": "Me (2026)", "licence": "CC0"}
         self.path.mkdir(exist_ok=True)
         lines = [f"{key}: {value}" for key, value in (given | keys).items()]
         (self.path / "benchmark.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def table(self, ids=None, names=None, columns="stimulus_id,filename,degrees"):
+    def table(self, ids: Any = None, names: Any = None, columns: str = "stimulus_id,filename,degrees") -> None:
         """stimuli.csv and its images."""
         self.ids = ids or self.ids
         names = names or [f"{i}.png" for i in range(len(self.ids))]
@@ -97,27 +106,34 @@ class OwnBenchmark:
         with (self.path / "stimuli.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([columns.split(","), *rows])
 
-    def responses(self, values, ids=None, dims=("neuroid", "presentation", "repetition"), encoding=None, **coords):
+    def responses(
+        self,
+        values: Any,
+        ids: Any = None,
+        dims: tuple[str, ...] = ("neuroid", "presentation", "repetition"),
+        encoding: Any = None,
+        **coords: Any,
+    ) -> None:
         """responses.nc: `values` along `dims`, labels as name=values along neuroid, or name=(dim, values)."""
         along = {"stimulus_id": ("presentation", self.ids if ids is None else ids)}
         along |= {key: one if isinstance(one, tuple) else ("neuroid", one) for key, one in coords.items()}
         data = xarray.Dataset({"responses": (dims[: np.ndim(values)], values)}, along)
         data.to_netcdf(self.path / "responses.nc", encoding=encoding or {})
 
-    def rdm(self, matrix, ids=None):
+    def rdm(self, matrix: Any, ids: Any = None) -> None:
         """rdm.nc."""
         own = {"stimulus_id": ("row", self.ids if ids is None else ids)}
         data = {"rdm": (("row", "column", "more")[: np.ndim(matrix)], matrix)}
         xarray.Dataset(data, own).to_netcdf(self.path / "rdm.nc")
 
-    def load(self):
+    def load(self) -> Any:
         return folder.load("mine", self.path)
 
-    def recordings(self):
+    def recordings(self) -> Any:
         return self.load().recordings
 
 
 @pytest.fixture
-def mine(tmp_path):
+def mine(tmp_path: Path) -> OwnBenchmark:
     """A folder without recordings so far; 6 stimuli, s0 to s5."""
     return OwnBenchmark(tmp_path / "mine")

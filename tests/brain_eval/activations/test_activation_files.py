@@ -1,17 +1,23 @@
 """The file of activations: its size told in advance, its coordinates, and how it is written."""
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.activations import writer as activation_files
 from nmnc.errors import UserError
 
 
 @pytest.mark.parametrize(("n", "batch_size", "side"), [(23, 4, 4), (300, 256, 12), (40, 64, 30), (1, 1, 1)])
-def test_the_size_told_in_advance_is_an_upper_bound_and_not_far_off(tmp_path, n, batch_size, side):
+def test_the_size_told_in_advance_is_an_upper_bound_and_not_far_off(
+    tmp_path: Path, n: int, batch_size: int, side: int
+) -> None:
     shapes = {"a": (7, side, side), "b": (10, 1, 1)}
     rows, chunk = activation_files.layout(n, shapes, batch_size)
     ids = [f"{i:06d}" for i in range(n)]
@@ -29,11 +35,11 @@ IDS = [f"{i}" for i in range(50)]
 VALUES = np.random.default_rng(0).random((50, 67), dtype=np.float32)
 
 
-def blocks_of(values, rows):
+def blocks_of(values: NDArray[np.float32], rows: int) -> Iterator[Any]:
     return ((first, values[first : first + rows]) for first in range(0, len(values), rows))
 
 
-def test_compression_loses_nothing_and_saves_room(tmp_path):
+def test_compression_loses_nothing_and_saves_room(tmp_path: Path) -> None:
     values = np.round(VALUES, 1)  # few different numbers: they compress
     for name, compression in (("plain", False), ("small", True)):
         chunk = (25, 67)
@@ -47,7 +53,7 @@ def test_compression_loses_nothing_and_saves_room(tmp_path):
     assert (tmp_path / "small").stat().st_size < (tmp_path / "plain").stat().st_size - 5000
 
 
-def test_layers_without_a_place_have_none(tmp_path):
+def test_layers_without_a_place_have_none(tmp_path: Path) -> None:
     activation_files.write(tmp_path / "a.nc", IDS, SHAPES, {}, blocks_of(VALUES, 50), (50, 67), unplaced=["units"])
     with netCDF4.Dataset(tmp_path / "a.nc") as dataset:
         x, y, channel = (np.asarray(dataset[name][:]) for name in ("channel_x", "channel_y", "channel"))
@@ -57,17 +63,17 @@ def test_layers_without_a_place_have_none(tmp_path):
     np.testing.assert_array_equal(channel[60:], np.arange(7))
 
 
-def test_a_block_is_written_while_the_next_is_made_and_its_memory_used_only_after(tmp_path):
+def test_a_block_is_written_while_the_next_is_made_and_its_memory_used_only_after(tmp_path: Path) -> None:
     two = np.empty((2, 10, 67), np.float32)
     checked = []
 
-    def blocks():
+    def blocks() -> Iterator[Any]:
         for number, first in enumerate(range(0, 50, 10)):
             assert len(checked) >= number - 1  # all but the last are written before memory comes round again
             two[number % 2] = VALUES[first : first + 10]
             yield first, two[number % 2]
 
-    def check(first, block):
+    def check(first: Any, block: Any) -> None:
         time.sleep(0.02)
         checked.append(first)
 
@@ -77,8 +83,8 @@ def test_a_block_is_written_while_the_next_is_made_and_its_memory_used_only_afte
         np.testing.assert_array_equal(dataset["activations"][:], VALUES)
 
 
-def test_what_a_check_refuses_is_not_written(tmp_path):
-    def check(first, block):
+def test_what_a_check_refuses_is_not_written(tmp_path: Path) -> None:
+    def check(first: Any, block: Any) -> None:
         if first == 20:
             raise UserError("block 20 is bad")
 
@@ -87,7 +93,7 @@ def test_what_a_check_refuses_is_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_current_by_its_origin_and_may_say_more(tmp_path):
+def test_a_file_is_current_by_its_origin_and_may_say_more(tmp_path: Path) -> None:
     origin = {"weights": "a", "stimuli": "b"}
     activation_files.write(tmp_path / "a.nc", IDS, SHAPES, origin | {"note": "c"}, blocks_of(VALUES, 50), (50, 67))
     assert activation_files.is_current(tmp_path / "a.nc", origin)

@@ -4,6 +4,7 @@ import resource
 from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ LAYERS = ("conv", "pool", "fc")
 class Net(nn.Module):
     """Its ReLU works in place, behind a recorded layer; its maps are not square."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 5, 3)
         self.relu = nn.ReLU(inplace=True)
@@ -36,11 +37,11 @@ class Net(nn.Module):
         self.flat = nn.Flatten()
         self.fc = nn.Linear(50, 7)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(self.flat(self.pool(self.relu(self.conv(x)))))
 
 
-def model_of(module, layers, name="net"):
+def model_of(module: Any, layers: list[str] | tuple[str, str, str], name: str = "net") -> Model:
     torch.manual_seed(0)
     chosen = {layer: module.get_submodule(layer) for layer in layers}
     seen = Preprocessing(SIZE, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -48,41 +49,48 @@ def model_of(module, layers, name="net"):
 
 
 @pytest.fixture
-def model():
+def model() -> Model:
     torch.manual_seed(0)
     return model_of(Net(), LAYERS)
 
 
-def benchmark_of(n, seed=0, name="toy"):
+def benchmark_of(n: int, seed: int = 0, name: str = "toy") -> Benchmark:
     images = np.random.default_rng(seed).integers(0, 256, (n, 15, 15, 3), dtype=np.uint8)
     stimuli = stimuli_in_memory(name, [f"bild-ä{i}" for i in range(n)], images)
     return Benchmark(Description(name, 1, (), (), "", ""), stimuli)
 
 
 @pytest.fixture
-def toy(monkeypatch):
+def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Benchmark]:
     """Benchmark "toy" of 23 images, and the benchmarks that `load_benchmark` knows by name."""
     known = {"toy": benchmark_of(23)}
     monkeypatch.setattr(activations, "load_benchmark", lambda spec, data: known[spec])
     return known
 
 
-def extract(model, out, specs=("toy",), **options):
+def extract(model: Model, out: Path, specs: tuple[str, str] = ("toy",), **options: Any) -> Path:
     extract_all(model, list(specs), Path("unused"), out, **({"batch_size": 4, "device": "cpu", "threads": 1} | options))
     return out / f"{specs[0]}.nc"
 
 
-def no_hooks(module):
+def no_hooks(module: Any) -> bool:
     return all(not part._forward_hooks for part in module.modules())
 
 
-def images_of(model, benchmark):
+def images_of(model: Model, benchmark: Benchmark) -> torch.Tensor:
     stimuli = benchmark.stimulus_set
     return model.preprocessing(stimuli.read(np.arange(len(stimuli.stimulus_ids))))
 
 
 @pytest.mark.parametrize(("batch_size", "block_rows"), [(4, 256), (4, 8), (5, 1), (100, 256), (1, 3)])
-def test_values_and_coordinates_are_the_networks(model, toy, tmp_path, monkeypatch, batch_size, block_rows):
+def test_values_and_coordinates_are_the_networks(
+    model: Model,
+    toy: dict[str, Benchmark],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+    block_rows: int,
+) -> None:
     monkeypatch.setattr(activation_files, "BLOCK_ROWS", block_rows)
     monkeypatch.setattr(activation_files, "CHUNK_BYTES", 600)  # many chunks, none of them at a layer's edge
     path = extract(model, tmp_path, batch_size=batch_size)
@@ -109,7 +117,9 @@ def test_values_and_coordinates_are_the_networks(model, toy, tmp_path, monkeypat
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_brain_score_reads_it_and_means_the_same_by_its_coordinates(model, toy, tmp_path, monkeypatch):
+def test_brain_score_reads_it_and_means_the_same_by_its_coordinates(
+    model: Model, toy: dict[str, Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("RESULTCACHING_HOME", "BRAINSCORE_HOME", "BRAINIO_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setenv("BS_INSTALL_DEPENDENCIES", "no")
@@ -130,7 +140,7 @@ def test_brain_score_reads_it_and_means_the_same_by_its_coordinates(model, toy, 
         np.testing.assert_array_equal(conv[name].values, index[:, axis])
 
 
-def test_the_attributes_say_where_the_values_come_from(model, toy, tmp_path):
+def test_the_attributes_say_where_the_values_come_from(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
     with xr.open_dataset(extract(model, tmp_path)) as dataset:
         attributes = dataset.attrs
     assert attributes["model"] == "net"
@@ -142,12 +152,14 @@ def test_the_attributes_say_where_the_values_come_from(model, toy, tmp_path):
     assert attributes["layers"] == "conv,pool,fc"
 
 
-def test_the_same_inputs_give_the_same_bytes(model, toy, tmp_path):
+def test_the_same_inputs_give_the_same_bytes(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
     first, second = (extract(model, tmp_path / name).read_bytes() for name in "ab")
     assert first == second
 
 
-def test_a_file_of_the_same_origin_is_kept(model, toy, tmp_path, monkeypatch):
+def test_a_file_of_the_same_origin_is_kept(
+    model: Model, toy: dict[str, Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = extract(model, tmp_path)
     before = path.stat()
     unreadable = replace(toy["toy"].stimulus_set, read=lambda indices: pytest.fail("read a stimulus"))
@@ -170,7 +182,13 @@ def test_a_file_of_the_same_origin_is_kept(model, toy, tmp_path, monkeypatch):
     ],
     ids=str,
 )
-def test_a_file_of_another_origin_is_rewritten(model, toy, tmp_path, monkeypatch, change):
+def test_a_file_of_another_origin_is_rewritten(
+    model: Model,
+    toy: dict[str, Benchmark],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any] | str,
+) -> None:
     path = extract(model, tmp_path)
     before = path.read_bytes()
     if change == "stimuli":
@@ -193,7 +211,7 @@ def test_a_file_of_another_origin_is_rewritten(model, toy, tmp_path, monkeypatch
         assert dataset.attrs["stimulus_set_sha256"] == toy["toy"].stimulus_set.sha256
 
 
-def test_several_benchmarks_get_a_file_each(model, toy, tmp_path):
+def test_several_benchmarks_get_a_file_each(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
     toy["second"] = benchmark_of(3, seed=2, name="second")
     extract(model, tmp_path, specs=("toy", "second"))
     with xr.open_dataset(tmp_path / "second.nc") as dataset:
@@ -201,7 +219,9 @@ def test_several_benchmarks_get_a_file_each(model, toy, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["second.nc", "toy.nc"]
 
 
-def test_too_little_disk_is_refused_before_any_stimulus_is_read(model, toy, tmp_path, monkeypatch):
+def test_too_little_disk_is_refused_before_any_stimulus_is_read(
+    model: Model, toy: dict[str, Benchmark], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unreadable = replace(toy["toy"].stimulus_set, read=lambda indices: pytest.fail("read a stimulus"))
     toy["toy"] = replace(toy["toy"], stimulus_set=unreadable)
     usage = namedtuple("usage", "total used free")
@@ -211,7 +231,9 @@ def test_too_little_disk_is_refused_before_any_stimulus_is_read(model, toy, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_in_the_middle_is_one_line_and_leaves_nothing(model, toy, tmp_path):
+def test_a_disk_that_fills_in_the_middle_is_one_line_and_leaves_nothing(
+    model: Model, toy: dict[str, Benchmark], tmp_path: Path
+) -> None:
     toy["toy"] = benchmark_of(600)  # 600 x 557 x 4 bytes = 1.3 MB
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, hard))
@@ -227,7 +249,9 @@ def test_a_disk_that_fills_in_the_middle_is_one_line_and_leaves_nothing(model, t
         assert dataset.sizes["presentation"] == 600
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(model, toy, tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(
+    model: Model, toy: dict[str, Benchmark], tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):  # the command line makes one line of it
         extract(model, tmp_path / "file")
@@ -236,17 +260,17 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_system(model, toy, tmp_
 class Dividing(Net):
     """NaN in `pool` for a blank centre after the first layer is scaled by zero over zero."""
 
-    def __init__(self, poison):
+    def __init__(self, poison: float) -> None:
         super().__init__()
         self.poison = poison
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = self.relu(self.conv(x))
         bad = (x.flatten(1).sum(1) == self.poison).view(-1, 1, 1, 1)
         return self.fc(self.flat(self.pool(torch.where(bad, torch.nan, x))))
 
 
-def test_nan_names_layer_and_stimulus_and_leaves_nothing(toy, tmp_path):
+def test_nan_names_layer_and_stimulus_and_leaves_nothing(toy: dict[str, Benchmark], tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Dividing(poison=0.0)
     model = model_of(module, LAYERS)
@@ -263,14 +287,14 @@ def test_nan_names_layer_and_stimulus_and_leaves_nothing(toy, tmp_path):
 class Odd(nn.Module):
     """Layers that cannot be recorded, each in its own way."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.rnn = nn.GRU(3, 4, batch_first=True)
         self.twice, self.never, self.inner = nn.Tanh(), nn.Tanh(), nn.Identity()
         self.total, self.volume = nn.Identity(), nn.Identity()
         self.tokens = nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         output, _ = self.rnn(self.tokens(x.flatten(2).transpose(1, 2)))
         self.total(output.sum())
         self.volume(x[:, :, None])
@@ -289,7 +313,9 @@ class Odd(nn.Module):
         ("inner", r"layer 'inner' gives \(3, 2, 12, 12\) for 2 images"),
     ],
 )
-def test_layers_that_cannot_be_recorded_are_named(toy, tmp_path, layer, message):
+def test_layers_that_cannot_be_recorded_are_named(
+    toy: dict[str, Benchmark], tmp_path: Path, layer: str, message: str
+) -> None:
     model = model_of(Odd(), ["tokens", layer])
     with pytest.raises(UserError, match=message) as error:
         extract(model, tmp_path)
@@ -298,7 +324,7 @@ def test_layers_that_cannot_be_recorded_are_named(toy, tmp_path, layer, message)
     assert not list(tmp_path.iterdir())
 
 
-def test_tokens_by_embedding_lie_along_channel_and_channel_x(toy, tmp_path):
+def test_tokens_by_embedding_lie_along_channel_and_channel_x(toy: dict[str, Benchmark], tmp_path: Path) -> None:
     model = model_of(Odd(), ["tokens"])
     with xr.open_dataset(extract(model, tmp_path)) as dataset:
         values = dataset["activations"].load()
@@ -308,7 +334,7 @@ def test_tokens_by_embedding_lie_along_channel_and_channel_x(toy, tmp_path):
     np.testing.assert_array_equal(values.values, pixels[:, values.channel.values, values.channel_x.values])
 
 
-def test_images_the_network_does_not_take_are_one_line(toy, tmp_path):
+def test_images_the_network_does_not_take_are_one_line(toy: dict[str, Benchmark], tmp_path: Path) -> None:
     model = replace(model_of(Net(), LAYERS), preprocessing=Preprocessing(SIZE, 1, (0.0,), (1.0,)))
     with pytest.raises(UserError, match=r"net: fails on images as 12x12 grey.*fix --preprocessing") as error:
         extract(model, tmp_path)
@@ -316,8 +342,8 @@ def test_images_the_network_does_not_take_are_one_line(toy, tmp_path):
     assert no_hooks(model.module)
 
 
-def test_a_failing_reader_leaves_no_hook_and_no_file(model, toy, tmp_path):
-    def read(indices):
+def test_a_failing_reader_leaves_no_hook_and_no_file(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
+    def read(indices: Any) -> Any:
         if indices[0] > 10:
             raise UserError("image 11 is broken")
         return benchmark_of(23).stimulus_set.read(indices)
@@ -329,7 +355,7 @@ def test_a_failing_reader_leaves_no_hook_and_no_file(model, toy, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_threads_and_device_are_as_asked(model, toy, tmp_path):
+def test_threads_and_device_are_as_asked(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
         extract(model, tmp_path, threads=2)
@@ -341,13 +367,13 @@ def test_threads_and_device_are_as_asked(model, toy, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_one_line(model, toy, tmp_path):
+def test_a_gpu_that_is_not_there_is_one_line(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--device cuda: torch sees no GPU"):
         extract(model, tmp_path, device="cuda")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_gpu_gives_what_the_cpu_gives(model, toy, tmp_path):
+def test_the_gpu_gives_what_the_cpu_gives(model: Any, toy: Any, tmp_path: Path) -> None:
     with xr.open_dataset(extract(model, tmp_path / "cpu")) as one:
         expected = one["activations"].values
     with xr.open_dataset(extract(model, tmp_path / "gpu", device="cuda")) as other:

@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,19 +30,19 @@ from tests.places import ROOT
 CPU = Computation(torch.device("cpu"))
 
 
-def model_of(module, layers, size=16):
+def model_of(module: Any, layers: list[str], size: int = 16) -> Model:
     seen = Preprocessing(size, 3, (0.0,) * 3, (1.0,) * 3)
     return Model("net", module.eval(), {name: module.get_submodule(name) for name in layers}, seen, "w", "c")
 
 
-def benchmark_of(n, size=16):
+def benchmark_of(n: int, size: int = 16) -> Benchmark:
     images = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     return Benchmark(
         Description("toy", 1, (), (), "", ""), stimuli_in_memory("toy", [str(i) for i in range(n)], images)
     )
 
 
-def small():
+def small() -> Model:
     torch.manual_seed(0)
     return model_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1568, 10)), ["0", "3"])
 
@@ -100,7 +102,7 @@ print(peak - before)
 """
 
 
-def peak_of(folder, n, **options):
+def peak_of(folder: Path, n: int, **options: Any) -> int:
     """Most bytes that extracting n images adds to what a process of its own has allocated.
 
     Allocations are counted whenever images are read and whenever a layer has computed, not resident pages: how many
@@ -116,7 +118,7 @@ counted = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason
 
 @pytest.mark.slow
 @counted
-def test_500_and_20000_images_take_the_same_memory(tmp_path):
+def test_500_and_20000_images_take_the_same_memory(tmp_path: Path) -> None:
     few, many = (peak_of(tmp_path, n) for n in (500, 20_000))
     grown = (tmp_path / "n20000.nc").stat().st_size - (tmp_path / "n500.nc").stat().st_size
     assert grown > 50e6
@@ -125,7 +127,7 @@ def test_500_and_20000_images_take_the_same_memory(tmp_path):
 
 
 @counted
-def test_batches_and_buffers_stay_within_the_budget(tmp_path):
+def test_batches_and_buffers_stay_within_the_budget(tmp_path: Path) -> None:
     short, ample = (
         peak_of(tmp_path / str(memory_gb), 400, memory_gb=memory_gb, channels=64, stride=1) for memory_gb in (0.05, 2.0)
     )
@@ -133,7 +135,7 @@ def test_batches_and_buffers_stay_within_the_budget(tmp_path):
     assert ample > 0.1e9  # or the budget was never short
 
 
-def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path):
+def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path: Path) -> None:
     sizes, files = [], []
     for memory_gb in (2.0, 0.004):
         model = small()
@@ -148,7 +150,7 @@ def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path):
     np.testing.assert_allclose(files[1], files[0], rtol=1e-5, atol=1e-5)
 
 
-def test_the_plan_keeps_to_its_budget_and_grows_with_it():
+def test_the_plan_keeps_to_its_budget_and_grows_with_it() -> None:
     sizes = []
     for budget in (0.1, 1.0, 10.0):
         plan = memory_plan("net", budget, 10**6, image=10**4, forward=10**5, row=10**4)
@@ -159,13 +161,13 @@ def test_the_plan_keeps_to_its_budget_and_grows_with_it():
     assert memory_plan("net", 10.0, 64, image=10**4, forward=10**5, row=10**4).batch_size == 64
 
 
-def test_the_forward_pass_is_measured_where_most_of_it_is_alive():
+def test_the_forward_pass_is_measured_where_most_of_it_is_alive() -> None:
     class Wide(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.out = nn.Flatten()
 
-        def forward(self, x):
+        def forward(self, x: Any) -> Any:
             wide = x.repeat(1, 10, 1, 1)  # 10 images' worth, and its double beside it, no module of its own
             return self.out((wide * 2).mean(1))
 
@@ -175,7 +177,7 @@ def test_the_forward_pass_is_measured_where_most_of_it_is_alive():
     assert found.bytes_per_image == WORKSPACE * (image + 20 * image + 4 * 256)
 
 
-def refused(tmp_path, settings, message, n=300):
+def refused(tmp_path: Path, settings: Settings, message: str, n: int = 300) -> None:
     unread = benchmark_of(n)
     object.__setattr__(unread.stimulus_set, "read", lambda indices: pytest.fail("read a stimulus"))
     with pytest.raises(UserError, match=message) as error:
@@ -184,22 +186,24 @@ def refused(tmp_path, settings, message, n=300):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_budget_below_one_image_is_refused_before_it_starts(tmp_path):
+def test_a_budget_below_one_image_is_refused_before_it_starts(tmp_path: Path) -> None:
     refused(tmp_path, Settings(5e-5), r"net: one image needs \S+e-05 GB of memory and 5e-05 GB are available")
 
 
-def test_principal_components_that_no_budget_holds_are_refused(tmp_path):
+def test_principal_components_that_no_budget_holds_are_refused(tmp_path: Path) -> None:
     pca = Settings(0.1, Reduction("pca", 10))
     refused(tmp_path, pca, r"net on toy: PCA: needs 0\.\d+ GB of memory and 0\.1 GB are available; raise --memory-gb")
 
 
-def test_more_memory_than_the_machine_has_is_refused(tmp_path, monkeypatch):
+def test_more_memory_than_the_machine_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(3_000_000))
     refused(tmp_path, Settings(), r"net on toy: needs 0\.\d+ GB of memory and 0\.003 GB are available; lower --memory")
 
 
 @pytest.mark.parametrize(("reduction", "fits"), [(Reduction(), False), (Reduction("spatial_mean"), True)])
-def test_too_little_disk_is_refused_for_what_is_written(tmp_path, monkeypatch, reduction, fits):
+def test_too_little_disk_is_refused_for_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reduction: Reduction, fits: bool
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_files.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 1_400_000))
     if fits:
@@ -211,7 +215,9 @@ def test_too_little_disk_is_refused_for_what_is_written(tmp_path, monkeypatch, r
         )
 
 
-def test_principal_components_need_disk_for_all_values_for_a_while(tmp_path, monkeypatch):
+def test_principal_components_need_disk_for_all_values_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_files.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 2_200_000))
     refused(

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -28,7 +30,7 @@ N, SIZE = 40, 16
 
 
 class Net(nn.Module):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 5)
         self.relu = nn.ReLU(inplace=True)
@@ -36,12 +38,12 @@ class Net(nn.Module):
         self.flat = nn.Flatten()
         self.fc = nn.Linear(400, 9)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.flat(self.deep(self.relu(self.conv(x)))))
 
 
 @pytest.fixture
-def model():
+def model() -> Model:
     torch.manual_seed(0)
     module = Net().eval()
     layers = {name: module.get_submodule(name) for name in ("conv", "deep", "fc")}
@@ -49,32 +51,34 @@ def model():
 
 
 @pytest.fixture
-def toy():
+def toy() -> Benchmark:
     images = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8)
     stimuli = stimuli_in_memory("toy", [f"s{i}" for i in range(N)], images)
     return Benchmark(Description("toy", 1, (), (), "", ""), stimuli)
 
 
-def extracted(model, toy, out, batch_size=7, **settings):
+def extracted(
+    model: Model, toy: Benchmark, out: Path, batch_size: int = 7, **settings: Any
+) -> tuple[Any, dict[str, str]]:
     """The file's variable `activations` and its attributes."""
     extract(model, [toy], out, settings=Settings(**settings), batch_size=batch_size, device="cpu")
     with xr.open_dataset(out / "toy.nc") as dataset:
         return dataset["activations"].load(), dataset.attrs
 
 
-def layer_of(values, layer):
+def layer_of(values: Any, layer: str) -> Any:
     return values[:, values.layer.values == layer]
 
 
-def without_place(part):
+def without_place(part: Any) -> Any:
     return (part.channel_x == -1).all() and (part.channel_y == -1).all()
 
 
-def said(attributes):
+def said(attributes: dict[str, str]) -> dict[str, str]:
     return json.loads(attributes["reduction_of_layers"])
 
 
-def test_the_spatial_mean_of_a_file_is_the_mean_of_its_maps(model, toy, tmp_path):
+def test_the_spatial_mean_of_a_file_is_the_mean_of_its_maps(model: Model, toy: Benchmark, tmp_path: Path) -> None:
     whole, plain = extracted(model, toy, tmp_path / "whole")
     means, attributes = extracted(model, toy, tmp_path / "mean", reduction=Reduction("spatial_mean"))
     for layer, channels in (("conv", 8), ("deep", 16)):
@@ -92,7 +96,9 @@ def test_the_spatial_mean_of_a_file_is_the_mean_of_its_maps(model, toy, tmp_path
 
 
 @pytest.mark.parametrize("batch_size", [7, 64])
-def test_principal_components_of_a_file_are_scikit_learns(model, toy, tmp_path, batch_size):
+def test_principal_components_of_a_file_are_scikit_learns(
+    model: Model, toy: Benchmark, tmp_path: Path, batch_size: int
+) -> None:
     whole, _ = extracted(model, toy, tmp_path / "whole", batch_size)
     found, attributes = extracted(model, toy, tmp_path / "pca", batch_size, reduction=Reduction("pca", 12))
     for layer, components in (("conv", 12), ("deep", 12), ("fc", 9)):  # fc: fewer units than images
@@ -107,7 +113,9 @@ def test_principal_components_of_a_file_are_scikit_learns(model, toy, tmp_path, 
     assert [path.name for path in (tmp_path / "pca").iterdir()] == ["toy.nc"]
 
 
-def test_a_random_projection_keeps_distances_as_its_attributes_say(model, toy, tmp_path):
+def test_a_random_projection_keeps_distances_as_its_attributes_say(
+    model: Model, toy: Benchmark, tmp_path: Path
+) -> None:
     whole, _ = extracted(model, toy, tmp_path / "whole")
     found, attributes = extracted(model, toy, tmp_path / "rp", reduction=Reduction("random_projection", 395))
     part = layer_of(found, "conv")
@@ -121,7 +129,7 @@ def test_a_random_projection_keeps_distances_as_its_attributes_say(model, toy, t
     np.testing.assert_array_equal(layer_of(found, "fc").values, layer_of(whole, "fc").values)
 
 
-def test_a_layer_alone_and_beside_others_is_projected_alike(model, toy, tmp_path):
+def test_a_layer_alone_and_beside_others_is_projected_alike(model: Model, toy: Benchmark, tmp_path: Path) -> None:
     both, _ = extracted(model, toy, tmp_path / "all", reduction=Reduction("random_projection", 50))
     alone = replace(model, layers={"deep": model.layers["deep"]})
     one, _ = extracted(alone, toy, tmp_path / "one", reduction=Reduction("random_projection", 50))
@@ -139,7 +147,9 @@ def test_a_layer_alone_and_beside_others_is_projected_alike(model, toy, tmp_path
     ],
     ids=str,
 )  # fmt: skip
-def test_options_of_speed_keep_the_rdm_and_are_written_down(model, toy, tmp_path, options, lowest, told):
+def test_options_of_speed_keep_the_rdm_and_are_written_down(
+    model: Model, toy: Benchmark, tmp_path: Path, options: dict[str, Any], lowest: float, told: tuple[str, str]
+) -> None:
     plain, attributes = extracted(model, toy, tmp_path / "plain", channels_last=False)
     assert (attributes["dtype"], attributes["memory_format"]) == ("float32", "contiguous")
     found, attributes = extracted(model, toy, tmp_path / "option", **options)
@@ -160,15 +170,17 @@ def test_options_of_speed_keep_the_rdm_and_are_written_down(model, toy, tmp_path
 class Viewing(nn.Module):
     """Flattens with `view`, which refuses activity in the channels-last layout."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 14 * 14, 5)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.fc(self.conv(images).view(len(images), -1))
 
 
-def test_a_cpu_computes_in_the_channels_last_layout_where_the_network_takes_it(model, toy, tmp_path):
+def test_a_cpu_computes_in_the_channels_last_layout_where_the_network_takes_it(
+    model: Model, toy: Benchmark, tmp_path: Path
+) -> None:
     _, attributes = extracted(model, toy, tmp_path)
     assert attributes["memory_format"] == "channels last"
     seen = (tmp_path / "toy.nc").stat().st_ino
@@ -184,7 +196,7 @@ def test_a_cpu_computes_in_the_channels_last_layout_where_the_network_takes_it(m
         extracted(viewing, toy, tmp_path / "refused", channels_last=True)
 
 
-def test_what_fails_in_any_layout_is_said_of_the_contiguous_one(model, toy, tmp_path):
+def test_what_fails_in_any_layout_is_said_of_the_contiguous_one(model: Model, toy: Benchmark, tmp_path: Path) -> None:
     model = replace(model, preprocessing=replace(model.preprocessing, image_size=4))
     with pytest.raises(UserError, match=r"; fix --preprocessing \("):
         extracted(model, toy, tmp_path)
@@ -208,7 +220,9 @@ ORIGINS = {
 
 
 @pytest.mark.parametrize("what", [*ORIGINS, "package version", "nothing"])
-def test_each_ingredient_is_part_of_the_address(model, toy, tmp_path, monkeypatch, what):
+def test_each_ingredient_is_part_of_the_address(
+    model: Model, toy: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     if what == "input size":  # a network that takes images of any size
         model = replace(model, layers={name: model.layers[name] for name in ("conv", "deep")})
         model.module.fc, model.module.flat = nn.Identity(), nn.Identity()
@@ -229,7 +243,9 @@ def test_each_ingredient_is_part_of_the_address(model, toy, tmp_path, monkeypatc
     [Reduction("pca", 5), Reduction("pca", 6), Reduction("random_projection", 5), Reduction("random_projection", 5, 1)],
     ids=str,
 )
-def test_a_reduced_file_is_kept_and_never_taken_for_another(model, toy, tmp_path, other):
+def test_a_reduced_file_is_kept_and_never_taken_for_another(
+    model: Model, toy: Benchmark, tmp_path: Path, other: Reduction
+) -> None:
     first, _ = extracted(model, toy, tmp_path, reduction=Reduction("random_projection", 6))
     seen = (tmp_path / "toy.nc").stat().st_ino
     extracted(model, toy, tmp_path, reduction=Reduction("random_projection", 6))
@@ -238,12 +254,12 @@ def test_a_reduced_file_is_kept_and_never_taken_for_another(model, toy, tmp_path
     assert not np.array_equal(first.values, second.values)
 
 
-def test_an_unknown_number_format_is_one_line():
+def test_an_unknown_number_format_is_one_line() -> None:
     with pytest.raises(UserError, match="--dtype float16: unknown; use float32 or bfloat16"):
         Computation(torch.device("cpu"), "float16")
 
 
-def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
+def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     given = {}
     monkeypatch.setattr("brain_eval.activations.models.load_model", lambda *arguments, **options: None)
     monkeypatch.setattr(activations, "extract_all", lambda *arguments, **options: given.update(options))
@@ -258,7 +274,7 @@ def test_the_command_passes_every_option_on(monkeypatch, tmp_path):
     assert given["settings"] == Settings(2.0, Reduction("none"), "float32", None, False)
 
 
-def test_a_file_is_not_compressed_unless_asked_for(model, toy, tmp_path):
+def test_a_file_is_not_compressed_unless_asked_for(model: Model, toy: Benchmark, tmp_path: Path) -> None:
     for name, settings in (("default", {}), ("asked for", {"compression": True})):
         extracted(model, toy, tmp_path / name, **settings)
         with netCDF4.Dataset(tmp_path / name / "toy.nc") as dataset:

@@ -1,7 +1,10 @@
 """Golden check on real data: published ResNet-20 weights, brought as a user's own module:function."""
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ WEIGHTS = {"resnet20": "resnet_cifar10/resnet20-12fca82f.th", "resnet32": "resne
 GOLDEN = {"relu": 0.151, "layer1": 0.230, "layer2": 0.213, "layer3": 0.308, "linear": 0.304}
 
 
-def load(name, data):
+def load(name: str, data: Path) -> Any:
     return load_model(
         f"examples.cifar_resnet:{name}",
         layers=",".join(GOLDEN),
@@ -29,7 +32,9 @@ def load(name, data):
 
 
 @pytest.mark.real_data
-def test_resnet20_resembles_macaque_it_as_much_as_it_did(data_folder, tmp_path, monkeypatch, request):
+def test_resnet20_resembles_macaque_it_as_much_as_it_did(
+    data_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(request.config.rootpath)  # where the user would call the command
     data = data_folder("kriegeskorte2008", WEIGHTS["resnet20"])
     extract_all(load("resnet20", data), ["kriegeskorte2008"], data, tmp_path, device="cpu", threads=1)
@@ -47,7 +52,13 @@ def test_resnet20_resembles_macaque_it_as_much_as_it_did(data_folder, tmp_path, 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("name", "published"), [("resnet20", 0.9173), ("resnet32", 0.9263)])
-def test_the_example_networks_classify_as_published(data_folder, monkeypatch, request, name, published):
+def test_the_example_networks_classify_as_published(
+    data_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    name: str,
+    published: float,
+) -> None:
     monkeypatch.chdir(request.config.rootpath)
     data = data_folder(WEIGHTS[name], "cifar10.npz")
     model = load(name, data)
@@ -59,7 +70,7 @@ def test_the_example_networks_classify_as_published(data_folder, monkeypatch, re
     assert accuracy == pytest.approx(published, abs=0.04)  # over 3 standard errors of 500 images
 
 
-def test_the_example_networks_have_the_layers_they_promise():
+def test_the_example_networks_have_the_layers_they_promise() -> None:
     counts = {}
     for name in WEIGHTS:
         model = load_model(

@@ -3,6 +3,9 @@
 import json
 import sys
 import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +51,7 @@ def not_a_module():
 
 
 @pytest.fixture
-def user_module(tmp_path, monkeypatch, request):
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A file of the user's in the current directory; returns its module name."""
     name = f"user_{abs(hash(request.node.name))}"
     (tmp_path / f"{name}.py").write_text(USER_MODULE)
@@ -59,7 +62,7 @@ def user_module(tmp_path, monkeypatch, request):
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
+def checkpoint(tmp_path: Path) -> tuple[Any, Path]:
     """A small network as the training loop saves it, and its file."""
     torch.manual_seed(3)
     network = build_network("convnet", (3, 8, 8), 4, {"channels": [2, 3], "hidden": [5]})
@@ -76,7 +79,7 @@ def checkpoint(tmp_path):
     return network, path
 
 
-def test_a_checkpoint_gives_its_network_stages_and_preprocessing(checkpoint):
+def test_a_checkpoint_gives_its_network_stages_and_preprocessing(checkpoint: tuple[Any, Path]) -> None:
     network, path = checkpoint
     model = load_model(str(path))
     assert model.name == "convnet/nmnc/seed1"
@@ -88,17 +91,17 @@ def test_a_checkpoint_gives_its_network_stages_and_preprocessing(checkpoint):
     assert model.layers["fc1"] is model.module.stages[2]
 
 
-def test_layers_keep_the_order_asked_for_and_may_lie_inside_a_stage(checkpoint):
+def test_layers_keep_the_order_asked_for_and_may_lie_inside_a_stage(checkpoint: tuple[Any, Path]) -> None:
     model = load_model(str(checkpoint[1]), layers="logits, stages.0.0,conv1")
     assert list(model.layers) == ["logits", "stages.0.0", "conv1"]
     assert isinstance(model.layers["stages.0.0"], nn.Conv2d)
 
 
-def test_preprocessing_can_be_overridden(checkpoint):
+def test_preprocessing_can_be_overridden(checkpoint: tuple[Any, Path]) -> None:
     assert load_model(str(checkpoint[1]), preprocessing=SEEN).preprocessing.mean == (0, 0, 0)
 
 
-def test_weights_decide_the_hash(checkpoint, tmp_path):
+def test_weights_decide_the_hash(checkpoint: tuple[Any, Path], tmp_path: Path) -> None:
     path = checkpoint[1]
     first = load_model(str(path)).weights_sha256
     content = torch.load(path, weights_only=True)
@@ -115,14 +118,16 @@ def test_weights_decide_the_hash(checkpoint, tmp_path):
         (lambda path: torch.save({"a": 1}, path), "not a network.pt"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_line(checkpoint, damage, message):
+def test_a_damaged_checkpoint_is_one_line(
+    checkpoint: tuple[Any, Path], damage: Callable[..., Any], message: str
+) -> None:
     damage(checkpoint[1])
     with pytest.raises(UserError, match=message) as error:
         load_model(str(checkpoint[1]))
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint):
+def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint: tuple[Any, Path]) -> None:
     for options in ({"weights": checkpoint[1]}, {"arguments": '{"width": 3}'}):
         with pytest.raises(UserError, match="holds its weights"):
             load_model(str(checkpoint[1]), **options)
@@ -131,7 +136,9 @@ def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_networks_of_other_number_formats_become_float32(user_module, tmp_path, dtype, capsys):
+def test_networks_of_other_number_formats_become_float32(
+    user_module: str, tmp_path: Path, dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     say_once.cache_clear()
     (tmp_path / f"other_{dtype}.py").write_text(
         f"import torch\nfrom {user_module} import Small\ndef net(): return Small(4).to(torch.{dtype})\n"
@@ -144,7 +151,7 @@ def test_networks_of_other_number_formats_become_float32(user_module, tmp_path, 
         assert torch.equal(tensor, weights[name].to(getattr(torch, dtype)).to(tensor.dtype))
 
 
-def test_of_several_sets_of_weights_one_is_chosen(user_module, tmp_path):
+def test_of_several_sets_of_weights_one_is_chosen(user_module: str, tmp_path: Path) -> None:
     other, ema = (load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict() for _ in range(2))
     ema["head.bias"] += 1
     torch.save({"model": other, "model_ema": ema}, tmp_path / "w.pt")
@@ -157,7 +164,7 @@ def test_of_several_sets_of_weights_one_is_chosen(user_module, tmp_path):
         load_model(f"{user_module}:small", weights_key="model", preprocessing=SEEN)
 
 
-def test_a_function_of_the_users_is_found_in_the_current_directory(user_module):
+def test_a_function_of_the_users_is_found_in_the_current_directory(user_module: str) -> None:
     model = load_model(f"{user_module}:small", arguments='{"width": 6}', preprocessing=SEEN)
     assert model.name == f"{user_module}:small"
     assert list(model.layers) == ["conv", "norm", "body", "head"]
@@ -166,7 +173,7 @@ def test_a_function_of_the_users_is_found_in_the_current_directory(user_module):
     torch.testing.assert_close(model.module(images), model.module(images), rtol=0, atol=0)  # dropout is off
 
 
-def test_initial_weights_are_the_same_every_time_and_leave_the_random_state_alone(user_module):
+def test_initial_weights_are_the_same_every_time_and_leave_the_random_state_alone(user_module: str) -> None:
     torch.manual_seed(11)
     expected = torch.rand(1)
     torch.manual_seed(11)
@@ -176,7 +183,7 @@ def test_initial_weights_are_the_same_every_time_and_leave_the_random_state_alon
 
 
 @pytest.mark.parametrize("form", ["plain", "nested", "parallel", "old batch norm"])
-def test_weights_are_loaded_in_every_common_form(user_module, tmp_path, form):
+def test_weights_are_loaded_in_every_common_form(user_module: str, tmp_path: Path, form: str) -> None:
     source = load_model(f"{user_module}:small", preprocessing=SEEN).module
     with torch.no_grad():
         for parameter in source.parameters():
@@ -202,7 +209,9 @@ def test_weights_are_loaded_in_every_common_form(user_module, tmp_path, form):
         (lambda w: w.update(a=3), "holds no state dict"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(user_module, tmp_path, change, message):
+def test_weights_that_do_not_fit_are_refused(
+    user_module: str, tmp_path: Path, change: Callable[..., Any], message: str
+) -> None:
     weights = dict(load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict())
     change(weights)
     torch.save(weights, tmp_path / "w.pt")
@@ -211,7 +220,7 @@ def test_weights_that_do_not_fit_are_refused(user_module, tmp_path, change, mess
     assert "\n" not in str(error.value)
 
 
-def test_weights_cut_off_anywhere_are_refused(user_module, tmp_path):
+def test_weights_cut_off_anywhere_are_refused(user_module: str, tmp_path: Path) -> None:
     torch.save(load_model(f"{user_module}:small", preprocessing=SEEN).module.state_dict(), tmp_path / "w.pt")
     whole = (tmp_path / "w.pt").read_bytes()
     for length in (0, 1, 10, len(whole) // 3, len(whole) // 2, len(whole) - 1):
@@ -221,9 +230,9 @@ def test_weights_cut_off_anywhere_are_refused(user_module, tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_weights_that_hold_code_are_never_run(user_module, tmp_path):
+def test_weights_that_hold_code_are_never_run(user_module: str, tmp_path: Path) -> None:
     class Trap:
-        def __reduce__(self):
+        def __reduce__(self) -> Any:
             return (open, (str(tmp_path / "trapped"), "w"))
 
     torch.save({"state_dict": Trap()}, tmp_path / "w.pt")
@@ -252,18 +261,18 @@ def test_weights_that_hold_code_are_never_run(user_module, tmp_path):
         ("network.pt", {}, "no such file"),
     ],
 )
-def test_mistakes_are_one_line(user_module, source, options, message):
+def test_mistakes_are_one_line(user_module: str, source: str, options: dict[Any, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         load_model(source.format(user_module), **({"preprocessing": SEEN} | options))
     assert "\n" not in str(error.value)
 
 
-def test_missing_weights_are_named(user_module, tmp_path):
+def test_missing_weights_are_named(user_module: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such weights"):
         load_model(f"{user_module}:small", weights=tmp_path / "none.pt", preprocessing=SEEN)
 
 
-def test_the_code_hash_sees_what_structure_and_weights_do_not(user_module, tmp_path):
+def test_the_code_hash_sees_what_structure_and_weights_do_not(user_module: str, tmp_path: Path) -> None:
     source = f"{user_module}:small"
     before = load_model(source, preprocessing=SEEN)
     path = tmp_path / f"{user_module}.py"
@@ -274,15 +283,17 @@ def test_the_code_hash_sees_what_structure_and_weights_do_not(user_module, tmp_p
     assert before.code_sha256 != after.code_sha256
 
 
-def test_pixels_are_the_images_themselves():
+def test_pixels_are_the_images_themselves() -> None:
     model = load_model("pixels", preprocessing=SEEN)
     images = torch.rand(2, 3, 8, 8)
     assert list(model.layers) == ["pixels"]
     assert torch.equal(model.layers["pixels"](images), images)
 
 
-def test_torchvision_builds_without_a_download_and_takes_local_weights(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
+def test_torchvision_builds_without_a_download_and_takes_local_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a download was tried")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
@@ -296,11 +307,11 @@ def test_torchvision_builds_without_a_download_and_takes_local_weights(tmp_path,
 
 
 @pytest.fixture
-def timm_of_one_model(monkeypatch):
+def timm_of_one_model(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """A package "timm" with one model, that records how it was asked for."""
     asked = []
 
-    def create_model(name, **arguments):
+    def create_model(name: Any, **arguments: Any) -> Any:
         asked.append((name, arguments))
         return nn.Sequential(nn.Conv2d(3, arguments.get("width", 2), 3))
 
@@ -311,7 +322,7 @@ def timm_of_one_model(monkeypatch):
     return asked
 
 
-def test_timm_builds_without_a_download_and_takes_arguments(timm_of_one_model):
+def test_timm_builds_without_a_download_and_takes_arguments(timm_of_one_model: list[Any]) -> None:
     model = load_model("timm:tiny", arguments='{"width": 5, "pretrained": false}', preprocessing=SEEN)
     assert timm_of_one_model == [("tiny", {"width": 5, "pretrained": False})]
     assert model.name == "timm:tiny"
@@ -342,14 +353,14 @@ def test_timm_builds_without_a_download_and_takes_arguments(timm_of_one_model):
         ],
     ],
 )
-def test_arguments_that_ask_for_trained_weights_are_refused(source, argument, value):
+def test_arguments_that_ask_for_trained_weights_are_refused(source: str, argument: str, value: Any) -> None:
     words = f"{source}: the argument '{argument}' asks for trained weights, .* --weights FILE .in a study: weights"
     with pytest.raises(UserError, match=words) as error:
         load_model(source, arguments=json.dumps({argument: value}), preprocessing=SEEN)
     assert "\n" not in str(error.value)
 
 
-def test_arguments_that_switch_trained_weights_off_or_draw_initial_ones_are_taken():
+def test_arguments_that_switch_trained_weights_off_or_draw_initial_ones_are_taken() -> None:
     for arguments in ({"weights": None}, {"weights": None, "num_classes": 3}):
         load_model("torchvision:squeezenet1_1", arguments=json.dumps(arguments), preprocessing=SEEN)
     load_model("timm:test_vit", arguments='{"pretrained": false, "weight_init": "jax"}', preprocessing=SEEN)
@@ -357,18 +368,18 @@ def test_arguments_that_switch_trained_weights_off_or_draw_initial_ones_are_take
 
 
 @pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "resnet18.a1_in1k"])
-def test_a_name_of_trained_weights_needs_their_file(name):
+def test_a_name_of_trained_weights_needs_their_file(name: str) -> None:
     with pytest.raises(UserError, match=r"names trained weights.*give their file with --weights .*initial weights"):
         load_model(f"timm:{name}", preprocessing=SEEN)
 
 
 @pytest.mark.parametrize("name", ["local-dir:.", "hf_hub:timm/resnet18", "hf-hub:timm/resnet18"])
-def test_a_name_of_a_place_is_no_model_of_timm(name):
+def test_a_name_of_a_place_is_no_model_of_timm(name: str) -> None:
     with pytest.raises(UserError, match="no such model"):
         load_model(f"timm:{name}", preprocessing=SEEN)
 
 
-def test_timm_that_is_not_installed_is_one_line(monkeypatch):
+def test_timm_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"timm:resnet18: timm cannot be imported .* install it") as error:
         load_model("timm:resnet18", preprocessing=SEEN)
@@ -376,7 +387,7 @@ def test_timm_that_is_not_installed_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "layers"), [("test_resnet", "layer1,fc"), ("test_vit", "blocks,head")])
-def test_a_network_of_timm_is_recorded(name, layers, tmp_path, monkeypatch):
+def test_a_network_of_timm_is_recorded(name: str, layers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """timm's own small test networks, weights from seed 0: the last layer holds what the network says."""
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     stimuli = stimuli_in_memory("three", ["a", "b", "c"], images)
@@ -396,21 +407,23 @@ def test_a_network_of_timm_is_recorded(name, layers, tmp_path, monkeypatch):
     assert said.std() > 0
 
 
-def test_the_code_hash_counts_the_file_of_the_function_that_builds(user_module, tmp_path):
+def test_the_code_hash_counts_the_file_of_the_function_that_builds(user_module: str, tmp_path: Path) -> None:
     (tmp_path / "builder.py").write_text(f"from {user_module} import Small\n\ndef build():\n    return Small(4)\n")
     before = load_model("builder:build", preprocessing=SEEN).code_sha256
     (tmp_path / "builder.py").write_text(f"from {user_module} import Small\n\ndef build():\n    return Small(2 + 2)\n")
     assert load_model("builder:build", preprocessing=SEEN).code_sha256 != before
 
 
-def test_the_preprocessing_example_in_the_error_works():
+def test_the_preprocessing_example_in_the_error_works() -> None:
     with pytest.raises(UserError, match="say how it sees an image") as error:
         load_model("pixels")
     example = str(error.value).split("--preprocessing ")[1].strip("'")
     assert load_model("pixels", preprocessing=example).preprocessing.image_size == json.loads(example)["image_size"]
 
 
-def test_the_network_to_train_in_the_docs_works(tmp_path, monkeypatch, request):
+def test_the_network_to_train_in_the_docs_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     text = (request.config.rootpath / "docs" / "adding-a-network.md").read_text()
     (tmp_path / "network_of_the_docs.py").write_text(text.split("```python\n")[1].split("```")[0])
     monkeypatch.chdir(tmp_path)

@@ -1,10 +1,12 @@
 """Principal components against scipy, random projections against scikit-learn, and their error bound."""
 
 from math import log
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.linalg import subspace_angles, svd
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.numeric
 CPU = torch.device("cpu")
 
 
-def features_of(n, p, spectrum, seed=0, mean=3.0):
+def features_of(n: int, p: int, spectrum: NDArray[np.float64], seed: int = 0, mean: float = 3.0) -> NDArray[np.float64]:
     """(n, p) features whose centred singular values are `spectrum`, far from the origin."""
     rng = np.random.default_rng(seed)
     rank = len(spectrum)
@@ -40,10 +42,10 @@ def features_of(n, p, spectrum, seed=0, mean=3.0):
 class Blocks:
     """Features that are only given out block by block, and count what is read."""
 
-    def __init__(self, values):
+    def __init__(self, values: NDArray[Any]) -> None:
         self.values, self.shape, self.largest, self.read = values, values.shape, 0, 0
 
-    def __getitem__(self, block):
+    def __getitem__(self, block: tuple[Any, Any]) -> NDArray[Any]:
         part = self.values[block]
         self.largest, self.read = max(self.largest, part.size), self.read + part.size
         return part
@@ -51,7 +53,7 @@ class Blocks:
 
 @pytest.mark.parametrize(("n", "p"), [(40, 300), (300, 40), (50, 50), (7, 3), (3, 7)])
 @pytest.mark.parametrize("block_bytes", [10**4, 10**9])
-def test_components_are_those_of_a_full_singular_value_decomposition(n, p, block_bytes):
+def test_components_are_those_of_a_full_singular_value_decomposition(n: int, p: int, block_bytes: int) -> None:
     spectrum = np.geomspace(10, 2e-3, min(n - 1, p))
     features = features_of(n, p, spectrum)
     centred = features - features.mean(0)
@@ -72,7 +74,7 @@ def test_components_are_those_of_a_full_singular_value_decomposition(n, p, block
 
 
 @pytest.mark.parametrize(("n", "p"), [(30, 200), (200, 30)])
-def test_components_are_scikit_learns(n, p):
+def test_components_are_scikit_learns(n: int, p: int) -> None:
     features = np.random.default_rng(1).standard_normal((n, p)) * np.linspace(1, 3, p)
     oracle = PCA(8, svd_solver="full").fit(features)
     found = principal_components(features, 8)
@@ -84,7 +86,7 @@ def test_components_are_scikit_learns(n, p):
     np.testing.assert_allclose(found.scores(slice(3, 9)), scores[3:9], rtol=1e-12, atol=1e-12)
 
 
-def test_components_lost_to_rounding_are_dropped_and_said_so():
+def test_components_lost_to_rounding_are_dropped_and_said_so() -> None:
     spectrum = np.array([1, 0.1, 1.2 * SMALLEST, 0.8 * SMALLEST, 1e-7])
     found = principal_components(features_of(20, 90, spectrum), 5)
     np.testing.assert_allclose(found.singular_values, spectrum[:3], rtol=1e-4)
@@ -96,7 +98,7 @@ def test_components_lost_to_rounding_are_dropped_and_said_so():
 
 @pytest.mark.parametrize("case", ["duplicates", "ties", "constant rows", "three images", "constant units"])
 @pytest.mark.parametrize("wide", [True, False])
-def test_components_of_degenerate_features_are_those_of_a_full_decomposition(case, wide):
+def test_components_of_degenerate_features_are_those_of_a_full_decomposition(case: str, wide: bool) -> None:
     rng = np.random.default_rng(3)
     n, p = (12, 60) if wide else (60, 12)
     features = {
@@ -118,7 +120,7 @@ def test_components_of_degenerate_features_are_those_of_a_full_decomposition(cas
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
-def test_components_refuse_nan_by_name(shape):
+def test_components_refuse_nan_by_name(shape: tuple[int, int]) -> None:
     for dtype in [np.float32, np.float64]:
         for bad in [np.nan, np.inf, -np.inf]:
             features = np.random.default_rng(0).standard_normal(shape).astype(dtype)
@@ -130,7 +132,7 @@ def test_components_refuse_nan_by_name(shape):
 
 
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6)])
-def test_a_layer_that_never_changes_is_one_component_of_zeros(shape):
+def test_a_layer_that_never_changes_is_one_component_of_zeros(shape: tuple[int, int]) -> None:
     found = principal_components(np.full(shape, 2.5), 4)
     assert found.scores().shape == (shape[0], 1)
     assert not found.scores().any()
@@ -138,7 +140,7 @@ def test_a_layer_that_never_changes_is_one_component_of_zeros(shape):
 
 
 @pytest.mark.parametrize(("n", "p", "reads"), [(40, 500, 1), (500, 40, 2)])
-def test_features_are_read_by_blocks_and_no_oftener_than_needed(n, p, reads):
+def test_features_are_read_by_blocks_and_no_oftener_than_needed(n: int, p: int, reads: int) -> None:
     blocks = Blocks(np.random.default_rng(0).standard_normal((n, p)).astype(np.float32))
     found = principal_components(blocks, 5, block_bytes=8 * 40 * 50)
     assert blocks.largest <= 40 * 50
@@ -146,7 +148,7 @@ def test_features_are_read_by_blocks_and_no_oftener_than_needed(n, p, reads):
     assert found.scores(slice(0, 10)).shape == (10, 5)
 
 
-def test_the_memory_told_for_components_holds_the_products_and_the_vectors():
+def test_the_memory_told_for_components_holds_the_products_and_the_vectors() -> None:
     seeking, kept = bytes_needed(3000, 10**6, 100)
     assert kept >= 8 * 3000 * 100
     assert 8 * 3000**2 + kept < seeking < 2 * 8 * 3000**2
@@ -154,14 +156,14 @@ def test_the_memory_told_for_components_holds_the_products_and_the_vectors():
 
 
 @pytest.mark.parametrize(("n", "k"), [(92, 1000), (1000, 5000), (20000, 10000), (500, 2000)])
-def test_the_error_bound_is_the_one_scikit_learn_sizes_its_projections_by(n, k):
+def test_the_error_bound_is_the_one_scikit_learn_sizes_its_projections_by(n: int, k: int) -> None:
     # scikit-learn asks for 4 ln n dimensions, which is a chance of failure of 1 - 1/n.
     error = error_bound(n, k, failure=(n - 1) / n)
     assert johnson_lindenstrauss_min_dim(n, eps=error) in (k - 1, k)
     assert error_bound(n, k) > error
 
 
-def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guaranteed():
+def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guaranteed() -> None:
     bounds = [error_bound(100, k) for k in (300, 1000, 3000, 10**4)]
     assert bounds == sorted(bounds, reverse=True)
     assert error_bound(100, 50) is None
@@ -175,7 +177,7 @@ def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guarant
     assert f"1 +- {error_bound(100, 2000):.3f}" in bound_in_words(100, 2000)
 
 
-def test_no_distance_changes_by_more_than_the_bound():
+def test_no_distance_changes_by_more_than_the_bound() -> None:
     for seed in range(20):
         n, k, p = 30, 400, 2000
         points = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32))
@@ -185,7 +187,7 @@ def test_no_distance_changes_by_more_than_the_bound():
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "part of a larger one", "bfloat16", "tokens"])
-def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout):
+def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout: str) -> None:
     # More values than are multiplied at once, and not a multiple of them.
     shape = (6, 30, 40) if layout != "tokens" else (60, 120)
     assert WIDTH < 7200
@@ -205,7 +207,7 @@ def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout):
     assert f"density {oracle.density_:.6g}" in kept.note
 
 
-def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone():
+def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone() -> None:
     maps = torch.randn(4, 6, 10, 10, generator=torch.Generator().manual_seed(0))
     taken = []
     for layer, seed in (("conv", 3), ("conv", 3), ("conv", 4), ("another", 3)):
@@ -218,7 +220,7 @@ def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype):
+def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype: Any) -> None:
     for memory_format in [torch.contiguous_format, torch.channels_last]:
         for axis in [0, 1, 2]:
             maps = torch.randn(3, 4, 5, 6).to(dtype).to(memory_format=memory_format)
@@ -233,7 +235,7 @@ def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype
 
 
 @pytest.mark.parametrize("axis", [0, 1, None])
-def test_the_spatial_mean_keeps_tokens_whole(axis):
+def test_the_spatial_mean_keeps_tokens_whole(axis: int | None) -> None:
     for shape in ((7,), (5, 7)):
         whole = kept_of("tokens", shape, axis, Reduction("spatial_mean"), 3, CPU)
         values = torch.randn(3, *shape)
@@ -242,14 +244,14 @@ def test_the_spatial_mean_keeps_tokens_whole(axis):
         assert torch.equal(whole.take(values), values)
 
 
-def test_a_mean_over_places_needs_a_known_channel_axis_and_nothing_else_does():
+def test_a_mean_over_places_needs_a_known_channel_axis_and_nothing_else_does() -> None:
     with pytest.raises(UserError, match=r"layer 'maps' gives \(4, 5, 6\) .* set --channel-axis .* first or last"):
         kept_of("maps", (4, 5, 6), None, Reduction("spatial_mean"), 3, CPU)
     for name in ("none", "pca", "random_projection"):
         assert kept_of("maps", (4, 5, 6), None, Reduction(name), 3, CPU).channel_axis == 0
 
 
-def test_a_layer_smaller_than_the_projection_is_kept_whole():
+def test_a_layer_smaller_than_the_projection_is_kept_whole() -> None:
     kept = kept_of("fc", (20,), 0, Reduction("random_projection", 20), 3, CPU)
     values = torch.randn(3, 20)
     assert torch.equal(kept.take(values), values)
@@ -263,12 +265,12 @@ def test_a_layer_smaller_than_the_projection_is_kept_whole():
         ("pca", 0, "must be at least 1"),
     ],
 )
-def test_mistakes_are_one_line(name, dimensions, message):
+def test_mistakes_are_one_line(name: str, dimensions: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Reduction(name, dimensions)
 
 
-def test_each_description_names_what_decides_the_values():
+def test_each_description_names_what_decides_the_values() -> None:
     told = [Reduction(*given).describe() for given in
             (("none", 5), ("spatial_mean", 5), ("pca", 5), ("pca", 6), ("random_projection", 5),
              ("random_projection", 6), ("random_projection", 5, 1))]  # fmt: skip

@@ -1,12 +1,15 @@
 """Preprocessing against Pillow, which resizes by the same antialiased triangle filter, and its laws."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from brain_eval.activations.preprocessing import Preprocessing
@@ -22,7 +25,7 @@ def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(175, 175), (112, 112), (33, 90), (16, 16), (32, 32), (8, 200)])
-def test_resizing_is_pillows(height, width):
+def test_resizing_is_pillows(height: int, width: int) -> None:
     image = random_image(height, width)
     ours = PLAIN([image])[0].numpy()
     for channel in range(3):
@@ -31,12 +34,12 @@ def test_resizing_is_pillows(height, width):
         np.testing.assert_allclose(ours[channel], theirs, atol=1e-5)
 
 
-def test_an_image_of_the_right_size_is_only_scaled():
+def test_an_image_of_the_right_size_is_only_scaled() -> None:
     image = random_image(32, 32)
     assert torch.equal(PLAIN([image])[0], torch.from_numpy(image).permute(2, 0, 1).float() / 255)
 
 
-def test_grey_is_the_luma_that_pillow_uses():
+def test_grey_is_the_luma_that_pillow_uses() -> None:
     image = random_image(32, 32)
     theirs = np.asarray(Image.fromarray(image).convert("L")) / 255
     ours = GREY([image])
@@ -50,7 +53,7 @@ def test_grey_is_the_luma_that_pillow_uses():
     side=st.integers(1, 48),
 )
 @settings(max_examples=40)
-def test_one_colour_stays_one_colour(colour, size, side):
+def test_one_colour_stays_one_colour(colour: Any, size: Any, side: Any) -> None:
     mean, std = (0.5, 0.4, 0.3), (0.3, 0.2, 0.1)
     image = np.full((*size, 3), colour, dtype=np.uint8)
     expected = (np.array(colour) / 255 - mean) / std
@@ -59,7 +62,7 @@ def test_one_colour_stays_one_colour(colour, size, side):
 
 
 @pytest.mark.parametrize("preprocessing", [PLAIN, GREY])
-def test_images_of_several_sizes_keep_their_order(preprocessing):
+def test_images_of_several_sizes_keep_their_order(preprocessing: Preprocessing) -> None:
     images = [random_image(*size, seed) for seed, size in enumerate([(40, 40), (20, 50), (40, 40), (32, 32), (20, 50)])]
     together = preprocessing(images)
     assert together.dtype == torch.float32
@@ -69,7 +72,9 @@ def test_images_of_several_sizes_keep_their_order(preprocessing):
 
 @pytest.mark.parametrize("preprocessing", [PLAIN, GREY])
 @pytest.mark.parametrize("size", [(40, 50), (32, 32), (16, 16)])
-def test_deep_pixels_are_seen_as_their_eight_bits_and_no_coarser(preprocessing, size):
+def test_deep_pixels_are_seen_as_their_eight_bits_and_no_coarser(
+    preprocessing: Preprocessing, size: tuple[int, int]
+) -> None:
     image = random_image(*size)
     deep = image / np.float32(255)
     assert torch.equal(preprocessing([image, deep]), preprocessing([image, image]))
@@ -78,7 +83,7 @@ def test_deep_pixels_are_seen_as_their_eight_bits_and_no_coarser(preprocessing, 
     assert not torch.equal(preprocessing([finer]), preprocessing([deep]))
 
 
-def test_images_are_not_changed():
+def test_images_are_not_changed() -> None:
     image = random_image(32, 32)
     before = image.copy()
     Preprocessing.from_plain(SETTINGS, "here")([image])
@@ -88,7 +93,7 @@ def test_images_are_not_changed():
     np.testing.assert_array_equal(deep, before / np.float32(255))
 
 
-def test_the_description_is_one_readable_line_and_tells_settings_apart():
+def test_the_description_is_one_readable_line_and_tells_settings_apart() -> None:
     text = Preprocessing.from_plain(SETTINGS, "here").describe()
     assert text == "32x32 RGB, antialiased bilinear, mean 0.5 0.4 0.3, std 0.3 0.2 0.1"
     others = [SETTINGS | change for change in ({"image_size": 33}, {"mean": [0.5, 0.4, 0.3000001]}, {"std": [1, 1, 1]})]
@@ -96,7 +101,7 @@ def test_the_description_is_one_readable_line_and_tells_settings_apart():
     assert len(described | {text, GREY.describe()}) == 5
 
 
-def test_json_and_plain_data_agree():
+def test_json_and_plain_data_agree() -> None:
     assert Preprocessing.from_json(json.dumps(SETTINGS), "x") == Preprocessing.from_plain(SETTINGS, "y")
 
 
@@ -117,14 +122,14 @@ def test_json_and_plain_data_agree():
         ({"mean": 3}, "lists of numbers"),
     ],
 )
-def test_wrong_settings_are_refused_in_one_line(change, message):
+def test_wrong_settings_are_refused_in_one_line(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         Preprocessing.from_plain(SETTINGS | change, "config")
     assert str(error.value).startswith("config: ")
     assert "\n" not in str(error.value)
 
 
-def test_what_is_not_json_is_refused():
+def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(UserError, match="--preprocessing: not JSON"):
         Preprocessing.from_json("{32}", "--preprocessing")
     with pytest.raises(UserError, match="needs exactly"):
@@ -132,7 +137,7 @@ def test_what_is_not_json_is_refused():
 
 
 @pytest.mark.parametrize("content", [SETTINGS, {"preprocessing": SETTINGS, "name": "digits"}])
-def test_a_file_gives_the_same_as_its_text(content, tmp_path):
+def test_a_file_gives_the_same_as_its_text(content: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "seen.json").write_text(json.dumps(content))
     expected = Preprocessing.from_plain(SETTINGS, "here")
     assert Preprocessing.from_option(str(tmp_path / "seen.json"), "x") == expected
@@ -150,7 +155,7 @@ def test_a_file_gives_the_same_as_its_text(content, tmp_path):
         (b'{"preprocessing": 3}', "needs exactly image_size"),
     ],
 )
-def test_a_file_that_holds_no_settings_is_named(content, message, tmp_path):
+def test_a_file_that_holds_no_settings_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "seen.json"
     if content is not None:
         path.write_bytes(content)
@@ -161,6 +166,6 @@ def test_a_file_that_holds_no_settings_is_named(content, message, tmp_path):
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
-def test_arrays_that_are_no_images_are_refused(image):
+def test_arrays_that_are_no_images_are_refused(image: NDArray[Any]) -> None:
     with pytest.raises(ValueError, match="not uint8"):
         PLAIN([image])

@@ -1,6 +1,7 @@
 """algonauts2019: the published noise ceilings from its own files, and what the framework says of them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nmnc.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def folder(data_folder) -> Path:
+def folder(data_folder: Callable[..., Path]) -> Path:
     return data_folder("algonauts2019")
 
 

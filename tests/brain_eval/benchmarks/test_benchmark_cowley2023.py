@@ -4,6 +4,7 @@ import hashlib
 import tracemalloc
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ with warnings.catch_warnings():
 
 
 @pytest.fixture(scope="module")
-def folder(data_folder) -> Path:
+def folder(data_folder: Callable[..., Path]) -> Path:
     return data_folder("cowley2023")
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def load(folder: Path):
+def load(folder: Path) -> Any:
     return load_benchmark(f"mine={folder}", Path("unused"))
 
 

@@ -1,5 +1,6 @@
 """kriegeskorte2008 against published relations between its own files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.real_data
 
 
 @pytest.fixture(scope="module")
-def folder(data_folder) -> Path:
+def folder(data_folder: Callable[..., Path]) -> Path:
     return data_folder("kriegeskorte2008")
 
 

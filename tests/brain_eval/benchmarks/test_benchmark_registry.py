@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,9 @@ def test_listing_says_what_was_recorded_from_whom_and_under_what_licence(tmp_pat
         assert re.search(r"\d|fMRI", found["neuroids"])
 
 
-def test_the_files_to_bring_by_hand_are_listed_with_place_hash_and_address(tmp_path: Path, monkeypatch) -> None:
+def test_the_files_to_bring_by_hand_are_listed_with_place_hash_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("BRAINIO_HOME", str(tmp_path / "brainio"))
     head, *lines = listing_of_files(tmp_path / "absent").splitlines()
     assert head.split() == ["benchmark", "place", "bytes", "hash", "address", "here"]
@@ -135,7 +138,7 @@ def test_fetch_refuses_a_name_given_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_fetch_of_recorded_data(tmp_path: Path, data_folder) -> None:
+def test_fetch_of_recorded_data(tmp_path: Path, data_folder: Callable[..., Path]) -> None:
     data = data_folder("kriegeskorte2008")
     fetch_all(["kriegeskorte2008"], data, tmp_path)
     summary = json.loads((tmp_path / "kriegeskorte2008.json").read_text())

@@ -2,10 +2,14 @@
 
 import os
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.check import check_all
 from nmnc.errors import UserError
@@ -14,13 +18,13 @@ N, P = 6, 4
 VALUES = np.random.default_rng(0).normal(size=(P, N))
 
 
-def refused(mine, match):
+def refused(mine: Any, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
         check_all([], [f"mine={mine.path}"], mine.path)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def write_with(mine, ids, kind=str, **more):
+def write_with(mine: Any, ids: list[Any], kind: type = str, **more: Any) -> None:
     """responses.nc with ids as text, or as rows of characters (bytes); `more` along neuroid likewise."""
     with netCDF4.Dataset(mine.path / "responses.nc", "w") as file:
         for name, size in (("neuroid", P), ("presentation", N)):
@@ -44,7 +48,7 @@ ZEROS = ["0", "007", "1e5", "0x10", "1_0", "-1"]
 
 @pytest.mark.parametrize("ids", [ODD, ZEROS, ["a b", "x" * 999, "=1+1", "True", "null", "~"]])
 @pytest.mark.parametrize("kind", [str, bytes])
-def test_ids_arrive_as_written(mine, ids, kind):
+def test_ids_arrive_as_written(mine: Any, ids: list[str], kind: type) -> None:
     mine.table(ids)
     write_with(mine, ids[::-1] if kind is str else [one.encode().ljust(1010) for one in ids[::-1]], kind)
     assert mine.load().stimulus_set.stimulus_ids == tuple(ids)
@@ -62,7 +66,7 @@ def test_ids_arrive_as_written(mine, ids, kind):
         ([f"{i}.0" for i in range(N)], np.arange(float(N))),
     ],
 )
-def test_ids_in_another_form_are_found(mine, listed, own):
+def test_ids_in_another_form_are_found(mine: Any, listed: list[str], own: NDArray[Any] | list[str]) -> None:
     mine.table(listed)
     mine.responses(VALUES, own)
     assert mine.recordings()[0].stimuli.tolist() == list(range(N))
@@ -86,7 +90,9 @@ def test_ids_in_another_form_are_found(mine, listed, own):
         ("é", ["é", "e\u0301", "2", "3", "4", "5"], "holds stimulus_id 'é' twice"),
     ],
 )
-def test_ids_that_are_not_listed_get_a_hint(mine, listed, own, message):
+def test_ids_that_are_not_listed_get_a_hint(
+    mine: Any, listed: str, own: NDArray[Any] | list[Any], message: str
+) -> None:
     mine.table([listed, *(str(i) for i in range(1, N))])
     mine.responses(VALUES, own)
     refused(mine, message)
@@ -100,7 +106,7 @@ def test_ids_that_are_not_listed_get_a_hint(mine, listed, own, message):
         (b"a\x00b", r"stimulus_id 2 is 'a\\x00b', with a character that is no text"),
     ],
 )
-def test_bytes_that_are_no_text_are_named_with_their_position(mine, raw, message):
+def test_bytes_that_are_no_text_are_named_with_their_position(mine: Any, raw: bytes, message: str) -> None:
     write_with(mine, [b"s0", b"s1", raw, b"s3", b"s4", b"s5"], bytes)
     refused(mine, message)
 
@@ -112,7 +118,7 @@ def test_bytes_that_are_no_text_are_named_with_their_position(mine, raw, message
         ("null", "null"), ("12:30:45", "12:30:45"), ('" é "', "é"), ("0x1F", "0x1F"), ("'true'", "true"),
     ],
 )  # fmt: skip
-def test_labels_of_benchmark_yaml_arrive_as_typed(mine, yaml, label):
+def test_labels_of_benchmark_yaml_arrive_as_typed(mine: Any, yaml: str, label: str) -> None:
     mine.about(species=yaml, region=yaml, animal=yaml, session=yaml)
     mine.responses(VALUES)
     (one,) = mine.recordings()
@@ -120,7 +126,7 @@ def test_labels_of_benchmark_yaml_arrive_as_typed(mine, yaml, label):
 
 
 @pytest.mark.parametrize("version", ["1.10", "1.0", "0", "-1", "01", "1_0", "new", "1" * 12, "~"])
-def test_a_version_is_a_whole_number_as_typed(mine, version):
+def test_a_version_is_a_whole_number_as_typed(mine: Any, version: str) -> None:
     mine.responses(VALUES)
     mine.about(version=version)
     refused(mine, "version: ")
@@ -139,7 +145,7 @@ def test_a_version_is_a_whole_number_as_typed(mine, version):
         ({"name": "mine\nname: mine"}, "the key 'name' is given twice"),
     ],
 )
-def test_labels_that_cannot_be_kept_are_refused(mine, keys, message):
+def test_labels_that_cannot_be_kept_are_refused(mine: Any, keys: dict[str, str], message: str) -> None:
     mine.responses(VALUES)
     mine.about(**keys)
     refused(mine, message)
@@ -154,12 +160,14 @@ def test_labels_that_cannot_be_kept_are_refused(mine, keys, message):
         (["01", "01", "NA", "NA"], ["01", "NA"]),
     ],
 )
-def test_sessions_and_animals_along_neuroid_are_text(mine, labels, found):
+def test_sessions_and_animals_along_neuroid_are_text(
+    mine: Any, labels: NDArray[Any] | list[str], found: list[str]
+) -> None:
     mine.responses(VALUES, session=labels, animal=labels)
     assert [(one.session, one.animal) for one in mine.recordings()] == [(one, one) for one in found]
 
 
-def test_other_places_of_labels(mine):
+def test_other_places_of_labels(mine: Any) -> None:
     mine.responses(VALUES, session=((), "S9"), animal=("presentation", list("ABABAB")))
     (one,) = mine.recordings()
     assert (one.session, one.animal) == ("S9", "1")
@@ -170,7 +178,7 @@ def test_other_places_of_labels(mine):
     refused(mine, "session 2 is not UTF-8 text but perhaps Latin-1")
 
 
-def edited(mine, change):
+def edited(mine: Any, change: Callable[..., Any]) -> None:
     path = mine.path / "stimuli.csv"
     text = change(path.read_text(encoding="utf-8"))
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -185,7 +193,7 @@ def edited(mine, change):
         lambda text: text.replace("s1,", '"s1",').replace("\n", "\r"),
     ],
 )
-def test_tables_of_other_systems_are_the_same_table(mine, change):
+def test_tables_of_other_systems_are_the_same_table(mine: Any, change: Callable[..., Any]) -> None:
     mine.responses(VALUES)
     before = mine.load().stimulus_set
     edited(mine, change)
@@ -217,7 +225,7 @@ def test_tables_of_other_systems_are_the_same_table(mine, change):
         (lambda text: text.replace("s3,3.png", "s3," + "y" * 300), "does not exist"),
     ],
 )
-def test_tables_that_cannot_be_read_so_are_refused(mine, change, message):
+def test_tables_that_cannot_be_read_so_are_refused(mine: Any, change: Callable[..., Any], message: str) -> None:
     mine.responses(VALUES)
     edited(mine, change)
     refused(mine, message)
@@ -228,7 +236,7 @@ NAMES = ["Müsli bowl (1).PNG", "b.png", "c.png", "d.png", "e.png", "日本/가.
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 @pytest.mark.parametrize("own", ["NFC", "NFD"])
-def test_file_names_are_found_in_any_unicode_form(mine, form, own):
+def test_file_names_are_found_in_any_unicode_form(mine: Any, form: str, own: str) -> None:
     (mine.path / "stimuli" / "日本").mkdir(parents=True)
     mine.table(names=[unicodedata.normalize(form, name) for name in NAMES])
     edited(mine, lambda text: unicodedata.normalize(own, text))
@@ -236,7 +244,7 @@ def test_file_names_are_found_in_any_unicode_form(mine, form, own):
     check_all([], [f"mine={mine.path}"], mine.path)
 
 
-def test_names_that_look_the_same_or_lead_out_are_refused(mine, tmp_path):
+def test_names_that_look_the_same_or_lead_out_are_refused(mine: Any, tmp_path: Path) -> None:
     mine.responses(VALUES)
     stimuli = mine.path / "stimuli"
     image = (stimuli / "3.png").read_bytes()
@@ -257,7 +265,7 @@ def test_names_that_look_the_same_or_lead_out_are_refused(mine, tmp_path):
     mine.recordings()
 
 
-def test_a_folder_of_images_may_be_a_link_and_names_in_other_encodings_are_said(mine, tmp_path):
+def test_a_folder_of_images_may_be_a_link_and_names_in_other_encodings_are_said(mine: Any, tmp_path: Path) -> None:
     mine.responses(VALUES)
     (mine.path / "stimuli").rename(tmp_path / "elsewhere")
     (mine.path / "stimuli").symlink_to(tmp_path / "elsewhere")

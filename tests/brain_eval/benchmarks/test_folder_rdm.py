@@ -1,8 +1,11 @@
 """rdm.nc: matrices of dissimilarities are used, all else is refused with the value, the stimulus_id and the way out."""
 
+from typing import Any
+
 import netCDF4
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from brain_eval.metrics.mahalanobis import crossnobis_rdm
@@ -14,13 +17,13 @@ DISTANCES = squareform(pdist(RESPONSES, "correlation"))
 UPPER = np.triu(DISTANCES)
 
 
-def with_diagonal(values, matrix=DISTANCES):
+def with_diagonal(values: int, matrix: NDArray[np.float64] = DISTANCES) -> NDArray[np.float64]:
     changed = matrix.copy()
     np.fill_diagonal(changed, values)
     return changed
 
 
-def with_pair(value, matrix=DISTANCES):
+def with_pair(value: float, matrix: Any = DISTANCES) -> NDArray[np.float64]:
     changed = matrix.copy()
     changed[1, 4] = changed[4, 1] = value
     return changed
@@ -40,7 +43,7 @@ def with_pair(value, matrix=DISTANCES):
         squareform(pdist(RESPONSES, "sqeuclidean")),
     ],
 )
-def test_distances_are_taken_up_to_rounding_whatever_their_scale(mine, matrix):
+def test_distances_are_taken_up_to_rounding_whatever_their_scale(mine: Any, matrix: NDArray[Any]) -> None:
     for scale in [1e-9, 1.0, 1e9]:
         mine.rdm(matrix * scale)
         (recording,) = mine.recordings()
@@ -79,7 +82,7 @@ def test_distances_are_taken_up_to_rounding_whatever_their_scale(mine, matrix):
         (DISTANCES + np.eye(N, k=1), "not symmetric in the row of stimulus_id"),
     ],
 )
-def test_what_is_no_matrix_of_distances_is_refused(mine, matrix, message):
+def test_what_is_no_matrix_of_distances_is_refused(mine: Any, matrix: NDArray[Any], message: str) -> None:
     ids = mine.ids if len(matrix) == N else [f"s{i % N}" for i in range(len(matrix))]
     mine.rdm(matrix, ids)
     with pytest.raises(UserError, match=message) as caught:
@@ -88,7 +91,7 @@ def test_what_is_no_matrix_of_distances_is_refused(mine, matrix, message):
     assert "\n" not in str(caught.value)
 
 
-def test_crossnobis_distances_may_be_negative_where_that_is_said(mine):
+def test_crossnobis_distances_may_be_negative_where_that_is_said(mine: Any) -> None:
     trials = np.random.default_rng(0).normal(size=(3, N, 4))
     distances = crossnobis_rdm(trials)
     assert distances.min() < 0
@@ -104,7 +107,7 @@ def test_crossnobis_distances_may_be_negative_where_that_is_said(mine):
         mine.recordings()
 
 
-def test_a_named_distance_is_what_it_can_be(mine):
+def test_a_named_distance_is_what_it_can_be(mine: Any) -> None:
     mine.rdm(with_pair(2.5))
     for kind in ("correlation", "cosine"):
         mine.about(distance=kind)
@@ -119,7 +122,7 @@ def test_a_named_distance_is_what_it_can_be(mine):
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("correlation", "spearman"), ("crossnobis", "crossnobis-spearman")])
-def test_a_published_matrix_is_of_its_own_kind_too(mine, study, kind, metric):
+def test_a_published_matrix_is_of_its_own_kind_too(mine: Any, study: Any, kind: str, metric: str) -> None:
     mine.rdm(DISTANCES)
     mine.about(distance="crossnobis")
     features = np.random.default_rng(3).standard_normal((N, 9)).astype(np.float32)
@@ -127,7 +130,7 @@ def test_a_published_matrix_is_of_its_own_kind_too(mine, study, kind, metric):
     assert [row["metric"] for row in rows] == [metric]
 
 
-def test_keys_of_the_other_file_are_refused(mine):
+def test_keys_of_the_other_file_are_refused(mine: Any) -> None:
     mine.rdm(DISTANCES)
     mine.about(centre="true")
     with pytest.raises(UserError, match=r"benchmark\.yaml: centre is for responses\.nc"):
@@ -139,7 +142,7 @@ def test_keys_of_the_other_file_are_refused(mine):
         mine.recordings()
 
 
-def test_attributes_that_scale_and_mark_are_obeyed(mine):
+def test_attributes_that_scale_and_mark_are_obeyed(mine: Any) -> None:
     with netCDF4.Dataset(mine.path / "rdm.nc", "w") as file:
         for name in ("row", "column"):
             file.createDimension(name, N)

@@ -1,10 +1,14 @@
 """responses.nc as laboratories have it: what is used, and what is refused with stimulus_id and neuroid."""
 
+from collections.abc import Callable
+from typing import Any
+
 import h5py
 import netCDF4
 import numpy as np
 import pytest
 import xarray
+from numpy.typing import NDArray
 
 from brain_eval.check import check_all
 from brain_eval.metrics.rdms import correlation_rdm, euclidean_rdm
@@ -14,11 +18,11 @@ P, N, R = 7, 6, 4
 IDS = [f"s{i}" for i in range(N)]
 
 
-def values(*shape, seed=0):
+def values(*shape: int, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(size=shape or (P, N, R))
 
 
-def refused(mine, match, **options):
+def refused(mine: Any, match: str, **options: Any) -> None:
     """What `check` says, in one line that names the folder."""
     with pytest.raises(UserError, match=match) as caught:
         check_all([], [f"mine={mine.path}"], mine.path, **options)
@@ -27,7 +31,7 @@ def refused(mine, match, **options):
     assert str(mine.path) in str(caught.value)
 
 
-def test_trials_missing_for_some_neuroids_leave_their_averages(mine):
+def test_trials_missing_for_some_neuroids_leave_their_averages(mine: Any) -> None:
     trials = values()
     trials[:3, :, 3] = np.nan
     trials[5, 2, 0] = np.nan
@@ -38,7 +42,7 @@ def test_trials_missing_for_some_neuroids_leave_their_averages(mine):
 
 
 @pytest.mark.parametrize("extra", ["time_bin", "time", "channel"])
-def test_a_further_dimension_of_length_1_is_dropped_and_a_longer_one_refused(mine, extra):
+def test_a_further_dimension_of_length_1_is_dropped_and_a_longer_one_refused(mine: Any, extra: str) -> None:
     mine.responses(values(P, N), dims=("neuroid", "presentation"))
     (expected,) = mine.recordings()
     mine.responses(values(P, N)[:, None], dims=("neuroid", extra, "presentation"))
@@ -47,7 +51,7 @@ def test_a_further_dimension_of_length_1_is_dropped_and_a_longer_one_refused(min
     refused(mine, rf"has 3 values along '{extra}'; average over those you want")
 
 
-def as_presentations(trials, order):
+def as_presentations(trials: NDArray[np.float64], order: Any) -> tuple[NDArray[np.float64], list[str], list[int]]:
     """(neuroid, stimulus, repetition) as (neuroid, presentation), with ids and repetitions along presentation."""
     pairs = [divmod(i, trials.shape[2]) for i in order]
     flat = np.stack([trials[:, stimulus, repetition] for stimulus, repetition in pairs], axis=1)
@@ -56,7 +60,7 @@ def as_presentations(trials, order):
 
 @pytest.mark.parametrize("unequal", [False, True])
 @pytest.mark.parametrize("counted", [False, True])
-def test_trials_along_presentation_are_trials(mine, unequal, counted):
+def test_trials_along_presentation_are_trials(mine: Any, unequal: bool, counted: bool) -> None:
     """Brain-Score's form, in any order, with or without their numbers, as many of each stimulus or not."""
     trials = values()
     order = np.random.default_rng(1).permutation(N * R)
@@ -74,7 +78,7 @@ def test_trials_along_presentation_are_trials(mine, unequal, counted):
     np.testing.assert_array_equal(np.sort(recording.repetitions, axis=0), np.sort(kept, axis=0)[:4])
 
 
-def test_a_stimulus_that_comes_twice_by_mistake_is_no_trial(mine):
+def test_a_stimulus_that_comes_twice_by_mistake_is_no_trial(mine: Any) -> None:
     mine.responses(values(P, N + 1), [*IDS, "s3"])
     refused(mine, "holds stimulus_id 's3' twice; .* a coordinate 'repetition' along presentation")
     mine.responses(values(P, N + 1), [*IDS, "s3"], repetition=("presentation", [0] * N + [1]))
@@ -85,7 +89,7 @@ def test_a_stimulus_that_comes_twice_by_mistake_is_no_trial(mine):
     refused(mine, "holds stimulus_id 's3' twice; give each stimulus once")
 
 
-def test_sessions_have_the_stimuli_they_saw(mine):
+def test_sessions_have_the_stimuli_they_saw(mine: Any) -> None:
     shown = values()
     shown[:4, :2] = np.nan
     shown[4:, 5] = np.nan
@@ -98,7 +102,7 @@ def test_sessions_have_the_stimuli_they_saw(mine):
     refused(mine, r"stimulus_id 's0' has no response \(NaN\) of neuroid 0 \(11 of 42 .* a session of their own")
 
 
-def test_sessions_one_after_the_other_along_presentation(mine):
+def test_sessions_one_after_the_other_along_presentation(mine: Any) -> None:
     """As concatenated: each session's presentations are NaN for the other's neuroids, repetitions counted from 0."""
     flat, ids, numbers = as_presentations(values(), range(N * R))
     both = np.full((P, 2 * N * R), np.nan)
@@ -119,14 +123,14 @@ def test_sessions_one_after_the_other_along_presentation(mine):
         ((slice(None),), "has responses to 0 stimuli"),
     ],
 )
-def test_what_is_missing_throughout_is_named(mine, broken, message):
+def test_what_is_missing_throughout_is_named(mine: Any, broken: tuple[Any, ...], message: str) -> None:
     trials = values()
     trials[broken] = np.nan
     mine.responses(trials, neuroid_id=[f"n{i}" for i in range(P)])
     refused(mine, message)
 
 
-def test_values_that_are_no_responses_are_refused(mine):
+def test_values_that_are_no_responses_are_refused(mine: Any) -> None:
     trials = values()
     trials[3, 2, 1] = -np.inf
     mine.responses(trials)
@@ -142,7 +146,7 @@ def test_values_that_are_no_responses_are_refused(mine):
 
 
 @pytest.mark.parametrize("dtype", ["f4", "i2", "u4", "i8"])
-def test_counts_packed_numbers_and_fill_values_arrive_as_they_are(mine, dtype):
+def test_counts_packed_numbers_and_fill_values_arrive_as_they_are(mine: Any, dtype: str) -> None:
     counts = np.random.default_rng(0).integers(1, 90, (P, N, R)).astype(float)
     counts[:, 3, 2] = np.nan
     packed = {"responses": {"dtype": dtype, "_FillValue": 999, "scale_factor": 0.5}}
@@ -153,7 +157,7 @@ def test_counts_packed_numbers_and_fill_values_arrive_as_they_are(mine, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "i4", "i8"])
-def test_what_was_never_written_is_missing_and_no_number(mine, dtype):
+def test_what_was_never_written_is_missing_and_no_number(mine: Any, dtype: str) -> None:
     with netCDF4.Dataset(mine.path / "responses.nc", "w") as file:
         for name, size in (("neuroid", P), ("presentation", N)):
             file.createDimension(name, size)
@@ -163,20 +167,20 @@ def test_what_was_never_written_is_missing_and_no_number(mine, dtype):
     assert mine.recordings()[0].stimuli.tolist() == [0, 1, 2, 3, 4]
 
 
-def silent(mine):
+def silent(mine: Any) -> str:
     trials = values() + 3
     trials[:, 4] = 0.0
     mine.responses(trials)
     return r"activity is constant for stimulus_id 's4', so its correlations are undefined; leave out that stimulus"
 
 
-def one_neuroid(mine):
+def one_neuroid(mine: Any) -> Any:
     mine.responses(values()[:1])
     return "correlation distances need 2 neuroids, and it has 1; .* --recorded-rdms euclidean"
 
 
 @pytest.mark.parametrize("make", [silent, one_neuroid])
-def test_an_undefined_correlation_is_refused_where_it_is_asked_for_alone(mine, make):
+def test_an_undefined_correlation_is_refused_where_it_is_asked_for_alone(mine: Any, make: Callable[..., Any]) -> None:
     message = make(mine)
     (recording,) = mine.recordings()
     assert recording.rdm is None
@@ -186,7 +190,7 @@ def test_an_undefined_correlation_is_refused_where_it_is_asked_for_alone(mine, m
         check_all([], [f"mine={mine.path}"], mine.path, **options)
 
 
-def test_a_kind_that_the_folder_lacks_is_refused_by_check_with_its_reason(mine):
+def test_a_kind_that_the_folder_lacks_is_refused_by_check_with_its_reason(mine: Any) -> None:
     mine.responses(values() * (np.arange(N) != 4)[:, None])
     refused(mine, "no .* has a cosine RDM .*zero everywhere for stimulus_id 's4'", recorded_rdms=["cosine"])
     mine.responses(values(P, N))
@@ -196,7 +200,7 @@ def test_a_kind_that_the_folder_lacks_is_refused_by_check_with_its_reason(mine):
     check_all([], [f"mine={mine.path}", "kriegeskorte2008"], mine.path, recorded_rdms=["crossnobis"])
 
 
-def test_an_undefined_correlation_does_not_hinder_other_scores(mine, study):
+def test_an_undefined_correlation_does_not_hinder_other_scores(mine: Any, study: Any) -> None:
     silent(mine)
     benchmark = mine.load()
     features = np.random.default_rng(2).standard_normal((N, 9)).astype(np.float32)
@@ -208,7 +212,7 @@ def test_an_undefined_correlation_does_not_hinder_other_scores(mine, study):
     assert all(row["raw"] for row in rows)
 
 
-def test_centre_subtracts_means_over_each_recordings_stimuli(mine):
+def test_centre_subtracts_means_over_each_recordings_stimuli(mine: Any) -> None:
     trials = values() + 5 * values(P, 1, 1, seed=3)
     trials[:3, 5] = np.nan
     mine.responses(trials, animal=["A"] * 3 + ["B"] * 4)
@@ -225,7 +229,7 @@ def test_centre_subtracts_means_over_each_recordings_stimuli(mine):
     np.testing.assert_array_equal(mine.recordings()[0].rdm, plain[0].rdm)
 
 
-def test_what_is_not_used_is_counted_and_named(mine, capsys):
+def test_what_is_not_used_is_counted_and_named(mine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     mine.table(columns="stimulus_id,filename,degrees")
     (mine.path / "stimuli.csv").write_text(
         "stimulus_id,filename,degrees,source,year\n" + "".join(f"s{i},{i}.png,8,web,2026\n" for i in range(N))
@@ -245,7 +249,7 @@ def test_what_is_not_used_is_counted_and_named(mine, capsys):
 
 
 @pytest.mark.parametrize("name", ["responses", "animal"])
-def test_half_precision_is_refused_before_netcdf_crashes_on_it(mine, name):
+def test_half_precision_is_refused_before_netcdf_crashes_on_it(mine: Any, name: str) -> None:
     mine.responses(values(P, N), dims=("neuroid", "presentation"))
     with h5py.File(mine.path / "responses.nc", "a") as file:
         file.pop(name, None)

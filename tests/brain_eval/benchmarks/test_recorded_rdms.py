@@ -1,9 +1,10 @@
 """Recordings scored by other RDMs than correlation distances: values, ceilings, labels, and what is refused."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference import draws as score_draws
@@ -19,7 +20,7 @@ from nmnc.errors import UserError
 N = 20
 
 
-def benchmark(repeated=True):
+def benchmark(repeated: bool = True) -> Benchmark:
     """Session A with 6 repetitions (4 of every other image), B with averages, C an RDM alone."""
     rng = np.random.default_rng(0)
     signal = rng.standard_normal((N, 7))
@@ -36,13 +37,13 @@ def benchmark(repeated=True):
     return Benchmark(about, stimuli, tuple(recordings if repeated else recordings[1:]))
 
 
-def layer():
+def layer() -> NDArray[np.float32]:
     recorded = benchmark().recordings[0].responses
     rng = np.random.default_rng(1)
     return (recorded @ rng.standard_normal((7, 12)) + rng.standard_normal((N, 12))).astype(np.float32)
 
 
-def test_the_kinds_are_those_of_the_configuration_and_of_the_rdm_modules():
+def test_the_kinds_are_those_of_the_configuration_and_of_the_rdm_modules() -> None:
     from nmnc.config import RecordedRdm
 
     assert get_args(RecordedRdm) == tuple(KINDS)
@@ -51,7 +52,9 @@ def test_the_kinds_are_those_of_the_configuration_and_of_the_rdm_modules():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("metric", ["spearman", "whitened-cosine"])
-def test_a_score_is_the_comparison_of_the_layers_rdm_with_the_recordings(study, kind, metric, capsys):
+def test_a_score_is_the_comparison_of_the_layers_rdm_with_the_recordings(
+    study: Any, kind: str, metric: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     known, features = benchmark(), layer()
     rows = study.score_of(known, {"conv": features}, metrics=[metric], recorded_rdms=[kind])
     first = known.recordings[0]
@@ -67,7 +70,7 @@ def test_a_score_is_the_comparison_of_the_layers_rdm_with_the_recordings(study, 
         assert (f"session {session}: no {kind} RDM: it has no {lacks}" in warned) == (session not in sessions)
 
 
-def test_kinds_stand_one_after_the_other_and_correlation_rows_stay_the_same(study):
+def test_kinds_stand_one_after_the_other_and_correlation_rows_stay_the_same(study: Any) -> None:
     study.write(benchmark(), {"conv": layer(), "fc": layer()[:, :5]})
     alone = study.score("fake", metrics=["spearman", "cka-biased"])
     both = study.score("fake", metrics=["spearman", "cka-biased"], recorded_rdms=["correlation", "crossnobis"])
@@ -81,7 +84,7 @@ def test_kinds_stand_one_after_the_other_and_correlation_rows_stay_the_same(stud
     assert {row["metric"] for row in other} == {"cka-biased", "crossnobis-spearman"}
 
 
-def test_draws_lie_under_the_name_of_the_rdm(study):
+def test_draws_lie_under_the_name_of_the_rdm(study: Any) -> None:
     path = study.folder / "draws.nc"
     study.write(benchmark(), {"conv": layer()})
     kinds = ["correlation", "crossnobis"]
@@ -93,7 +96,7 @@ def test_draws_lie_under_the_name_of_the_rdm(study):
     assert crossed.raw[0, 0] == pytest.approx(float(rows[-1]["raw"]), abs=1e-9)
 
 
-def test_the_ceiling_splits_repetitions_and_has_no_upper_end(study):
+def test_the_ceiling_splits_repetitions_and_has_no_upper_end(study: Any) -> None:
     known = benchmark()
     (row,) = study.score_of(known, {"conv": layer()}, metrics=["spearman"], recorded_rdms=["crossnobis"])
     oracle = split_half(known.recordings[0].repetitions, "spearman", targets.SPLITS, 0, "crossnobis")
@@ -102,13 +105,13 @@ def test_the_ceiling_splits_repetitions_and_has_no_upper_end(study):
     assert row["ceiling_definition"].endswith("upper unknown for crossnobis RDMs")
 
 
-def simulated(repetitions, seed):
+def simulated(repetitions: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((60, 8)) @ rng.standard_normal((8, 40)) / np.sqrt(8)
     return truth, truth + 2.5 * rng.standard_normal((repetitions, 60, 40))
 
 
-def test_lower_is_the_similarity_of_the_rdms_of_two_independent_halves():
+def test_lower_is_the_similarity_of_the_rdms_of_two_independent_halves() -> None:
     """Repetitions recorded anew must correlate as the halves do: noise covariance and all are the half's own."""
     found, oracle = [], []
     for seed in range(12):
@@ -121,7 +124,7 @@ def test_lower_is_the_similarity_of_the_rdms_of_two_independent_halves():
     assert np.mean(found) == pytest.approx(np.mean(oracle), abs=0.04)
 
 
-def test_spearman_and_brown_would_ceil_crossnobis_too_low():
+def test_spearman_and_brown_would_ceil_crossnobis_too_low() -> None:
     """Why upper stays unknown: the noise of squared distances falls faster than with the number of repetitions."""
     formula, reached = [], []
     for seed in range(6):
@@ -132,14 +135,14 @@ def test_spearman_and_brown_would_ceil_crossnobis_too_low():
     assert np.mean(formula) < np.mean(reached) - 0.03
 
 
-def test_too_few_repetitions_for_halves_leave_the_ceiling_empty():
+def test_too_few_repetitions_for_halves_leave_the_ceiling_empty() -> None:
     _, repetitions = simulated(3, 0)
     found = split_half_all(repetitions, ["spearman"], 3, 0, "crossnobis")["spearman"]
     assert (found.lower, found.upper) == (None, None)
     assert "needs 3 images with 4 repetitions each, got 0" in found.definition
 
 
-def test_without_any_repetitions_crossnobis_is_refused_and_nothing_is_written(study):
+def test_without_any_repetitions_crossnobis_is_refused_and_nothing_is_written(study: Any) -> None:
     study.write(benchmark(repeated=False), {"conv": layer()})
     with pytest.raises(UserError, match="no recording of fake has a crossnobis RDM"):
         study.score("fake", recorded_rdms=["correlation", "crossnobis"])
@@ -148,7 +151,7 @@ def test_without_any_repetitions_crossnobis_is_refused_and_nothing_is_written(st
         study.score("fake", recorded_rdms=["crosnobis"])
 
 
-def test_a_recording_whose_noise_is_unknown_is_warned_of(study, capsys):
+def test_a_recording_whose_noise_is_unknown_is_warned_of(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     known = benchmark()
     repetitions = known.recordings[0].repetitions
     repetitions[..., 2] = np.where(np.isnan(repetitions[..., 2]), np.nan, 1.0)

@@ -3,6 +3,9 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +37,7 @@ RECORDINGS = (
 )
 
 
-def write(path, columns, rows):
+def write(path: Path, columns: tuple[Any, ...], rows: Iterator[Any] | list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
@@ -42,7 +45,7 @@ def write(path, columns, rows):
         writer.writerows(rows)
 
 
-def score_rows(identity, layers, rng):
+def score_rows(identity: Any, layers: Any, rng: Any) -> Iterator[Any]:
     for layer in layers:
         for session, animal, species, region in RECORDINGS:
             for metric in ("spearman", "rho-a"):
@@ -53,7 +56,7 @@ def score_rows(identity, layers, rng):
                 }  # fmt: skip
 
 
-def write_run(results, identity, rng):
+def write_run(results: Path, identity: dict[str, Any], rng: np.random.Generator) -> None:
     below = f"{identity['network']}/{identity['rule']}/seed{identity['seed']}"
     layers = ("pixels",) if identity["kind"] == "pixels" else LAYERS
     write(results / f"scores/{below}.csv", SCORE_COLUMNS, score_rows(identity, layers, rng))
@@ -76,7 +79,7 @@ def write_run(results, identity, rng):
 
 
 @pytest.fixture
-def results(tmp_path):
+def results(tmp_path: Path) -> Path:
     """A finished study: one network, four rules, three seeds, a reference model and the pixels."""
     rng = np.random.default_rng(0)
     runs = [
@@ -92,11 +95,11 @@ def results(tmp_path):
     return folder
 
 
-def table(results, name):
+def table(results: Path, name: str) -> Any:
     return pd.read_csv(results / "tables" / f"{name}.csv")
 
 
-def test_same_inputs_give_the_same_bytes(results, tmp_path):
+def test_same_inputs_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
     write_tables(results)
     first = {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES}
     moved = tmp_path / "elsewhere"
@@ -106,7 +109,7 @@ def test_same_inputs_give_the_same_bytes(results, tmp_path):
     assert not any(str(tmp_path).encode() in content for content in first.values())
 
 
-def test_scores_stand_in_the_order_of_the_runs_unchanged(results):
+def test_scores_stand_in_the_order_of_the_runs_unchanged(results: Path) -> None:
     write_tables(results)
     written = (results / "tables/scores.csv").read_text().splitlines()
     parts = [
@@ -117,7 +120,7 @@ def test_scores_stand_in_the_order_of_the_runs_unchanged(results):
     assert list(dict.fromkeys(table(results, "scores")["layer"])) == [*LAYERS, "pixels"]
 
 
-def test_accuracy_is_the_mean_over_seeds_with_students_interval(results):
+def test_accuracy_is_the_mean_over_seeds_with_students_interval(results: Path) -> None:
     write_tables(results)
     accuracy, epochs = table(results, "accuracy"), table(results, "epochs")
     assert len(accuracy) == 3 * 3 + 1
@@ -133,7 +136,7 @@ def test_accuracy_is_the_mean_over_seeds_with_students_interval(results):
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.995])
-def test_the_confidence_asked_for_reaches_both_tables(results, confidence):
+def test_the_confidence_asked_for_reaches_both_tables(results: Path, confidence: float) -> None:
     write_tables(results, confidence)
     accuracy, comparisons = table(results, "accuracy"), table(results, "comparisons")
     words = f"Student's t {100 * confidence:g} % interval"
@@ -150,7 +153,7 @@ def test_the_confidence_asked_for_reaches_both_tables(results, confidence):
     np.testing.assert_allclose(p, known["p"], atol=1e-6)
 
 
-def test_one_seed_has_a_mean_and_no_interval(results):
+def test_one_seed_has_a_mean_and_no_interval(results: Path) -> None:
     runs = table(results, "runs")
     runs[runs["seed"].eq(0)].to_csv(results / "tables/runs.csv", index=False)
     write_tables(results)
@@ -164,7 +167,7 @@ def test_one_seed_has_a_mean_and_no_interval(results):
     assert comparisons[unknown].isna().all(axis=None)
 
 
-def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results):
+def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results: Path) -> None:
     write_tables(results)
     scores, means = table(results, "scores"), table(results, "means")
     region = ["benchmark", "species", "region", "metric"]
@@ -184,14 +187,14 @@ def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results):
         assert line[column] == pytest.approx(row.mean, abs=1e-9)
 
 
-def test_alignment_keeps_its_cells(results):
+def test_alignment_keeps_its_cells(results: Path) -> None:
     write_tables(results)
     lines = (results / "tables/alignment.csv").read_text().splitlines()
     assert lines[1] == "net,backprop,backprop,0,0,fc,,0.50,,,,,,,,"
     assert len(lines) == 1 + 3 * 3 * 3 + 3
 
 
-def test_timing_has_every_stage_the_total_and_the_machine(results):
+def test_timing_has_every_stage_the_total_and_the_machine(results: Path) -> None:
     write_tables(results)
     timing = table(results, "timing")
     assert timing.groupby("stage")["seconds"].unique().to_dict() == {"total": [13.25], "train": [12.5]}
@@ -200,7 +203,7 @@ def test_timing_has_every_stage_the_total_and_the_machine(results):
     assert len(timing) == 2 * 12
 
 
-def test_comparisons_are_paired_t_tests_of_a_minus_b(results):
+def test_comparisons_are_paired_t_tests_of_a_minus_b(results: Path) -> None:
     write_tables(results)
     scores, comparisons = table(results, "scores"), table(results, "comparisons")
     rows = comparisons[comparisons["quantity"].eq("score")]
@@ -222,7 +225,7 @@ def test_comparisons_are_paired_t_tests_of_a_minus_b(results):
         assert "rule_a - rule_b" in row.interval_method
 
 
-def test_final_accuracy_is_compared_at_the_last_epoch_of_each_run(results):
+def test_final_accuracy_is_compared_at_the_last_epoch_of_each_run(results: Path) -> None:
     write_tables(results)
     epochs, comparisons = table(results, "epochs"), table(results, "comparisons")
     last = epochs.groupby(["rule", "seed"]).last()["test_accuracy"]
@@ -232,7 +235,7 @@ def test_final_accuracy_is_compared_at_the_last_epoch_of_each_run(results):
         assert row.mean_difference == pytest.approx((last[row.rule_a] - last[row.rule_b]).mean(), abs=1e-9)
 
 
-def test_p_values_are_corrected_within_their_family_only(results):
+def test_p_values_are_corrected_within_their_family_only(results: Path) -> None:
     write_tables(results)
     comparisons = table(results, "comparisons")
     families = comparisons.groupby("family", sort=False)
@@ -244,7 +247,7 @@ def test_p_values_are_corrected_within_their_family_only(results):
         assert "net" in name
 
 
-def test_only_seeds_that_both_rules_have_are_paired(results):
+def test_only_seeds_that_both_rules_have_are_paired(results: Path) -> None:
     runs = table(results, "runs")
     runs[~(runs["rule"].eq("vnc") & runs["seed"].eq(1))].to_csv(results / "tables/runs.csv", index=False)
     write_tables(results)
@@ -254,7 +257,7 @@ def test_only_seeds_that_both_rules_have_are_paired(results):
     assert comparisons.loc[~with_vnc, "n"].eq(3).all()
 
 
-def test_an_undefined_score_leaves_its_seed_out(results):
+def test_an_undefined_score_leaves_its_seed_out(results: Path) -> None:
     path = results / "scores/net/vnc/seed1.csv"
     rows = list(csv.DictReader(path.read_text().splitlines()))
     for row in rows:
@@ -269,7 +272,7 @@ def test_an_undefined_score_leaves_its_seed_out(results):
     assert len(few) == 3 * 2  # pairs with vnc, metrics
 
 
-def test_a_study_of_reference_models_only_has_scores_and_empty_tables(results):
+def test_a_study_of_reference_models_only_has_scores_and_empty_tables(results: Path) -> None:
     runs = table(results, "runs")
     runs[runs["kind"].isin(["pretrained", "pixels"])].to_csv(results / "tables/runs.csv", index=False)
     write_tables(results)
@@ -291,7 +294,7 @@ def test_a_study_of_reference_models_only_has_scores_and_empty_tables(results):
         ("networks/net/vnc/seed1/provenance.json", "python -m nmnc train"),
     ],
 )
-def test_a_missing_file_is_named_with_the_command_that_makes_it(results, missing, command):
+def test_a_missing_file_is_named_with_the_command_that_makes_it(results: Path, missing: str, command: str) -> None:
     (results / missing).unlink()
     with pytest.raises(UserError, match=f"{missing} is missing; make it with: {command}"):
         write_tables(results)
@@ -318,7 +321,9 @@ def test_a_missing_file_is_named_with_the_command_that_makes_it(results, missing
         ),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_named_and_the_old_tables_stay(results, path, content, complaint):
+def test_a_damaged_file_is_named_and_the_old_tables_stay(
+    results: Path, path: str, content: bytes | str, complaint: str
+) -> None:
     write_tables(results)
     before = {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES}
     (results / path).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -328,7 +333,7 @@ def test_a_damaged_file_is_named_and_the_old_tables_stay(results, path, content,
     assert {name: (results / f"tables/{name}.csv").read_bytes() for name in TABLES} == before
 
 
-def doubled(lines):
+def doubled(lines: Any) -> Any:
     return [*lines, lines[-1]]
 
 
@@ -338,7 +343,7 @@ def doubled(lines):
     ["scores/net/vnc/seed1.csv", "scores/pixels/pixels/seed0.csv", "networks/net/vnc/seed1/epochs.csv",
      "networks/net/vnc/seed1/alignment.csv", "networks/net/untrained/seed0/epochs.csv"],
 )  # fmt: skip
-def test_a_row_that_is_missing_or_doubled_is_refused(results, path, change):
+def test_a_row_that_is_missing_or_doubled_is_refused(results: Path, path: str, change: Callable[..., Any]) -> None:
     runs = table(results, "runs").assign(**{"training.epochs": 2})
     runs.to_csv(results / "tables/runs.csv", index=False)
     write_tables(results)
@@ -353,7 +358,7 @@ def test_a_row_that_is_missing_or_doubled_is_refused(results, path, change):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_a_layer_that_other_seeds_have_is_missed(results, layer):
+def test_a_layer_that_other_seeds_have_is_missed(results: Path, layer: str) -> None:
     path = results / "scores/net/vnc/seed1.csv"
     rows = csv.DictReader(path.read_text().splitlines())
     write(path, SCORE_COLUMNS, [row for row in rows if row["layer"] != layer])
@@ -361,7 +366,7 @@ def test_a_layer_that_other_seeds_have_is_missed(results, layer):
         write_tables(results)
 
 
-def test_tables_have_a_digest_and_an_edited_one_is_refused(results):
+def test_tables_have_a_digest_and_an_edited_one_is_refused(results: Path) -> None:
     write_tables(results)
     for name in TABLES:
         content = (results / f"tables/{name}.csv").read_bytes()
@@ -370,14 +375,14 @@ def test_tables_have_a_digest_and_an_edited_one_is_refused(results):
             check_content(results / f"tables/{name}.csv", content + b" ")
 
 
-def test_files_of_another_run_are_refused(results):
+def test_files_of_another_run_are_refused(results: Path) -> None:
     provenance = results / "networks/net/vnc/seed1/provenance.json"
     provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"rule": "vnc", "seed": 2}))
     with pytest.raises(UserError, match=r"vnc/seed1/provenance\.json: of another run; delete its folder"):
         write_tables(results)
 
 
-def test_a_table_that_came_with_its_digest_from_another_run_is_refused(results):
+def test_a_table_that_came_with_its_digest_from_another_run_is_refused(results: Path) -> None:
     folder = results / "networks/net/vnc/seed1"
     path = folder / "epochs.csv"
     write_text(path, path.read_text(), digest=True)
@@ -392,16 +397,16 @@ def test_a_table_that_came_with_its_digest_from_another_run_is_refused(results):
     write_tables(results)
 
 
-def test_scores_of_another_run_are_refused(results):
+def test_scores_of_another_run_are_refused(results: Path) -> None:
     shutil.copy(results / "scores/net/vnc/seed0.csv", results / "scores/net/vnc/seed1.csv")
     with pytest.raises(UserError, match=r"net/vnc/seed1\.csv holds scores of another run"):
         write_tables(results)
 
 
-def test_draws_beside_the_scores_reach_comparisons_and_layers(results, monkeypatch):
+def test_draws_beside_the_scores_reach_comparisons_and_layers(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one recording of IT has draws: its rules are compared over stimuli too, and a layer is chosen."""
 
-    def read_draws(path, who):
+    def read_draws(path: Any, who: Any) -> Any:
         assert path.name == f"seed{who['seed']}_draws.nc"
         rng = np.random.default_rng(len(str(path)) + int(path.name[4]))
         raw, some = rng.uniform(0, 1, (3, 1)), 0.01 * rng.standard_normal((3, 1, 10))
