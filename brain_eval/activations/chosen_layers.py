@@ -23,7 +23,7 @@ class Chosen:
         layers: name -> the submodule whose output is recorded, in the order asked for.
         steps: name of a LAYER@STEP -> which of the module's calls in a pass is recorded, from 0, or negative from the
             end.
-        note: which children are not recorded since they do not run, in a sentence; empty where there are none.
+        note: one sentence on children that are not recorded since they do not run, or "".
     """
 
     layers: Mapping[str, nn.Module]
@@ -32,13 +32,13 @@ class Chosen:
 
 
 def named_layers(module: nn.Module, names: str, source: str, stages: Mapping[str, nn.Module]) -> Chosen:
-    """The layers that a comma-separated list names.
+    """Return the layers of a comma-separated list.
 
     Args:
         module: the network.
-        names: LAYER or LAYER@STEP each: a stage, or a submodule as `named_modules` has it.
+        names: each LAYER or LAYER@STEP, a stage or a submodule as `named_modules` has it.
         source: what errors call the network.
-        stages: names that count beside the submodules' own.
+        stages: further names.
 
     Raises:
         UserError: no such layer, or one inside TorchScript.
@@ -64,7 +64,7 @@ def named_layers(module: nn.Module, names: str, source: str, stages: Mapping[str
 
 
 def default_layers(module: nn.Module, source: str, preprocessing: Preprocessing) -> Chosen:
-    """The direct children that run on an image; of a container that is never called itself, its children that run.
+    """Return the direct children that run on an image; for a container that is never called, its children that run.
 
     Raises:
         UserError: there are none; one is TorchScript.

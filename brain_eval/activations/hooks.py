@@ -18,14 +18,14 @@ FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def run_hooked(
     module: nn.Module, images: Tensor, modules: Mapping[str, nn.Module], note: Callable[[str, Any], None]
 ) -> None:
-    """Call `module` on images, with hooks on `modules` that are gone afterwards whatever happens.
+    """Call `module` on images with forward hooks on `modules`, which are removed again whatever happens.
 
     Args:
         module: compiled parts of it run as plain Python, since compiled code calls no hooks.
-        images: where the module lies; an in-place operation may change them.
+        images: on the module's device; an in-place operation may change them.
         modules: by name; one module may have several names.
-        note: gets the name and what the module gave, at each call, in order. What it raises ends the pass with
-            that error, even where the network itself catches exceptions.
+        note: gets the name and the output at each call, in order. What it raises ends the pass with that error, even
+            where the network itself catches exceptions.
 
     Raises:
         Exception: the first one of `note`, else what the network raises.
@@ -60,7 +60,7 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 def unrecordable(output: Any) -> str:
-    """What a module gave, in words, where it cannot be recorded as float32; "" where it can."""
+    """Say why a module's output cannot be recorded as float32, e.g. "a list, not a tensor"; "" if it can."""
     if not isinstance(output, Tensor):
         return f"a {type(output).__name__}, not a tensor"
     if type(output) not in (Tensor, nn.Parameter):
@@ -87,11 +87,7 @@ Calls = Mapping[nn.Module, Sequence[str]]
 
 
 def calls_of(module: nn.Module, images: Tensor) -> Calls:
-    """Call `module` on images in inference mode; returns which of its modules that called.
-
-    Raises:
-        Exception: whatever the network raises.
-    """
+    """Call `module` on images in inference mode; return which of its modules were called. Raises as the network."""
     found: dict[nn.Module, list[str]] = {}
     scripts = torch.jit.ScriptModule  # has no hooks
     parts = {name: part for name, part in module.named_modules() if not isinstance(part, scripts)}
@@ -105,7 +101,7 @@ def calls_of(module: nn.Module, images: Tensor) -> Calls:
 
 
 def running_children(module: nn.Module, calls: Calls, place: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The direct children that a pass calls; of a child that it does not call itself, those of its own that it does."""
+    """Yield the direct children that a pass calls; of a child that is not called, its own children that are."""
     for name, child in module.named_children():
         if child in calls:
             yield place + name, child

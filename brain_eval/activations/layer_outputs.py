@@ -1,4 +1,4 @@
-"""The outputs of a model's layers: one forward pass with hooks, held to what the probe of the network promised."""
+"""The outputs of a model's layers: one forward pass with hooks, checked against what the probe of the network found."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -60,10 +60,10 @@ class Output:
 
     Attributes:
         shape: for one image, without the batch axis.
-        dtype: before it is kept as float32.
+        dtype: before conversion to float32.
         calls: how often a pass calls its module.
         call: which of the calls is recorded, from 0.
-        channel_axis: the axis of `shape` along which the channels lie; None where that is not known.
+        channel_axis: the axis of `shape` along which the channels lie; None if unknown.
     """
 
     shape: tuple[int, ...]
@@ -74,13 +74,13 @@ class Output:
 
     @property
     def channels(self) -> str:
-        """Where the channels lie, in words."""
+        """Where the channels lie: "first", "middle", "last", or "unknown: ..."."""
         if self.channel_axis is None:
             return "unknown: coordinates follow the order of the axes"
         return {0: "first", len(self.shape) - 1: "last"}.get(self.channel_axis, "middle")
 
     def difference(self, output: Any, n: int) -> str:
-        """How what a layer gave for `n` images differs from this, in words; "" where it does not."""
+        """Say how an output for `n` images differs from this; "" if it does not."""
         kind = unrecordable(output)
         if kind:
             return f"gives {kind}"
@@ -97,19 +97,19 @@ def forward(
     take: Callable[[str, Tensor], None],
     where: str,
 ) -> None:
-    """One pass in inference mode, in which every layer must give what was promised.
+    """Run one pass in inference mode, in which every layer must give what the probe found.
 
     Args:
-        model: its module lies where the computation asks.
+        model: its module is on the computation's device.
         images: float32 (images, channels, height, width), on the CPU; in-place operations may change them.
         computation: where and how.
         outputs: of the model's layers.
-        take: gets each layer's name and output as it appears. What it keeps it must copy at once: an
-            in-place operation behind a layer changes what the layer gave.
+        take: gets each layer's name and output as it appears, and must copy it at once: an in-place operation behind a
+            layer changes the layer's output.
         where: for errors, which images these are, such as "in the batch that begins with stimulus 's1'".
 
     Raises:
-        UserError: the network fails, or a layer's output or the number of its calls is not as promised.
+        UserError: the network fails, or a layer's output or its number of calls differs from `outputs`.
     """
     counts: Counter[str] = Counter()
 

@@ -1,4 +1,4 @@
-"""What a network's layers give, found in a first pass: form, number of calls, channel axis, the memory it takes."""
+"""What a network's layers give, found in a first pass: form, number of calls, channel axis, memory."""
 
 import copy
 import json
@@ -44,7 +44,7 @@ class Probe:
     Attributes:
         outputs: what each layer gives in every pass.
         bytes_per_image: of the tensors alive at a pass's worst moment, with room for the operations' own copies
-            (WORKSPACE); weights are not counted.
+            (WORKSPACE), without weights.
         rounding: see ROUNDING.
     """
 
@@ -53,7 +53,7 @@ class Probe:
     rounding: float
 
     def with_channels(self, axis: str | None) -> "Probe":
-        """The same, with the channels of layers that do not show it along the "first" or "last" axis, if given."""
+        """Return the same, with unknown channel axes set to the "first" or "last" axis, unless `axis` is None."""
         if axis is None:
             return self
         outputs = dict(self.outputs)
@@ -90,15 +90,14 @@ class _Call:
 
 
 def laid_out(model: Model, device: torch.device, dtype: str, channels_last: bool | None) -> tuple[Computation, Probe]:
-    """Move the module and lay out its weights; returns how it is computed from now on, and its `probe`.
+    """Move the module and lay out its weights, in place; return how it is computed from now on, and its `probe`.
 
     Args:
-        model: its module is changed in place.
-        device, dtype: see `Computation`.
+        model, device, dtype: see `Computation`.
         channels_last: None: on a CPU, if the network takes it. One that flattens with `view` does not.
 
     Raises:
-        UserError: as `probe`; with None, what it says of the contiguous layout.
+        UserError: as `probe`; with None, the error of the contiguous layout.
     """
     trials = [device.type == "cpu", False] if channels_last is None else [channels_last]
     for trial in dict.fromkeys(trials):
@@ -116,25 +115,26 @@ def probe(model: Model, computation: Computation) -> Probe:
     """Pass a blank image and noise through the network, and images of another size as far as it takes them.
 
     Raises:
-        UserError: the model fails on such images, is in training mode, or has a layer that is not called once (or
-            whose chosen call does not come), or that does not give one dense floating-point tensor of 2 to 4
+        UserError: the model fails on such images, is in training mode, or has a layer that is called several times
+            (or whose chosen call does not come), or whose output is not one dense floating-point tensor of 2 to 4
             dimensions, images first.
     """
     model.module.eval()
     refuse_training(model)
     images = probe_images(model.preprocessing, PROBES)
     images[0] = 0.0
-    live, seen = _LiveBytes(model.module), _Seen()
+    live = _LiveBytes(model.module)
+    calls: dict[str, list[_Call]] = {layer: [] for layer in model.layers}
     try:
         with live:
-            run(model, images, computation, seen.note)
+            _note_calls(model, images, computation, calls)
     except (Exception, SystemExit) as error:  # the user's network may raise anything
         advice = "use --contiguous or fix --preprocessing" if computation.channels_last else "fix --preprocessing"
         raise UserError(
             f"{model.name}: fails on images as {model.preprocessing.describe()}; {advice} ({in_one_line(error)})"
         ) from error
     refuse_training(model)
-    outputs = {layer: _promised(model, layer, seen.calls.get(layer, []), computation) for layer in model.layers}
+    outputs = {layer: _promised(model, layer, calls[layer], computation) for layer in model.layers}
     others = _at_other_sizes(model, computation, outputs)
     for layer, output in outputs.items():
         axis = _channel_axis(output.shape, others[layer])
@@ -163,15 +163,9 @@ def refuse_training(model: Model) -> None:
             )
 
 
-class _Seen:
-    """Notes what layers give at each call."""
-
-    def __init__(self) -> None:
-        self.calls: dict[str, list[_Call]] = {}
-
-    def note(self, layer: str, output: Any) -> None:
-        """See `hooks.run_hooked`."""
-        self.calls.setdefault(layer, []).append(_Call.of(output))
+def _note_calls(model: Model, images: Tensor, computation: Computation, calls: dict[str, list[_Call]]) -> None:
+    """Run one pass and append what layers give at each call; as far as it comes, where the network fails."""
+    run(model, images, computation, lambda layer, output: calls[layer].append(_Call.of(output)))
 
 
 def _promised(model: Model, layer: str, calls: Sequence[_Call], computation: Computation) -> Output:
@@ -224,7 +218,7 @@ def _inside(model: Model, layer: str, computation: Computation) -> str:
 def _at_other_sizes(
     model: Model, computation: Computation, outputs: Mapping[str, Output]
 ) -> dict[str, tuple[int, ...] | None]:
-    """Each layer's output for an image of another size; None where the network does not come so far.
+    """Return each layer's output shape for an image of another size; None where the network does not come so far.
 
     Half the size first; twice the size where a small image ends too early.
     """
@@ -235,12 +229,13 @@ def _at_other_sizes(
         size = round(factor * model.preprocessing.image_size)
         if not unseen or size < 1:
             continue
-        seen, images = _Seen(), probe_images(replace(model.preprocessing, image_size=size), n)
+        images = probe_images(replace(model.preprocessing, image_size=size), n)
+        seen: dict[str, list[_Call]] = {layer: [] for layer in model.layers}
         with suppress(Exception, SystemExit), _Scaled(factor), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # whatever it has to say about images of another size
-            run(other, images, computation, seen.note)
+            _note_calls(other, images, computation, seen)
         for layer in unseen:
-            calls = seen.calls.get(layer, [])
+            calls = seen[layer]
             shape = calls[outputs[layer].call].shape if outputs[layer].call < len(calls) else ()
             before = (PROBES, *outputs[layer].shape)
             if len(shape) != len(before):
@@ -263,12 +258,7 @@ def _copied(model: Model) -> Model:
 
 
 def _channel_axis(shape: tuple[int, ...], other: tuple[int, ...] | None) -> int | None:
-    """The axis along which an image's channels lie; None where that does not show.
-
-    Args:
-        shape: of the output for one image.
-        other: of the output for an image of another size, which has as many channels.
-    """
+    """Return the axis of `shape` with the channels: the one whose size `other` shares; None if there are several."""
     same = [axis for axis in range(len(shape)) if other is None or shape[axis] == other[axis]]
     if len(same) != 1:  # an axis of one value is none to tell apart
         same = [axis for axis in same if shape[axis] > 1] or [0] * (set(shape) == {1})
@@ -308,10 +298,10 @@ class _Scaled(TorchFunctionMode):
 
 
 class _LiveBytes(TorchFunctionMode):
-    """Counts the bytes of tensors that are alive, but for a module's weights.
+    """Counts the bytes of tensors that are alive, without a module's weights.
 
-    By torch's functions and not by its operators below them: a TorchDispatchMode would load torch's
-    compiler, which takes a second and 150 MB.
+    It intercepts torch's functions and not the operators below them: a TorchDispatchMode would load torch's compiler,
+    which takes a second and 150 MB.
 
     Attributes:
         peak: the most bytes there were.

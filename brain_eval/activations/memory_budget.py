@@ -29,18 +29,17 @@ class MemoryPlan:
 
 
 def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forward: int, row: int) -> MemoryPlan:
-    """The largest batch, `batch_size` at most, that stays within a budget.
+    """Return the plan of the largest batch, `batch_size` at most, that stays within a budget.
 
     Args:
         name: of the model, for the error.
         budget_gb: for batches and buffers, beside the process itself and the network's weights.
         batch_size: images wanted in a forward pass.
-        image: bytes of a preprocessed image.
-        forward: bytes of the forward pass per image; see `layer_probe.Probe`.
-        row: bytes kept of one image.
+        image, forward, row: bytes of a preprocessed image, of the forward pass per image (`layer_probe.Probe`), and of
+            what is kept of an image.
 
     Raises:
-        UserError: the budget does not hold even one image.
+        UserError: the budget is too small for one image.
     """
     budget = int(budget_gb * 1e9)
     each = BATCHES * image + forward

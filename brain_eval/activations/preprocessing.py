@@ -45,14 +45,10 @@ class Preprocessing:
 
     @classmethod
     def from_plain(cls, values: Any, where: str) -> "Preprocessing":
-        """Check plain data, as in a network.pt or in JSON.
-
-        Args:
-            values: a mapping with exactly the keys image_size, channels, mean and std.
-            where: what to name in the error, e.g. "--preprocessing".
+        """Check plain data with exactly the keys image_size, channels, mean and std, as in a network.pt or in JSON.
 
         Raises:
-            UserError: a missing or unknown key, or a value that makes no sense.
+            UserError: a missing or unknown key, or a value out of range; begins with `where`, e.g. "--preprocessing".
         """
         keys = ("image_size", "channels", "mean", "std")
         if not isinstance(values, dict) or set(values) != set(keys):
@@ -77,7 +73,7 @@ class Preprocessing:
 
     @classmethod
     def from_option(cls, text: str, where: str) -> "Preprocessing":
-        """The same from JSON text, or from a .json file of it, there possibly below the key "preprocessing".
+        """Check JSON text, or a .json file of it, possibly below the key "preprocessing".
 
         Raises:
             UserError: the file cannot be read, or as `from_plain`.
@@ -98,14 +94,10 @@ class Preprocessing:
         return f"{self.image_size}x{self.image_size} {colour}, antialiased bilinear, mean {mean}, std {std}"
 
     def __call__(self, images: Sequence[Pixels]) -> Tensor:
-        """Images -> model input.
+        """Return the model's input for images (height, width, 3) of any sizes, uint8, or float32 from 0 to 1.
 
-        Args:
-            images: (height, width, 3) each, of any sizes: uint8, or float32 from 0 to 1.
-
-        Returns:
-            float32 (images, channels, image_size, image_size), on the CPU: scaled to 0..1, luma when
-            grey, resized (bilinear, antialiased, align_corners=False), then normalised.
+        float32 (images, channels, image_size, image_size), on the CPU: scaled to 0..1, luma when grey, resized
+        (bilinear, antialiased, align_corners=False), then normalised.
         """
         result = torch.empty(len(images), self.channels, self.image_size, self.image_size)
         alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)

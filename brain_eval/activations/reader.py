@@ -64,7 +64,7 @@ def _ascending(stimuli: NDArray[np.intp]) -> bool:
 
 
 def _texts(variable: netCDF4.Variable) -> list[str]:
-    """Strings, or rows of UTF-8 characters: netCDF4's own decoding shifts all those behind one of several bytes."""
+    """Strings, or rows of UTF-8 characters (netCDF4's own decoding shifts the ones behind a multi-byte character)."""
     if variable.dtype is str:
         return [str(text) for text in variable[:]]
     variable.set_auto_chartostring(False)

@@ -36,11 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Shows images a second time.
-
-    Attributes:
-        model, computation, probe, kept: how they were shown the first time, and what was kept.
-    """
+    """Shows images a second time. Attributes: how they were shown the first time, and what was kept."""
 
     model: Model
     computation: Computation
@@ -61,12 +57,12 @@ class Repeats:
         """Show all samples in one batch, in reverse order.
 
         Args:
-            samples: what was recorded earlier.
-            before: images of the batch in which the last sample was shown; the second one never has as many.
+            samples: recorded earlier.
+            before: size of the batch that the last sample was in; the second batch always has another size.
 
         Raises:
-            UserError: a layer gives other values than before: it draws chance, has a memory, or mixes the images of a
-                batch.
+            UserError: a layer gives other values than before: it draws random numbers, has a memory, or mixes the
+                images of a batch.
         """
         ids = [name for sample in samples for name in sample.ids]
         images = torch.cat([sample.images for sample in samples]).flip(0)
@@ -98,7 +94,7 @@ def _largest(values: Tensor) -> float:
 
 
 def rows_to_repeat(images: int, n: int) -> slice:
-    """Which images of a batch of so many are shown again, of `n` in all: so few that the time hardly counts."""
+    """Return which images of a batch are shown again, of `n` in all: so few that the time hardly counts."""
     few = max(2, min(4, n // 64))
     few = min(few, images - 1 if images > 2 else images)
     return slice(0, few)
@@ -127,7 +123,7 @@ def refuse_changes(model: Model, before: Mapping[str, int]) -> None:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """Of the bytes of a tensor; of a large one the sum of every 64th word, since what changes it changes most of it."""
+    """Checksum of a tensor's bytes; of a large one the sum of every 64th word, since changes affect most of it."""
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
     words = flat[: len(flat) // 8 * 8].view(torch.int64)
     if len(words) > 2**16:

@@ -62,20 +62,18 @@ def write(  # noqa: PLR0913
     compression: bool = False,
     check: Callable[[int, NDArray[np.float32]], None] = lambda first, block: None,
 ) -> None:
-    """Write one file, under a temporary name until it is whole.
-
-    A block is written while the next one is made.
+    """Write one file, under a temporary name until it is whole; a block is written while the next one is computed.
 
     Args:
         path: the file.
         stimulus_ids: one per presentation.
         shapes: layer -> shape, in the order of the neuroids.
         attributes: of the file; see `is_current`.
-        blocks: (position of the first presentation, float32 (presentations, neuroids)), covering all.
-            The memory of a block may be used again for the next but one.
+        blocks: (position of the first presentation, float32 (presentations, neuroids)), covering all. The memory of a
+            block may be reused for the next but one.
         chunk: from `layout`.
         unplaced: layers whose neuroids have no place on a map: channel_x and channel_y are -1.
-        channel_axes: layer -> axis of its shape along which its channels lie; the first where it is not there.
+        channel_axes: layer -> axis of its shape along which its channels lie; default: the first.
         compression: zlib, without loss.
         check: called with each block before it is written; what it raises ends the writing.
 
@@ -127,12 +125,10 @@ def _checksummed(path: Path) -> list[Range]:
 def layout(
     n: int, shapes: Mapping[str, Shape], batch_size: int, block_bytes: int | None = None
 ) -> tuple[int, tuple[int, int]]:
-    """Presentations per block, and the chunk (presentations, neuroids), for `n` presentations.
+    """Return presentations per block, and the chunk (presentations, neuroids), for `n` presentations.
 
-    A block takes `block_bytes` (BLOCK_BYTES) at most, or one batch.
-
-    A chunk is as tall as a block, so that each is written once and whole; and narrow, so that reading
-    one layer for all presentations touches little else.
+    A block takes `block_bytes` (BLOCK_BYTES) at most, or one batch. A chunk is as tall as a block, so that each is
+    written once and whole; and narrow, so that reading one layer for all presentations touches little else.
     """
     total = neuroids(shapes)
     most = BLOCK_BYTES if block_bytes is None else block_bytes

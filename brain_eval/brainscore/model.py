@@ -1,9 +1,9 @@
 """A network of ours as a Brain-Score model: anyone can score it with brainscore_vision.score.
 
-Brain-Score's ModelCommitment around our own forward pass, so that both see the same numbers: the
-network's preprocessing, its layers by the names we give them, full float32. A commitment says which
-layer stands for which region. Unless it is given, the regions are spread over the hidden layers in
-their order; that is an assumption, not a fit (fitting it on scored images would inflate the scores).
+Brain-Score's ModelCommitment around our own forward pass, so that both see the same numbers: the network's
+preprocessing, its layers by our names, full float32. A commitment assigns a layer to each region. By default the
+regions are spread over the hidden layers in their order; that is an assumption, not a fit (fitting it on scored images
+would inflate the scores).
 """
 
 import hashlib
@@ -51,8 +51,8 @@ def brainscore_model(
         region_layer_map: region -> layer; None for `regions_by_order`.
         visual_degrees: width of the images that the network sees; Brain-Score pads or crops to it.
         batch_size: images in a forward pass.
-        identifier: a name that ends in the network's own digest, as in a plug-in; None makes it.
-        source: further arguments of `load_model` (weights, weights_key, arguments, preprocessing, kind).
+        identifier: a name that ends in the network's own digest, as in a plug-in; None: it is computed.
+        source: further arguments of `load_model`.
 
     Raises:
         UserError: as `load_model`; an unknown layer or region; an identifier of other weights.
@@ -104,10 +104,9 @@ def identifier_of(model: Model) -> str:
 
 
 def regions_by_order(layers: Sequence[str]) -> dict[str, str]:
-    """Spread V1, V2, V4 and IT evenly over the layers, the last of which (the output) is left out.
+    """Spread V1, V2, V4 and IT evenly over the layers without the last one (the output).
 
-    Five layers give V1 the first, V2 the second, V4 the third and IT the fourth; of two layers, the
-    first stands for every region.
+    Five layers give V1 the first, V2 the second, V4 the third and IT the fourth; of two layers all get the first.
     """
     hidden = list(layers[:-1]) or list(layers)
     steps = np.linspace(0, len(hidden) - 1, len(REGIONS)).round().astype(int)

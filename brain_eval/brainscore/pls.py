@@ -1,8 +1,7 @@
 """Brain-Score's own PLS benchmarks, run by Brain-Score itself on a model of ours: rows for the tables.
 
-Each layer in turn is committed to the benchmark's region and scored by brainscore_vision's benchmark as
-it is (PLS with 25 components, 10 splits of 90 %, stratified; median over neuroids of Pearson's r). The
-layer x region table is complete; no layer is chosen here.
+Each layer in turn is committed to the benchmark's region and scored by brainscore_vision's benchmark as it is (PLS with
+25 components, 10 splits of 90 %, stratified; median over neuroids of Pearson's r). No layer is chosen here.
 """
 
 import csv
@@ -49,10 +48,11 @@ def public_source(name: str) -> PublicAssembly:
 
 
 def pls_rows(model: "Model", name: str, source: PublicAssembly, data_folder: Path) -> Iterator[dict[str, Any]]:
-    """Score every layer of a model on Brain-Score's own PLS benchmark of every region.
+    """Score every layer of a model on Brain-Score's own PLS benchmark of every region; yield a row for each.
 
-    The model is taken to see the images at the width at which they were shown, so Brain-Score neither
-    pads nor crops them and the activations are those of our own extraction.
+    The model is taken to see the images at the width at which they were shown, so Brain-Score neither pads nor crops
+    them and the activations are those of our own extraction. raw is None, with the reason, for a layer that PLS
+    refuses.
 
     Args:
         model: with the layers to score; PLS needs 25 neuroids.
@@ -62,9 +62,6 @@ def pls_rows(model: "Model", name: str, source: PublicAssembly, data_folder: Pat
 
     Raises:
         UserError: as `brain_eval.benchmarks.public.assembly.load`.
-
-    Yields:
-        One row per region and layer; raw is None, with the reason, for a layer that PLS refuses.
     """
     from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""What scoring holds in memory at once, told and refused before it starts."""
+"""Memory that scoring needs at once, refused before it starts if there is not enough."""
 
 from collections.abc import Sequence
 
@@ -18,21 +18,19 @@ def refuse_too_much(benchmarks: Sequence[Benchmark], metrics: Sequence[str], kin
 
 
 def bytes_to_score(benchmark: Benchmark, metrics: Sequence[str], kinds: int, draws: int) -> tuple[int, int]:
-    """Bytes of the large matrices: those kept for the benchmark, and those of one layer at its peak.
+    """Return bytes of the large matrices: those kept for the benchmark, and those of one layer at its peak.
 
     Per recording of n stimuli, in matrices of n x n float64: its pairs, and for every transform of RDMs the transformed
     pairs and their standardised matrix; a layer takes 5 more, and 6 above that where a metric computes its draws
-    itself. CKA keeps a Gram matrix and its sums over the stimuli of every subset (draws, halves, all but one stimulus);
-    a layer takes as much again and the products of the two. Encoding models take a few Gram matrices of a layer.
+    itself. Metrics in subsets of the stimuli (CKA) keep a Gram matrix and its sums over the stimuli of every subset
+    (draws, halves, all but one stimulus); a layer takes as much again and the products of the two. Encoding models
+    take a few Gram matrices of a layer. The estimate errs on the high side, by 10 to 60 % with 600 stimuli.
 
     Args:
         benchmark: with its recordings.
         metrics: names in brain_eval.metrics.METRICS.
         kinds: how many kinds of recorded RDMs are compared.
         draws: of the bootstrap.
-
-    Returns:
-        Both numbers, within 10 to 60 % of what was measured with 600 stimuli (a little more is told than taken).
     """
     compared, others = metrics_of_rdms(metrics).values(), metrics_of_responses(metrics)
     aligned = sum(isinstance(metric, SubsetMetric) for metric in others)

@@ -1,4 +1,4 @@
-"""A benchmark as scores see it: what is compared, resampled and divided by, whatever the model."""
+"""A benchmark prepared for scoring: what is compared, resampled and divided by, whatever the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,9 +85,9 @@ class Target:
     Args:
         benchmark: with its recordings.
         metrics: name -> comparison of RDMs.
-        draws, seed: of the bootstrap. Stimuli are drawn from the union of the recordings' stimuli, so
-            that recordings share the draws of shared stimuli; they are stratified by the set of
-            recordings that contain them, so that each recording keeps its number of stimuli.
+        draws, seed: of the bootstrap. Stimuli are drawn from the union of the recordings' stimuli, so that recordings
+            share the draws of shared stimuli, stratified by the set of recordings that contain them, so that each
+            recording keeps its number of stimuli.
         ceilings: folder in which ceilings are kept, or None.
         kind: of the recordings' RDMs, a name in brain_eval.metrics.RDMS.
 
@@ -241,11 +241,7 @@ def _rdm(recording: Recording, place: str) -> Matrix:
 
 
 def pairs_of(recording: Recording, place: str) -> Vector:
-    """Return the pairs of a recording's RDM, (m,).
-
-    Args:
-        recording: with an RDM.
-        place: what errors name beside the recording.
+    """Return the pairs of a recording's RDM, (m,); `place` is what errors name beside the recording.
 
     Raises:
         UserError: no RDM, of fewer than 3 stimuli, with NaN, or constant.

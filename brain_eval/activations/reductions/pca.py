@@ -60,18 +60,17 @@ class Components:
 
 
 def principal_components(features: Features, k: int, block_bytes: int = BLOCK_BYTES) -> Components:
-    """The first k principal components, by the smaller one of Gram and covariance matrix in float64.
+    """Return the first k principal components, by the smaller one of Gram and covariance matrix in float64.
 
-    With n images and p units, n <= p, the eigenvectors of the Gram matrix X X^T of the centred features
-    are their left singular vectors and its eigenvalues the squared singular values: n^2 p operations
-    where a full singular value decomposition takes several times as many. With n > p the covariance
-    X^T X gives the right singular vectors. The features are read by blocks, once or twice.
-    The sign of a component is such that the entry largest in size of its singular vector is positive.
+    With n images and p units, n <= p, the eigenvectors of the Gram matrix X X^T of the centred features are their left
+    singular vectors and its eigenvalues the squared singular values: n^2 p operations where a full singular value
+    decomposition takes several times as many. With n > p the covariance X^T X gives the right singular vectors. The
+    features are read by blocks, once or twice. The largest entry of each singular vector is positive.
 
     Args:
         features: (n, p) finite numbers, n >= 1, p >= 1.
-        k: most components wanted; no more than min(n, p) are given, and none below SMALLEST of the
-            largest singular value. Where all images are the same, one component of zeros is given.
+        k: most components wanted; at most min(n, p) are given, and none below SMALLEST of the largest singular value.
+            Where all images are the same, one component of zeros is given.
         block_bytes: of the block of features in memory.
 
     Raises:

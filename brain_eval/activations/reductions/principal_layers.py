@@ -53,13 +53,9 @@ def write_components(
     """Write the file of each layer's first k principal components, fitted on its stimuli.
 
     Args:
-        source: file of all values of the layers.
-        path: the file to write.
-        stimulus_ids: one per presentation.
-        shapes: of the layers in `source`.
-        k: components wanted of each layer.
+        source: file of all values of the layers, of these `shapes`.
+        path: the file to write, with `stimulus_ids` and `compression`.
         attributes: notes by layer -> attributes of the file.
-        compression: of the file.
 
     Raises:
         UserError: the disk is full or a file cannot be read.

@@ -49,7 +49,7 @@ class RandomProjection:
 def random_projection(
     layer: str, shape: tuple[int, ...], dimensions: int, seed: int, device: torch.device
 ) -> RandomProjection:
-    """scikit-learn's SparseRandomProjection (Achlioptas 2003), density 1/sqrt(values) as Li, Hastie & Church (2006).
+    """Return scikit-learn's SparseRandomProjection (Achlioptas 2003), density 1/sqrt(values) (Li et al. 2006).
 
     Args:
         layer, seed: see `projection_seed`.
@@ -82,16 +82,13 @@ def projection_seed(layer: str, seed: int) -> int:
 
 
 def error_bound(n: int, k: int, failure: float = FAILURE) -> float | None:
-    """Relative error of squared distances between n points projected on k random directions.
+    """Return the relative error of squared distances between n points projected on k random directions; None from 1 on.
 
-    With probability of at least 1 - failure over the seeds, all n (n - 1) / 2 squared Euclidean distances
-    change by a factor within 1 - error and 1 + error, where k (error^2 / 2 - error^3 / 3) =
-    2 ln(n (n - 1) / failure): the Johnson-Lindenstrauss lemma with the tail bound of Achlioptas (2003,
-    "Database-friendly random projections", theorem 1.1) and a union bound over pairs. The proof covers
-    densities from 1/3; sparser directions approach it where no single value dominates (Li, Hastie & Church 2006).
-
-    Returns:
-        The error, or None where no error below 1 is guaranteed.
+    With probability of at least 1 - failure over the seeds, all n (n - 1) / 2 squared Euclidean distances change by a
+    factor within 1 - error and 1 + error, where k (error^2 / 2 - error^3 / 3) = 2 ln(n (n - 1) / failure): the
+    Johnson-Lindenstrauss lemma with the tail bound of Achlioptas (2003, "Database-friendly random projections",
+    theorem 1.1) and a union bound over pairs. The proof covers densities from 1/3; sparser directions approach it where
+    no single value dominates (Li, Hastie & Church 2006).
     """
     if n < 2:
         return 0.0
