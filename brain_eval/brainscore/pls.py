@@ -4,7 +4,6 @@ Each layer in turn is committed to the benchmark's region and scored by brainsco
 25 components, 10 splits of 90 %, stratified; median over neuroids of Pearson's r). No layer is chosen here.
 """
 
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.public.assembly import PublicAssembly, ensure_files
 from brain_eval.benchmarks.public.environment import brainscore
 from brain_eval.benchmarks.sources import brainio_home
+from brain_eval.scoring.rows import COLUMNS as ROW
 from nmnc.errors import UserError
-from nmnc.files.writing import replacing
+from nmnc.files.writing import write_csv
 
 if TYPE_CHECKING:
     from brain_eval.activations.models import Model
@@ -28,12 +28,8 @@ CEILING = (
     "Brain-Score: median over neuroids of split-half Pearson r over repetitions, Spearman-Brown corrected, mean "
     f"over splits{CEILED} = raw^2 / ceiling_upper"
 )
-#: Those columns of scores.csv that belong to a row, without who was scored.
-COLUMNS = (
-    "layer", "benchmark", "version", "session", "animal", "species", "region", "metric", "raw", "ci_low",
-    "ci_high", "interval_method", "n_draws", "ceiling_lower", "ceiling_upper", "ceiled", "ceiling_definition",
-    "n_stimuli", "n_neuroids", "preprocessing",
-)  # fmt: skip
+#: Columns of scores.csv, without who was scored.
+COLUMNS = ROW[4:]
 
 
 def public_source(name: str) -> PublicAssembly:
@@ -125,13 +121,4 @@ def write_pls(model: "Model", names: Sequence[str], data_folder: Path, out: Path
     for source in sources.values():
         ensure_files(source, data_folder)
     rows = [row for name, source in sources.items() for row in pls_rows(model, name, source, data_folder)]
-    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("model", *COLUMNS), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"model": model.name} | {key: _cell(value) for key, value in row.items()} for row in rows)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    write_csv(out, ("model", *COLUMNS), [{"model": model.name} | row for row in rows])

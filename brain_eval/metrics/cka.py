@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from brain_eval.metrics.base import COUNTED_TWICE, OF_ITS_SIZE, Matrix, SubsetMetric, Vector
-from brain_eval.metrics.gram import centred_gram, checked_features
+from brain_eval.metrics.gram import centred_gram, checked_rows
 from brain_eval.metrics.rdms import UndefinedSimilarity
 from nmnc.errors import UserError
 
@@ -40,7 +40,7 @@ def gram(features: ArrayLike, unbiased: bool = True) -> NDArray[np.float64]:
         UserError: NaN or infinity (names the row), squares that overflow or underflow, fewer than 3 (4) stimuli.
         UndefinedSimilarity: all stimuli have the same features.
     """
-    values = checked_features(features, 4 if unbiased else 3, "unbiased CKA" if unbiased else "CKA")
+    values = checked_rows(features, 4 if unbiased else 3, "unbiased CKA" if unbiased else "CKA").values
     if not np.ptp(values, axis=0).any():
         raise UndefinedSimilarity("all stimuli have the same features, so CKA is undefined; leave out that layer")
     products = centred_gram(values)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from brain_eval.metrics.base import EncodingMetric, Fold, Matrix
-from brain_eval.metrics.gram import centred_gram, checked_features
+from brain_eval.metrics.gram import centred_gram, checked_rows
 from brain_eval.metrics.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
 from brain_eval.metrics.repetitions import recorded_trials
 from nmnc.errors import UserError
@@ -85,7 +85,7 @@ def out_of_split(  # noqa: PLR0913
     """
     if regression not in REGRESSIONS:
         raise UserError(f"unknown regression '{regression}'; choose from {', '.join(REGRESSIONS)}")
-    values = checked_features(features, what="encoding")
+    values = checked_rows(features, what="encoding").values
     recorded = _checked_responses(responses, len(values))
     parts = splits_of(len(values), splits, train_size, seed, strata)
     n_train = min(len(train) for train, _ in parts)

@@ -36,20 +36,6 @@ class RowError(UserError):
         return f"{self.what} for stimulus_id '{stimulus_ids[self.row]}'{self.then}"
 
 
-def checked_features(features: ArrayLike, least: int = 3, what: str = "an RDM") -> NDArray[np.floating]:
-    """Return the features (n, p) as float32 or float64, never a copy of such.
-
-    Args:
-        features: any real dtype.
-        least: fewest stimuli.
-        what: what is computed, for the error message.
-
-    Raises:
-        UserError: not two-dimensional, too few stimuli, NaN or infinity (names the row).
-    """
-    return checked_rows(features, least, what).values
-
-
 class Rows(NamedTuple):
     """Features (n, p), float32 or float64, with what is known of each row: (n, 1), the mean in float64."""
 
@@ -60,7 +46,16 @@ class Rows(NamedTuple):
 
 
 def checked_rows(features: ArrayLike, least: int = 3, what: str = "an RDM") -> Rows:
-    """Return `checked_features` with the range and mean of each row, all from one reading of the features."""
+    """Return the features as float32 or float64, never a copy of such, with the range and mean of each row.
+
+    Args:
+        features: (n, p), n stimuli x p neuroids, any real dtype.
+        least: fewest stimuli.
+        what: what is computed, for the error message.
+
+    Raises:
+        UserError: not two-dimensional, too few stimuli, NaN or infinity (names the row).
+    """
     values = np.asarray(features)
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float64)

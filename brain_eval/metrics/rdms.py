@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from brain_eval.metrics.base import RdmKind, Vector
-from brain_eval.metrics.gram import ROWS, RowError, centred_gram, checked_features, checked_rows, mirrored, row_products
+from brain_eval.metrics.gram import ROWS, RowError, centred_gram, checked_rows, mirrored, row_products
 from nmnc.errors import UserError
 
 #: Distances below this, relative to the patterns' size, are rounding errors of an exact zero; duplicates
@@ -76,7 +76,7 @@ def euclidean_rdm(features: ArrayLike) -> NDArray[np.float64]:
     Raises:
         UserError: fewer than 3 rows, NaN or infinity (names the row).
     """
-    values = checked_features(features)
+    values = checked_rows(features).values
     # Centring changes no distance, but keeps products from cancelling where all stimuli share a large offset.
     products = centred_gram(values)
     rdm = squared_distances(products, values.shape[1])

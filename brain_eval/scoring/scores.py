@@ -1,6 +1,5 @@
 """One model against the benchmarks: its layers, one by one, compared with every recording."""
 
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from brain_eval.scoring.rows import COLUMNS as COLUMNS
 from brain_eval.scoring.rows import rows_of_layer
 from brain_eval.scoring.targets import Score, Scores, Target, pairs_of
 from nmnc.errors import UserError
-from nmnc.files.writing import claimed, replacing
+from nmnc.files.writing import claimed, replacing, write_csv
 
 #: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
 MOST_STIMULI_STORED = 200
@@ -100,8 +99,7 @@ def score_model(  # noqa: PLR0913
             if draws_out is not None:
                 with replacing(draws_out, digest=True) as draws_part, netcdf_errors(draws_out):
                     write_draws(draws_part, who, scored)
-        with replacing(out, digest=True) as temporary:
-            _write_rows(temporary, rows)
+        write_csv(out, COLUMNS, rows, digest=True)
 
 
 def _targets(
@@ -126,13 +124,6 @@ def _targets(
         if own.recordings:
             target = Target(own, metrics, draws, seed, ceilings, kind)
             yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
-
-
-def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({column: _cell(row.get(column)) for column in COLUMNS} for row in rows)
 
 
 def _identity(text: str) -> dict[str, str]:
@@ -165,12 +156,6 @@ def refuse_undefined(
             found |= bool([pairs_of(recording, benchmark.place) for recording in own.recordings])
         if benchmarks and not found and not others:
             refuse_absent(kind, ", ".join(benchmark.place for benchmark in benchmarks), reasons)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _in_order(scores: Scores, metrics: Sequence[str]) -> Scores:
