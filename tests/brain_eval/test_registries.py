@@ -29,11 +29,8 @@ def load(data_folder):
     recording = Recording("1", "A", "macaque", "V4", np.arange(12), 5, correlation_rdm(responses), None, responses)
     return Benchmark(DESCRIPTION, stimuli_in_memory("mine", [f"s{i}" for i in range(12)], images), (recording,))
 """
-RDM_METRIC = """
-from brain_eval.metrics.base import RdmMetric
-
-RECORDS = (RdmMetric(name="cubes", label="cubed distances", transform=lambda pairs: pairs**3),)
-"""
+#: The one that the page teaches.
+RDM_METRIC = (ROOT / "docs/adding-a-metric.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 RESPONSE_METRIC = """
 import numpy as np
 
