@@ -19,7 +19,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -91,7 +91,7 @@ class Undamaged(Random):
         """Above every share of damage."""
         return 0.999
 
-    def choice(self, values: Sequence[Any]) -> Any:
+    def choice(self, values: Any) -> Any:
         """The first."""
         return values[0]
 
@@ -220,7 +220,7 @@ def work(share: int, shares: int, options: argparse.Namespace) -> Iterator[Outco
         yield try_input(number, kinds[number % len(kinds)], options.seed, options.keep)
 
 
-def collect(share: int, shares: int, options: argparse.Namespace, queue) -> None:  # type: ignore[no-untyped-def]
+def collect(share: int, shares: int, options: argparse.Namespace, queue: Any) -> None:  # type: ignore[no-untyped-def]
     """In a process of its own: work, and report each outcome."""
     try:
         for outcome in work(share, shares, options):

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DEAD = "http://127.0.0.1:9"  # nobody listens there
@@ -53,11 +54,11 @@ def busy_programs(number: int) -> Iterator[None]:
         yield
 
 
-def ordinary_user() -> dict[str, int]:
+def ordinary_user() -> dict[str, Any]:
     """Arguments of subprocess that make root an ordinary user; none where nobody may read the environment or this."""
     if os.geteuid() != 0:
         return {}
-    nobody = {"user": NOBODY, "group": NOBODY}
+    nobody: dict[str, Any] = {"user": NOBODY, "group": NOBODY}
     try:
         subprocess.run([sys.executable, "-c", "import torch"], cwd=ROOT, check=True, capture_output=True, **nobody)
     except (OSError, subprocess.CalledProcessError):
@@ -75,7 +76,7 @@ def run(name: str, more: list[str]) -> bool:
         return True
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="a b é ") as folder, ExitStack() as stack:
-        as_user: dict[str, int] = {}
+        as_user: dict[str, Any] = {}
         if name == "everything":
             environment = environment | {"TMPDIR": folder}
             as_user = ordinary_user() | {"umask": 0o077}

@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -57,7 +58,7 @@ def data_folder() -> Callable[..., Path]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     """Turn a skipped test of real data into a failed one where NMNC_REQUIRE_DATA=1."""
     report = yield
     needs_data = item.get_closest_marker("real_data") or "data_folder" in getattr(item, "fixturenames", ())

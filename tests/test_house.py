@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def python_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
-def calls(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
+def calls(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name of every function that a file calls, `torch.load`, and the constants among its keyword arguments."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):

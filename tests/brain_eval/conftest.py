@@ -38,7 +38,8 @@ class Study:
     """A folder with activations, and the scores made from them."""
 
     def __init__(self, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.known = place, {}
+        self.folder = place
+        self.known: dict[str, Any] = {}
         monkeypatch.setattr(benchmarks, "load_benchmark", lambda spec, data: self.known[spec.partition("=")[0]])
 
     def write(self, benchmark: Any, layers: Any, **attributes: Any) -> Any:
@@ -60,7 +61,7 @@ class Study:
         **options: Any,
     ) -> Any:
         options = {"draws": 60, "seed": 0, "confidence": 0.95} | options
-        specs = specs or list(self.known)
+        specs = specs or tuple(self.known)
         score_model(
             self.folder, specs, self.folder, self.folder / out, self.folder / "rdms.nc",
             identity=identity, metrics=metrics, **options,

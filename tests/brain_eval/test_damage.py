@@ -34,7 +34,7 @@ N = 12
 IDS = tuple(f"image{number}" for number in range(N))
 #: Flips of one bit in each kind of file.
 FLIPS = 60
-RUN = {"network": "net", "rule": "nmnc", "kind": "nmnc", "seed": 7}
+RUN: dict[str, Any] = {"network": "net", "rule": "nmnc", "kind": "nmnc", "seed": 7}
 
 
 def plain(value: Any) -> Any:
@@ -257,7 +257,7 @@ def test_a_kill_between_a_file_and_its_digest_leaves_no_wrong_digest(
 ) -> None:
     path = tmp_path / "a.json"
     write_text(path, '"old"', digest=True)
-    moves = []
+    moves: list[Any] = []
     real = Path.replace
 
     def replace(self: Path, target: Path) -> Path:

@@ -65,7 +65,7 @@ def test_layers_without_a_place_have_none(tmp_path: Path) -> None:
 
 def test_a_block_is_written_while_the_next_is_made_and_its_memory_used_only_after(tmp_path: Path) -> None:
     two = np.empty((2, 10, 67), np.float32)
-    checked = []
+    checked: list[Any] = []
 
     def blocks() -> Iterator[Any]:
         for number, first in enumerate(range(0, 50, 10)):

@@ -68,8 +68,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Benchmark]:
     return known
 
 
-def extract(model: Model, out: Path, specs: tuple[str, str] = ("toy",), **options: Any) -> Path:
-    extract_all(model, list(specs), Path("unused"), out, **({"batch_size": 4, "device": "cpu", "threads": 1} | options))
+def extract(model: Model, out: Path, specs: tuple[str, ...] = ("toy",), **options: Any) -> Path:
+    options = {"batch_size": 4, "device": "cpu", "threads": 1} | options
+    extract_all(model, list(specs), Path("unused"), out, **options)
     return out / f"{specs[0]}.nc"
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,8 @@ def test_batches_and_buffers_stay_within_the_budget(tmp_path: Path) -> None:
 
 
 def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path: Path) -> None:
-    sizes, files = [], []
+    sizes: list[list[int]] = []
+    files = []
     for memory_gb in (2.0, 0.004):
         model = small()
         model.module.register_forward_hook(lambda module, images, output: sizes[-1].append(len(output)))
@@ -196,7 +198,7 @@ def test_principal_components_that_no_budget_holds_are_refused(tmp_path: Path) -
 
 
 def test_more_memory_than_the_machine_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(3_000_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3_000_000))
     refused(tmp_path, Settings(), r"net on toy: needs 0\.\d+ GB of memory and 0\.003 GB are available; lower --memory")
 
 

@@ -228,7 +228,7 @@ def test_each_ingredient_is_part_of_the_address(
         model.module.fc, model.module.flat = nn.Identity(), nn.Identity()
     extracted(model, toy, tmp_path)
     before = (tmp_path / "toy.nc").stat().st_ino, (tmp_path / "toy.nc").stat().st_mtime_ns
-    settings = {}
+    settings: Any = {}
     if what in ORIGINS:
         model, toy, settings = ORIGINS[what](model, toy)
     elif what == "package version":

@@ -128,6 +128,7 @@ def test_values_that_do_not_come_again_are_refused(case: str, toy: Benchmark, tm
 class Counting(Net):
     def __init__(self, persistent: bool) -> None:
         super().__init__()
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros(1), persistent)
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -255,7 +256,7 @@ def test_networks_that_are_right_are_recorded(case: str, toy: Benchmark, tmp_pat
         values = extracted(
             model_of(module, f"{inner}conv,{inner}stage,{inner}fc"), toy, tmp_path / str(batch_size), batch_size
         )
-        given = {}
+        given: dict[str, torch.Tensor] = {}
         own = module.get_submodule(inner[:-1])
         hooks = [
             getattr(own, name).register_forward_hook(

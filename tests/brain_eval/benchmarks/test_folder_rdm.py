@@ -17,7 +17,7 @@ DISTANCES = squareform(pdist(RESPONSES, "correlation"))
 UPPER = np.triu(DISTANCES)
 
 
-def with_diagonal(values: int, matrix: NDArray[np.float64] = DISTANCES) -> NDArray[np.float64]:
+def with_diagonal(values: Any, matrix: NDArray[np.float64] = DISTANCES) -> NDArray[np.float64]:
     changed = matrix.copy()
     np.fill_diagonal(changed, values)
     return changed

@@ -174,7 +174,7 @@ def vary(network: Network, images: Tensor) -> None:
 
     def centre(module: nn.Module, _: object, output: Tensor) -> Tensor:
         mean = output.mean([0, *range(2, output.ndim)])
-        module.bias.sub_(mean)  # type: ignore[operator, union-attr]
+        module.bias.sub_(mean)
         return output - mean.view(-1, *[1] * (output.ndim - 2))
 
     for stage in network.stages:

@@ -1,6 +1,7 @@
 """Rule against rule: pairing, joint variance by explicit loops, corrections, and what is said where little is known."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ N, DRAWS = 30, 40
 STIMULI = 70
 
 
-def drawn(rng, sampling="one", recordings=3, shift=0.0):
+def drawn(rng: np.random.Generator, sampling: str = "one", recordings: int = 3, shift: float = 0.0) -> Drawn:
     shape = (len(LAYERS), recordings)
     recorded = np.ones((recordings, N), dtype=bool)
     recorded[0, 20:] = False
@@ -32,7 +33,7 @@ def drawn(rng, sampling="one", recordings=3, shift=0.0):
     return Drawn(sampling, LAYERS, LABELS[:recordings], raw, *as32, half, recorded)
 
 
-def score_rows(one):
+def score_rows(one: Drawn) -> list[dict[str, str]]:
     """Rows of scores.csv that the draws go with: each recording, and the mean where a region has several."""
     rows = []
     for layer, raws in zip(LAYERS, one.raw, strict=True):
@@ -48,7 +49,9 @@ def score_rows(one):
     return rows
 
 
-def runs_of(seeds, rules=("a", "b"), seed=0, with_draws=True, **options):
+def runs_of(
+    seeds: int, rules: tuple[str, str, str] = ("a", "b"), seed: int = 0, with_draws: bool = True, **options: Any
+) -> list[ScoredRun]:
     rng = np.random.default_rng(seed)
     runs = []
     for rule, number in itertools.product(rules, range(seeds)):
@@ -58,18 +61,18 @@ def runs_of(seeds, rules=("a", "b"), seed=0, with_draws=True, **options):
     return runs
 
 
-def row_of(rows, region, layer="fc"):
+def row_of(rows: list[Any], region: str, layer: str = "fc") -> dict[str, Any]:
     return next(row for row in rows if (row["region"], row["layer"]) == (region, layer))
 
 
-def joint_by_loops(runs, region, layer):
+def joint_by_loops(runs: list[ScoredRun], region: str, layer: str) -> tuple[float, float, list[tuple[float, int]]]:
     """The mean difference, its variance and that variance's parts, one pair of entries at a time."""
     chosen = [i for i, label in enumerate(LABELS) if label[3] == region]
     number, drawns = LAYERS.index(layer), [run.draws["bench", "spearman"] for run in runs]
     half = len(drawns) // 2
     pairs = list(zip(drawns[:half], drawns[half:], strict=True))
 
-    def difference(name):
+    def difference(name: Any) -> Any:
         return np.array([[getattr(a, name)[number, i] - getattr(b, name)[number, i] for i in chosen] for a, b in pairs])
 
     values, influence, remainder = (difference(name).astype(float) for name in ("raw", "influence", "remainder"))
@@ -93,14 +96,14 @@ def joint_by_loops(runs, region, layer):
     return values.mean(), total, parts
 
 
-def errors_to(upper, parts):
+def errors_to(upper: float, parts: list[tuple[float, int]]) -> float:
     """Cochran and Cox' quantile: Student's of the parts' degrees of freedom, weighted by the parts."""
     return np.average([stats.t.isf(upper, freedom) for _, freedom in parts], weights=[part for part, _ in parts])
 
 
 @pytest.mark.parametrize("region", ["IT", "V4"])
 @pytest.mark.parametrize("layer", LAYERS)
-def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region, layer):
+def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region: str, layer: str) -> None:
     runs = runs_of(4)
     row = row_of(compare_rules(runs), region, layer)
     mean, variance, parts = joint_by_loops(runs, region, layer)
@@ -113,7 +116,7 @@ def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region, lay
     assert row["interval_method"] == f"Student's t 95 % interval of rule_a - rule_b, paired by seed, {over}"
 
 
-def test_without_draws_rules_are_compared_over_seeds_by_students_t():
+def test_without_draws_rules_are_compared_over_seeds_by_students_t() -> None:
     runs = runs_of(5, with_draws=False)
     row = row_of(compare_rules(runs, 0.9), "V4")
     a, b = ([run.draws or run for run in runs if run.rule == rule] for rule in "ab")
@@ -126,7 +129,7 @@ def test_without_draws_rules_are_compared_over_seeds_by_students_t():
     assert "n_stimuli" not in row
 
 
-def test_draws_of_another_seed_or_benchmark_version_are_not_paired():
+def test_draws_of_another_seed_or_benchmark_version_are_not_paired() -> None:
     rng = np.random.default_rng(0)
     runs = runs_of(3)
     other = drawn(rng, sampling="another")
@@ -134,7 +137,7 @@ def test_draws_of_another_seed_or_benchmark_version_are_not_paired():
     assert row_of(compare_rules(runs), "IT")["interval_method"].endswith("over seeds")
 
 
-def test_one_seed_is_tested_over_stimuli_and_says_so():
+def test_one_seed_is_tested_over_stimuli_and_says_so() -> None:
     row = row_of(compare_rules(runs_of(1)), "V4")
     assert row["n"] == 1
     assert row["p"] is not None
@@ -142,7 +145,7 @@ def test_one_seed_is_tested_over_stimuli_and_says_so():
     assert next(row for row in compare_rules(runs_of(1)) if row["quantity"] == "test_accuracy")["p"] is None
 
 
-def test_from_eight_seeds_on_seeds_are_resampled():
+def test_from_eight_seeds_on_seeds_are_resampled() -> None:
     few, many = (row_of(compare_rules(runs_of(seeds)), "V4") for seeds in (7, 8))
     assert few["interval_method"].startswith("Student's t")
     assert many["interval_method"].startswith("bootstrap of seeds (2000 draws, expanded percentiles) 95 %")
@@ -153,7 +156,7 @@ def test_from_eight_seeds_on_seeds_are_resampled():
     assert compare_rules(runs) == compare_rules(runs)
 
 
-def test_two_recordings_are_never_resampled():
+def test_two_recordings_are_never_resampled() -> None:
     """Of two there are three samples, whose extremes lie within one standard error."""
     runs = runs_of(8)
     row = row_of(compare_rules(runs), "IT")
@@ -164,7 +167,7 @@ def test_two_recordings_are_never_resampled():
 
 
 @pytest.mark.parametrize("recordings", [1, 2, 4, 8])
-def test_intervals_from_eight_seeds_on_cover_and_agree_with_p(recordings):
+def test_intervals_from_eight_seeds_on_cover_and_agree_with_p(recordings: int) -> None:
     """No difference, 300 data sets of 8 seeds whose seeds and recordings vary: 92 % or more of the intervals hold 0."""
     rng, held, agreed = np.random.default_rng(0), 0, 0
     for number in range(300):
@@ -179,7 +182,7 @@ def test_intervals_from_eight_seeds_on_cover_and_agree_with_p(recordings):
     assert agreed >= 285
 
 
-def test_a_run_that_lacks_a_recordings_draws_is_compared_over_seeds_alone():
+def test_a_run_that_lacks_a_recordings_draws_is_compared_over_seeds_alone() -> None:
     for broken in ("recorded", "influence"):
         runs = runs_of(3)
         one = runs[-1].draws["bench", "spearman"]
@@ -189,7 +192,7 @@ def test_a_run_that_lacks_a_recordings_draws_is_compared_over_seeds_alone():
         assert row_of(rows, "V4")["interval_method"].endswith("over seeds and stimuli")
 
 
-def test_resampled_means_have_the_variance_asked_for():
+def test_resampled_means_have_the_variance_asked_for() -> None:
     values = np.random.default_rng(0).standard_normal((9, 4))
     spread = Spread.of_sample(0.3, 12.0)
     draws = resampled_means(values, spread, "test")
@@ -199,7 +202,7 @@ def test_resampled_means_have_the_variance_asked_for():
     assert not np.array_equal(draws, resampled_means(values, spread, "other"))
 
 
-def test_what_two_rules_share_through_the_stimuli_cancels():
+def test_what_two_rules_share_through_the_stimuli_cancels() -> None:
     """Both rules' scores move alike with the stimuli: the difference is known better than either score."""
     runs = runs_of(3)
     common = 0.2 * np.random.default_rng(1).standard_normal(N).astype(np.float32)
@@ -210,7 +213,7 @@ def test_what_two_rules_share_through_the_stimuli_cancels():
     assert moved["ci_high"] - moved["ci_low"] == pytest.approx(plain["ci_high"] - plain["ci_low"], rel=1e-4)
 
 
-def test_p_values_are_corrected_for_all_layers_and_pairs_of_a_family():
+def test_p_values_are_corrected_for_all_layers_and_pairs_of_a_family() -> None:
     rows = compare_rules(runs_of(3, rules=("a", "b", "c")))
     assert all(set(row) <= set(COLUMNS) for row in rows)
     families = dict.fromkeys(row["family"] for row in rows)
@@ -221,7 +224,7 @@ def test_p_values_are_corrected_for_all_layers_and_pairs_of_a_family():
         assert {row["n_family"] for row in own} == {3 if "accuracy" in family else 6}
 
 
-def test_an_undefined_score_leaves_its_seed_out_of_both_rules():
+def test_an_undefined_score_leaves_its_seed_out_of_both_rules() -> None:
     runs = runs_of(4)
     one = runs[2].draws["bench", "spearman"]
     one.raw[1, 2] = np.nan
@@ -232,7 +235,7 @@ def test_an_undefined_score_leaves_its_seed_out_of_both_rules():
     assert row_of(rows, "V4")["n_recordings"] == 1
 
 
-def test_whole_regions_are_means_over_all_recordings_or_the_only_one():
+def test_whole_regions_are_means_over_all_recordings_or_the_only_one() -> None:
     rows = score_rows(drawn(np.random.default_rng(0)))
     found = [(row["layer"], row["region"], row["session"]) for row in whole_regions(rows)]
     assert found == [(layer, *rest) for layer in LAYERS for rest in (("IT", "mean"), ("V4", "C"))]
@@ -242,7 +245,7 @@ def test_whole_regions_are_means_over_all_recordings_or_the_only_one():
     assert chosen.index.isin(table.index).all()
 
 
-def test_networks_are_compared_apart_and_in_the_order_of_the_runs():
+def test_networks_are_compared_apart_and_in_the_order_of_the_runs() -> None:
     runs = runs_of(2)
     others = [ScoredRun("wide", run.rule, run.seed, run.accuracy, run.scores, run.draws) for run in runs]
     rows = compare_rules([*runs, *others])

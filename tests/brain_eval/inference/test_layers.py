@@ -1,7 +1,10 @@
 """The choice of a layer: on images that do not score it, and what happens otherwise."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference.draws import Drawn
@@ -12,7 +15,7 @@ from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
 from brain_eval.scoring.targets import SPLITS_OF_STIMULI, Target
 
 
-def test_each_half_chooses_and_the_other_scores():
+def test_each_half_chooses_and_the_other_scores() -> None:
     half = np.array([[0.5, 0.1, 0.3, 0.2], [0.4, 0.6, 0.1, 0.9]])
     choice = choose_layer(half)
     # Half 1 chooses layer 0, scored .1 on half 2; half 2 layer 1, scored .4; half 3 layer 0, .2; half 4 layer 1, .1.
@@ -22,7 +25,7 @@ def test_each_half_chooses_and_the_other_scores():
     assert choice.n_choices == 4
 
 
-def test_a_layer_without_a_score_is_not_chosen():
+def test_a_layer_without_a_score_is_not_chosen() -> None:
     half = np.array([[np.nan, 0.9, np.nan, np.nan], [0.1, 0.2, np.nan, np.nan]])
     choice = choose_layer(half)
     assert choice.chosen.tolist() == [0.0, 1.0]
@@ -30,7 +33,7 @@ def test_a_layer_without_a_score_is_not_chosen():
     assert choose_layer(np.full((2, 4), np.nan)) is None
 
 
-def layer_scores(seed, quality, n=40):
+def layer_scores(seed: int, quality: list[float], n: int = 40) -> NDArray[np.float64]:
     """Scores of layers on the halves of a benchmark: noisy views of one code, of given noise."""
     rng = np.random.default_rng(seed)
     code = rng.standard_normal((n, 8))
@@ -43,7 +46,7 @@ def layer_scores(seed, quality, n=40):
     return np.stack([target.compare(0, upper_triangle(rdm))[0, "spearman"].halves for rdm in layers])
 
 
-def test_choosing_on_the_scored_images_inflates_the_score_and_held_out_images_do_not():
+def test_choosing_on_the_scored_images_inflates_the_score_and_held_out_images_do_not() -> None:
     """Ten layers of the same quality in 40 benchmarks: the true score of any choice is the layers' mean."""
     inflated, honest = [], []
     for seed in range(40):
@@ -56,20 +59,20 @@ def test_choosing_on_the_scored_images_inflates_the_score_and_held_out_images_do
     assert abs(np.mean(honest)) < max(3 * error, 0.02)
 
 
-def test_the_better_layer_is_chosen():
+def test_the_better_layer_is_chosen() -> None:
     choice = choose_layer(layer_scores(0, [4.0, 0.3, 4.0]))
     assert choice.chosen[1] == 1.0
     assert choice.n_choices == 2 * SPLITS_OF_STIMULI
 
 
-def drawn(half, raw, labels):
+def drawn(half: NDArray[np.float64], raw: NDArray[np.float64], labels: tuple[Any, ...]) -> Drawn:
     layers, recordings, _ = half.shape
     empty = np.zeros((layers, recordings, 4), dtype=np.float32)
     names = tuple(f"layer{i}" for i in range(layers))
     return Drawn("one", names, labels, raw, empty, empty, half, np.ones((recordings, 4), dtype=bool))
 
 
-def test_the_whole_table_stands_beside_the_choice():
+def test_the_whole_table_stands_beside_the_choice() -> None:
     rng = np.random.default_rng(0)
     half, raw = rng.uniform(0, 1, (3, 4, 6)), rng.uniform(0, 1, (3, 4))
     labels = tuple(("s", f"M{i}", "macaque", region) for i, region in enumerate(("V4", "IT", "IT", "IT")))
@@ -86,14 +89,14 @@ def test_the_whole_table_stands_beside_the_choice():
     assert "raw" not in summary
 
 
-def test_a_region_that_cannot_choose_has_no_rows():
+def test_a_region_that_cannot_choose_has_no_rows() -> None:
     nothing = np.full((2, 1, 4), np.nan)
     labels = (("s", "M", "macaque", "V4"),)
     assert choose_layers({("bench", "spearman"): drawn(nothing, np.zeros((2, 1)), labels)}) == []
 
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(3, marks=pytest.mark.slow)])
-def test_the_variance_of_a_choice_is_that_of_repeated_data_sets(seeds):
+def test_the_variance_of_a_choice_is_that_of_repeated_data_sets(seeds: int) -> None:
     """Scores of five layers, some of which tie, as means over stimuli: no pairs, all known.
 
     What the stimuli do to a layer is half its own, half that of the same layer of the other seeds.
@@ -118,12 +121,12 @@ def test_the_variance_of_a_choice_is_that_of_repeated_data_sets(seeds):
     assert np.mean(extra) == pytest.approx(held_out.var() - mixture.var(), rel=0.5)
 
 
-def test_layers_that_are_always_chosen_add_no_variance():
+def test_layers_that_are_always_chosen_add_no_variance() -> None:
     one, shares = np.ones((2, 3, 6)), np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     assert variance_of_choice(np.full((2, 3), 0.3), one, one, shares, 10) == 0.0
 
 
-def test_a_layer_that_no_half_chose_may_be_undefined():
+def test_a_layer_that_no_half_chose_may_be_undefined() -> None:
     rng = np.random.default_rng(0)
     scores, influence, remainder = rng.random((1, 3)), rng.standard_normal((1, 3, 20)), np.zeros((1, 3, 4))
     shares = np.array([[0.5, 0.5, 0.0]])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from brain_eval.inference.intervals import (
@@ -16,7 +17,7 @@ from nmnc.errors import UserError
 
 
 @pytest.mark.parametrize("n", [2, 3, 8])
-def test_t_interval_equals_scipys_paired_test(n):
+def test_t_interval_equals_scipys_paired_test(n: int) -> None:
     rng = np.random.default_rng(n)
     a, b = rng.standard_normal((2, n))
     found = t_interval(a - b, 0.9)
@@ -26,7 +27,7 @@ def test_t_interval_equals_scipys_paired_test(n):
     assert (found.p, found.n) == (pytest.approx(oracle.pvalue), n)
 
 
-def test_t_interval_says_nothing_it_cannot_know():
+def test_t_interval_says_nothing_it_cannot_know() -> None:
     assert t_interval([0.5]) == (0.5, None, None, None, 1)
     assert t_interval([0.0, 0.0, 0.0]) == (0.0, 0.0, 0.0, 1.0, 3)
     # .53 - .51 and .54 - .52 differ in the last bit only: no spread, hence no t.
@@ -35,7 +36,7 @@ def test_t_interval_says_nothing_it_cannot_know():
         t_interval([])
 
 
-def test_holm_rejects_what_the_step_down_procedure_rejects():
+def test_holm_rejects_what_the_step_down_procedure_rejects() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         p_values = list(rng.uniform(0, 0.2, 6))
@@ -49,13 +50,13 @@ def test_holm_rejects_what_the_step_down_procedure_rejects():
             assert {i for i, p in enumerate(adjusted) if p <= alpha} == rejected
 
 
-def test_holm_leaves_unknown_p_values_out_of_the_family():
+def test_holm_leaves_unknown_p_values_out_of_the_family() -> None:
     assert holm([0.01, None, 0.04]) == [0.02, None, 0.04]
     assert holm([None, None]) == [None, None]
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_student_interval_covers_at_three_seeds_where_a_percentile_bootstrap_does_not():
+def test_student_interval_covers_at_three_seeds_where_a_percentile_bootstrap_does_not() -> None:
     """Found: Student's t 95 %, percentile bootstrap over the three seeds 75 %, as docs/statistics.md says."""
     rng = np.random.default_rng(0)
     samples = rng.normal(0.3, 1, (2000, 3))
@@ -68,7 +69,7 @@ def test_student_interval_covers_at_three_seeds_where_a_percentile_bootstrap_doe
     assert covered == pytest.approx(0.75, abs=0.04)
 
 
-def test_interval_of_a_correlation_is_fishers():
+def test_interval_of_a_correlation_is_fishers() -> None:
     """For independent normal values the variance of r is (1 - r^2)^2 / (n - 3), that of z 1 / (n - 3)."""
     r, n = 0.6, 40
     low, high = correlation_interval(r, Spread.of_sample((1 - r**2) ** 2 / (n - 3), 1e6), 0.95)
@@ -76,7 +77,7 @@ def test_interval_of_a_correlation_is_fishers():
     assert (low, high) == pytest.approx(tuple(oracle), abs=1e-3)
 
 
-def pair_with_correlation(r, n):
+def pair_with_correlation(r: float, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     a, b = np.linalg.qr(np.random.default_rng(0).standard_normal((n, 3)) - 0)[0].T[:2]
     a, b = a - a.mean(), b - b.mean()
     a /= np.linalg.norm(a)
@@ -84,7 +85,7 @@ def pair_with_correlation(r, n):
     return a, r * a + np.sqrt(1 - r**2) * b / np.linalg.norm(b)
 
 
-def test_interval_of_a_correlation_stays_within_one_and_is_a_point_there():
+def test_interval_of_a_correlation_stays_within_one_and_is_a_point_there() -> None:
     low, high = correlation_interval(0.97, Spread.of_sample(0.05, 5), 0.95)
     assert -1 < low < 0.97 < high < 1
     assert correlation_interval(1.0, Spread.of_sample(1e-20, 9), 0.95) == (1.0, 1.0)
@@ -92,7 +93,7 @@ def test_interval_of_a_correlation_stays_within_one_and_is_a_point_there():
 
 
 @pytest.mark.parametrize("n", [3, 9])
-def test_difference_interval_equals_scipys_on_a_plain_sample(n):
+def test_difference_interval_equals_scipys_on_a_plain_sample(n: int) -> None:
     sample = np.random.default_rng(n).normal(0.2, 1, n)
     low, high, p = difference_interval(sample.mean(), Spread.of_sample(sample.var(ddof=1) / n, n - 1), 0.9)
     oracle = stats.ttest_1samp(sample, 0)
@@ -100,12 +101,12 @@ def test_difference_interval_equals_scipys_on_a_plain_sample(n):
     assert (low, high, p) == pytest.approx((interval.low, interval.high, oracle.pvalue))
 
 
-def test_difference_without_spread_has_no_p_unless_it_is_zero():
+def test_difference_without_spread_has_no_p_unless_it_is_zero() -> None:
     assert difference_interval(0.0, Spread.of_sample(0.0, 4), 0.95) == (0.0, 0.0, 1.0)
     assert difference_interval(0.1, Spread.of_sample(1e-40, 4), 0.95)[2] is None
 
 
-def test_expanded_percentiles_cover_at_eight_seeds_where_plain_ones_do_not():
+def test_expanded_percentiles_cover_at_eight_seeds_where_plain_ones_do_not() -> None:
     """Found: expanded 95.1 %, plain 90.6 %."""
     rng = np.random.default_rng(0)
     samples = rng.normal(0.3, 1, (1500, 8))

@@ -1,10 +1,13 @@
 """Variances of scores against the jackknife, against simulation of known parts, and coverage of the intervals."""
 
 import sys
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from brain_eval.inference.resampling import bootstrap_counts, generator, weighted_moments
@@ -28,24 +31,26 @@ METRICS = metrics_of_rdms()
 REFERENCE = BENCH.parent / "results" / "reference" / "bench"
 
 
-def noisy_pairs(n, rng, shared):
+def noisy_pairs(n: int, rng: np.random.Generator, shared: float) -> list[NDArray[np.float64]]:
     code = rng.standard_normal((n, 6))
     return [upper_triangle(correlation_rdm(shared * code + rng.standard_normal((n, 6)))) for _ in range(2)]
 
 
-def varied(a, b, n, draws, rng):
+def varied(
+    a: NDArray[np.float64], b: NDArray[np.float64], n: int, draws: int, rng: np.random.Generator
+) -> tuple[Variation, NDArray[np.float64]]:
     counts = bootstrap_counts([np.arange(n)], n, draws, rng).astype(float)
     moments = [weighted_moments(pairs, counts) for pairs in (a, b)]
     return variation_of_correlation(*moments, counts, np.arange(n), draws)
 
 
-def left_out_correlations(a, b, n):
+def left_out_correlations(a: NDArray[np.float64], b: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     squares = [square(pairs, n) for pairs in (a, b)]
     kept = [np.delete(np.arange(n), i) for i in range(n)]
     return np.array([np.corrcoef(*(upper_triangle(m[np.ix_(k, k)]) for m in squares))[0, 1] for k in kept])
 
 
-def test_influences_are_those_of_leaving_each_stimulus_out():
+def test_influences_are_those_of_leaving_each_stimulus_out() -> None:
     n = 70
     a, b = noisy_pairs(n, np.random.default_rng(0), 1.0)
     variation, _ = varied(a, b, n, 50, generator(0, "test"))
@@ -55,7 +60,7 @@ def test_influences_are_those_of_leaving_each_stimulus_out():
     assert variation.influence @ variation.influence == pytest.approx(away @ away, rel=0.05)
 
 
-def test_draws_and_leaving_out_give_the_variation_of_the_closed_form():
+def test_draws_and_leaving_out_give_the_variation_of_the_closed_form() -> None:
     n, draws = 40, 400
     a, b = noisy_pairs(n, np.random.default_rng(1), 0.7)
     closed, values = varied(a, b, n, draws, generator(0, "test"))
@@ -67,7 +72,7 @@ def test_draws_and_leaving_out_give_the_variation_of_the_closed_form():
     assert one.parts[0].freedom == other.parts[0].freedom == n - 1
 
 
-def test_the_variance_is_right_where_bootstrap_and_jackknife_are_three_and_two_times_too_large():
+def test_the_variance_is_right_where_bootstrap_and_jackknife_are_three_and_two_times_too_large() -> None:
     """Unrelated RDMs: only pairs vary. Found: 1.0, jackknife 2.0, bootstrap 3.0 times the variance."""
     rng, n = np.random.default_rng(0), 60
     scores, found, jackknife, bootstrap = [], [], [], []
@@ -84,20 +89,20 @@ def test_the_variance_is_right_where_bootstrap_and_jackknife_are_three_and_two_t
     assert np.mean(bootstrap) / truth == pytest.approx(3.1, abs=0.6)
 
 
-def test_the_variance_never_falls_below_half_the_jackknifes():
+def test_the_variance_never_falls_below_half_the_jackknifes() -> None:
     influence = np.full(4, 0.1)
     spread = stimulus_variance(Variation(influence, np.full(10, 0.5), np.arange(4)))
     assert spread.variance == pytest.approx(influence @ influence / 2)
 
 
-def test_a_unit_without_a_score_has_no_influence():
+def test_a_unit_without_a_score_has_no_influence() -> None:
     shares = np.ones((3, 4))
     variation = variation_of_draws(0.5, np.full(3, 0.5), np.array([0.5, np.nan, 0.5, 0.5]), shares, np.arange(4))
     assert not variation.influence.any()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "whitened-correlation", "tau-a"])
-def test_metrics_that_draw_by_themselves_have_the_spread_of_repeated_samples(metric):
+def test_metrics_that_draw_by_themselves_have_the_spread_of_repeated_samples(metric: str) -> None:
     """24 stimuli of one population, again and again: the mean variance is that of the scores."""
     rng, n, chosen = np.random.default_rng(3), 24, METRICS[metric]
     repeats, draws = (30, 40) if metric == "tau-a" else (120, 150)
@@ -113,7 +118,7 @@ def test_metrics_that_draw_by_themselves_have_the_spread_of_repeated_samples(met
     assert np.sqrt(np.mean(found)) / np.std(scores) == pytest.approx(1.0, abs=0.3)
 
 
-def test_stacked_puts_influences_at_their_units():
+def test_stacked_puts_influences_at_their_units() -> None:
     one = Variation(np.array([1.0, 2.0]), np.zeros(3), np.array([4, 9]))
     other = Variation(np.array([3.0, 5.0]), np.ones(3), np.array([9, 2]))
     influence, remainder = stacked([one, other])
@@ -121,7 +126,7 @@ def test_stacked_puts_influences_at_their_units():
     assert remainder.shape == (2, 3)
 
 
-def test_recordings_of_other_stimuli_are_a_plain_sample():
+def test_recordings_of_other_stimuli_are_a_plain_sample() -> None:
     values = np.array([[0.1, 0.4, 0.2, 0.5]])
     influence = np.zeros((1, 4, 12))
     for k in range(4):
@@ -131,7 +136,7 @@ def test_recordings_of_other_stimuli_are_a_plain_sample():
     assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, 3))
 
 
-def test_one_seed_of_one_recording_varies_with_its_stimuli_alone():
+def test_one_seed_of_one_recording_varies_with_its_stimuli_alone() -> None:
     rng = np.random.default_rng(0)
     influence, remainder = rng.standard_normal((1, 1, 20)), 0.1 * rng.standard_normal((1, 1, 50))
     spread = joint_variance(np.array([[0.3]]), influence, remainder, 20)
@@ -140,7 +145,7 @@ def test_one_seed_of_one_recording_varies_with_its_stimuli_alone():
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 5, 91, 3000])
-def test_a_spread_of_one_part_is_students_t(freedom):
+def test_a_spread_of_one_part_is_students_t(freedom: int) -> None:
     for distance in [0.0, 0.3, -1.7, 4.0, 40.0]:
         spread = Spread.of_sample(0.2, freedom)
         assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
@@ -148,7 +153,7 @@ def test_a_spread_of_one_part_is_students_t(freedom):
 
 
 @pytest.mark.parametrize("distance", [0.01, 0.8, 2.1, 9.0, 700.0])
-def test_p_is_where_the_interval_ends_at_zero(distance):
+def test_p_is_where_the_interval_ends_at_zero(distance: float) -> None:
     spread = Spread(0.5, (Part(0.3, 1), Part(0.1, 5), Part(0.2, 91)))
     p = spread.p_value(distance)
     assert 0 < p < 1
@@ -156,7 +161,7 @@ def test_p_is_where_the_interval_ends_at_zero(distance):
     assert spread.p_value(-distance) == p
 
 
-def test_a_part_that_is_nothing_does_not_count_and_none_at_all_is_the_least_known():
+def test_a_part_that_is_nothing_does_not_count_and_none_at_all_is_the_least_known() -> None:
     for parts, freedom in (((Part(0.3, 91), Part(0.0, 1)), 91), ((Part(0.3, 1), Part(0.0, 91)), 1)):
         spread = Spread(0.3, parts)
         assert spread.quantile(0.025) == pytest.approx(stats.t.isf(0.025, freedom))
@@ -166,7 +171,7 @@ def test_a_part_that_is_nothing_does_not_count_and_none_at_all_is_the_least_know
 
 @pytest.mark.parametrize("recordings", [2, 3, 7])
 @pytest.mark.parametrize("shared", [0.1, 1.0, 10.0])
-def test_two_parts_of_a_variance_cover_where_satterthwaite_does_not(recordings, shared):
+def test_two_parts_of_a_variance_cover_where_satterthwaite_does_not(recordings: int, shared: float) -> None:
     """The mean of two normal factors: from 93.5 to 98 % of 20,000 intervals hold 0; Satterthwaite's: from 87 %."""
     rng, size = np.random.default_rng(0), 20_000
     known = shared * rng.chisquare(91, size) / 91
@@ -182,7 +187,9 @@ def test_two_parts_of_a_variance_cover_where_satterthwaite_does_not(recordings, 
         assert np.mean(np.abs(means) <= stats.t.isf(0.025, freedom) * np.sqrt(total)) < 0.885
 
 
-def linear_scores(rng, seeds, recordings, n, parts):
+def linear_scores(
+    rng: np.random.Generator, seeds: int, recordings: int, n: int, parts: dict[str, float]
+) -> tuple[Any, ...]:
     """Scores that are means over n stimuli of independent effects, with their influences; the truth is 0."""
     shapes = {
         "seed": (seeds, 1, 1), "recording": (1, recordings, 1), "both": (seeds, recordings, 1),
@@ -203,7 +210,7 @@ def linear_scores(rng, seeds, recordings, n, parts):
         {"seed": 0.5, "all": 1.0},
     ],
 )
-def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
+def test_false_positives_come_at_their_nominal_rate(seeds: int, recordings: int, parts: dict[str, float]) -> None:
     """1,000 data sets without an effect: the t test of the mean rejects 3 to 5 % of them, within their binomial error.
 
     Fewer than 5 where two factors of like size are known with different degrees of freedom. Found: 2.7 to 5.7 %.
@@ -223,7 +230,9 @@ def test_false_positives_come_at_their_nominal_rate(seeds, recordings, parts):
     assert low[0] <= rejected <= high[1]
 
 
-def test_intervals_of_other_comparisons_of_rdms_cover_the_population(coverage, monkeypatch):
+def test_intervals_of_other_comparisons_of_rdms_cover_the_population(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Made by the code that makes the scores; tau-a takes too long here."""
     monkeypatch.delitem(sys.modules, "metric_coverage", raising=False)
     import metric_coverage
@@ -238,7 +247,9 @@ def test_intervals_of_other_comparisons_of_rdms_cover_the_population(coverage, m
         assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.2)
 
 
-def test_intervals_of_biased_cka_cover_what_it_is_with_as_many_stimuli(coverage, monkeypatch):
+def test_intervals_of_biased_cka_cover_what_it_is_with_as_many_stimuli(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of half the stimuli it is larger; when that counted as variation of the pairs, 88 % were covered."""
     monkeypatch.delitem(sys.modules, "metric_coverage", raising=False)
     import metric_coverage
@@ -248,7 +259,9 @@ def test_intervals_of_biased_cka_cover_what_it_is_with_as_many_stimuli(coverage,
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
 
 
-def test_intervals_of_the_whitened_cosine_over_recordings_cover_what_it_is_with_as_many_stimuli(coverage, monkeypatch):
+def test_intervals_of_the_whitened_cosine_over_recordings_cover_what_it_is_with_as_many_stimuli(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for biased CKA: over four recordings of 20 stimuli 90 % were covered."""
     monkeypatch.delitem(sys.modules, "metric_coverage", raising=False)
     import metric_coverage
@@ -259,7 +272,7 @@ def test_intervals_of_the_whitened_cosine_over_recordings_cover_what_it_is_with_
 
 
 @pytest.fixture
-def coverage(monkeypatch):
+def coverage(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """bench/interval_coverage.py with a truth from fewer pairs."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.delitem(sys.modules, "interval_coverage", raising=False)
@@ -269,13 +282,13 @@ def coverage(monkeypatch):
     return coverage
 
 
-def within_binomial_error(covered, data_sets):
+def within_binomial_error(covered: float, data_sets: int) -> bool:
     """Whether a true 95 % would come out as this share of so many data sets (in 95 % of the seeds; ours are fixed)."""
     low, high = stats.binom.interval(0.95, data_sets, 0.95)
     return low <= round(covered * data_sets) <= high
 
 
-def test_the_committed_coverage_is_nominal():
+def test_the_committed_coverage_is_nominal() -> None:
     """1,000 data sets a row: of a true 95 % all 25 rows of 92 stimuli lie within 93 and 97 % in 9 of 10 tables."""
     table = pd.read_csv(REFERENCE / "interval_coverage.csv")
     assert (table["data_sets"] == 1000).all()
@@ -285,7 +298,7 @@ def test_the_committed_coverage_is_nominal():
     assert table["covered"].between(0.93, 0.98).all()
 
 
-def test_the_committed_coverage_of_cka_is_nominal():
+def test_the_committed_coverage_of_cka_is_nominal() -> None:
     table = pd.read_csv(REFERENCE / "interval_coverage_cka.csv")
     enough = table[table["n_stimuli"].eq(92)]
     assert enough.groupby("n_recordings").size().tolist() == [4, 4, 4, 4]
@@ -294,7 +307,7 @@ def test_the_committed_coverage_of_cka_is_nominal():
     assert table["covered"].between(0.92, 0.98).all()
 
 
-def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli():
+def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli() -> None:
     """1,000 data sets a row; two of twelve are wider than they need be."""
     table = pd.read_csv(REFERENCE / "interval_coverage_choice.csv")
     assert (table["data_sets"] == 1000).all()
@@ -305,7 +318,7 @@ def test_the_committed_coverage_of_the_chosen_layer_is_nominal_with_92_stimuli()
     assert table["covered"].between(0.93, 0.99).all()
 
 
-def test_the_committed_coverage_of_every_other_metric_is_nominal():
+def test_the_committed_coverage_of_every_other_metric_is_nominal() -> None:
     table = pd.read_csv(REFERENCE / "interval_coverage_metrics.csv")
     assert (table["data_sets"] == 1000).all()
     assert set(table["case"]) == {*METRICS, "cka-biased", "ridge", "pls"}
@@ -317,7 +330,7 @@ def test_the_committed_coverage_of_every_other_metric_is_nominal():
 
 
 @pytest.mark.parametrize("signal", [0.0, 0.97])
-def test_intervals_over_stimuli_cover_the_population(coverage, signal):
+def test_intervals_over_stimuli_cover_the_population(coverage: ModuleType, signal: float) -> None:
     """200 of the data sets of 92 stimuli of bench/interval_coverage.py; its 1,000 cover 94 to 96 %.
 
     The bound is the binomial error of 200 data sets: 92 to 98 %.
@@ -329,26 +342,32 @@ def test_intervals_over_stimuli_cover_the_population(coverage, signal):
         assert row["covered_by_percentiles"] > 0.985
 
 
-def test_intervals_over_stimuli_and_recordings_cover_the_population(coverage, monkeypatch):
+def test_intervals_over_stimuli_and_recordings_cover_the_population(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(coverage, "RECORDINGS", 30)
     row = coverage.cover_scores(1.1, 60, 4, 100, draws=80)
     assert within_binomial_error(row["covered"], 100), "90 to 99 %"
 
 
-def test_differences_over_seeds_and_stimuli_cover_the_population(coverage, monkeypatch):
+def test_differences_over_seeds_and_stimuli_cover_the_population(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(coverage, "SEEDS", 12)
     row = coverage.cover_differences(60, 1, 4, 80, draws=60)
     assert within_binomial_error(row["covered"], 80), "90 to 98.75 %"
 
 
-def test_intervals_of_cka_cover_the_population(coverage):
+def test_intervals_of_cka_cover_the_population(coverage: ModuleType) -> None:
     row = coverage.cover_cka(0.5, 92, 1, 70, draws=150)
     assert row["data_sets"] == 210, "70 of each of three populations"
     assert within_binomial_error(row["covered"], 210), "92 to 98 %"
     assert row["standard_error"] == pytest.approx(row["standard_deviation"], rel=0.15)
 
 
-def test_intervals_of_the_chosen_layer_cover_the_population(coverage, monkeypatch):
+def test_intervals_of_the_chosen_layer_cover_the_population(
+    coverage: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Layers that tie, or nearly: they are chosen by chance, and the interval holds what was chosen all the same."""
     row = coverage.cover_choice(1.1, 60, 1, 1, 120, kinds=2, draws=80)
     assert within_binomial_error(row["covered"], 120), "90.8 to 98.3 %"

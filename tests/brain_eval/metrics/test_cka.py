@@ -1,11 +1,14 @@
 """CKA against Brain-Score's own functions, and its invariances."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import brain_eval.metrics.gram
 from brain_eval.metrics.cka import alignment, gram, linear_cka
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.numeric
 
 
 @pytest.fixture(scope="module")
-def brainscore():
+def brainscore() -> dict[bool, Callable[..., Any]]:
     """Brain-Score's functions: (features, features) -> CKA, by whether they are unbiased."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("BS_INSTALL_DEPENDENCIES", "no")
@@ -26,7 +29,7 @@ def brainscore():
     return {True: unbiased_linear_CKA, False: linear_CKA}
 
 
-def features_of(case):
+def features_of(case: str) -> NDArray[np.float64]:
     rng = np.random.default_rng(2)
     return {
         "random": rng.standard_normal((20, 50)),
@@ -43,7 +46,7 @@ CASES = ["random", "narrow", "ties", "duplicates", "constant rows", "constant ne
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_cka_equals_brain_scores(brainscore, case):
+def test_cka_equals_brain_scores(brainscore: dict[bool, Callable[..., Any]], case: str) -> None:
     for other in ["random", "duplicates"]:
         for unbiased in [True, False]:
             a = features_of(case)
@@ -53,7 +56,7 @@ def test_cka_equals_brain_scores(brainscore, case):
 
 
 @pytest.mark.parametrize("case", ["random", "ties", "duplicates", "constant row"])
-def test_cka_of_the_fewest_stimuli_equals_brain_scores(brainscore, case):
+def test_cka_of_the_fewest_stimuli_equals_brain_scores(brainscore: dict[bool, Callable[..., Any]], case: str) -> None:
     for n in [3, 4, 5]:
         rng = np.random.default_rng(n)
         a, b = rng.standard_normal((n, 6)), rng.standard_normal((n, 3))
@@ -74,7 +77,9 @@ def test_cka_of_the_fewest_stimuli_equals_brain_scores(brainscore, case):
 @pytest.mark.parametrize("unbiased", [True, False])
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(5, 15), scale=st.floats(1e-6, 1e6))
-def test_cka_is_symmetric_and_blind_to_rotation_scale_offset_and_order(unbiased, seed, n, scale):
+def test_cka_is_symmetric_and_blind_to_rotation_scale_offset_and_order(
+    unbiased: bool, seed: Any, n: Any, scale: Any
+) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.standard_normal((n, 6)), rng.standard_normal((n, 4))
     value = linear_cka(a, b, unbiased)
@@ -86,20 +91,20 @@ def test_cka_is_symmetric_and_blind_to_rotation_scale_offset_and_order(unbiased,
     assert (-1 if unbiased else 0) - 1e-12 <= value <= 1 + 1e-12
 
 
-def test_only_the_biased_form_grows_with_the_neuroids_where_nothing_is_shared():
+def test_only_the_biased_form_grows_with_the_neuroids_where_nothing_is_shared() -> None:
     rng = np.random.default_rng(0)
     pairs = [(rng.standard_normal((15, 300)), rng.standard_normal((15, 300))) for _ in range(100)]
     assert np.mean([linear_cka(a, b, unbiased=False) for a, b in pairs]) > 0.9
     assert abs(np.mean([linear_cka(a, b) for a, b in pairs])) < 0.03
 
 
-def test_a_large_offset_of_all_stimuli_costs_no_digits():
+def test_a_large_offset_of_all_stimuli_costs_no_digits() -> None:
     a, b = features_of("random"), features_of("rectified")
     for unbiased in (True, False):
         assert linear_cka(a + 2**20, b, unbiased) == pytest.approx(linear_cka(a, b, unbiased), abs=1e-9)
 
 
-def test_wide_features_do_not_depend_on_the_blocks(monkeypatch):
+def test_wide_features_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = features_of("random"), features_of("rectified")
     whole = linear_cka(a, b)
     monkeypatch.setattr(brain_eval.metrics.gram, "BLOCK_BYTES", 20 * 8 * 3)
@@ -107,7 +112,7 @@ def test_wide_features_do_not_depend_on_the_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_cka_refuses_what_has_no_answer(unbiased):
+def test_cka_refuses_what_has_no_answer(unbiased: bool) -> None:
     a = features_of("random")
     bad = a.copy()
     bad[7, 3] = np.nan
@@ -120,7 +125,7 @@ def test_cka_refuses_what_has_no_answer(unbiased):
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_the_unit_of_the_activity_does_not_matter_or_is_refused(unbiased):
+def test_the_unit_of_the_activity_does_not_matter_or_is_refused(unbiased: bool) -> None:
     a, b = features_of("random"), features_of("rectified")
     for unit in (1e-100, 2.0**-300, 1e100):
         assert linear_cka(a * unit, b, unbiased) == pytest.approx(linear_cka(a, b, unbiased), abs=1e-12)
@@ -130,7 +135,7 @@ def test_the_unit_of_the_activity_does_not_matter_or_is_refused(unbiased):
         linear_cka(a * 1e170, b, unbiased)
 
 
-def test_unbiased_cka_needs_more_than_the_stimuli_with_themselves():
+def test_unbiased_cka_needs_more_than_the_stimuli_with_themselves() -> None:
     """Four stimuli at the corners of a regular body: all products of two different ones are equal."""
     with pytest.raises(UndefinedSimilarity, match="with itself is 0"):
         linear_cka(np.eye(4), np.random.default_rng(0).standard_normal((4, 3)))

@@ -2,11 +2,14 @@
 
 import tracemalloc
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import pearsonr
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import Ridge, RidgeCV
@@ -29,7 +32,9 @@ from tests.tolerance import tolerance
 pytestmark = pytest.mark.numeric
 
 
-def simulated(n, p, q, seed=0, noise=1.0, latent=8):
+def simulated(
+    n: int, p: int, q: int, seed: int = 0, noise: float = 1.0, latent: int = 8
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Rectified features (n, p) and noisy responses (n, q) that share `latent` causes of falling strength."""
     rng = np.random.default_rng(seed)
     causes = rng.standard_normal((n, latent)) * np.logspace(0, -1, latent)
@@ -37,7 +42,7 @@ def simulated(n, p, q, seed=0, noise=1.0, latent=8):
     return features, causes @ rng.standard_normal((latent, q)) + noise * rng.standard_normal((n, q))
 
 
-def case_of(case):
+def case_of(case: str) -> tuple[Any, ...]:
     """Features, responses, number of training stimuli, components of PLS."""
     features, responses = simulated(60, 150, 12)
     return {
@@ -61,20 +66,20 @@ CASES = [
 ]  # fmt: skip
 
 
-def singular_values(features, n_train):
+def singular_values(features: NDArray[Any], n_train: int) -> NDArray[np.float64]:
     """Those of the centred training stimuli that are not rounding, largest first."""
     train = features[:n_train].astype(float)
     values = np.linalg.svd(train - train.mean(axis=0), compute_uv=False)
     return values[values > 1e-10 * values[0]]
 
 
-def products(features, n_train):
+def products(features: NDArray[Any], n_train: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     train, test = np.arange(n_train), np.arange(n_train, len(features))
     return centred_on_training(centred_gram(features), train, test)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pls_equals_scikit_learn(case):
+def test_pls_equals_scikit_learn(case: str) -> None:
     """Its power iteration at the smallest tolerance, and the same steps by singular values."""
     features, responses, n, components = case_of(case)
     found = pls_predictions(*products(features, n), responses[:n], components)
@@ -92,7 +97,7 @@ def test_pls_equals_scikit_learn(case):
 
 
 @pytest.mark.parametrize("exact", [1, 4])
-def test_pls_ends_where_the_features_are_used_up(exact):
+def test_pls_ends_where_the_features_are_used_up(exact: int) -> None:
     """As many independent features as components asked for, and more: then it is least squares."""
     rng = np.random.default_rng(exact)
     features = rng.standard_normal((30, exact)) @ rng.standard_normal((exact, 40))
@@ -109,20 +114,26 @@ def test_pls_ends_where_the_features_are_used_up(exact):
     np.testing.assert_allclose(flat, 1.0, atol=1e-12)
 
 
-def ridge(way, features, responses, n, penalties):
+def ridge(
+    way: str,
+    features: NDArray[Any],
+    responses: NDArray[np.float64],
+    n: int,
+    penalties: NDArray[np.float64] | list[float],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Predictions and penalties, by the products of the stimuli or by the features themselves."""
     if way == "features":
         return ridge_of_features(features[:n].astype(float), features[n:].astype(float), responses[:n], penalties)
     return ridge_predictions(*products(features, n), responses[:n], penalties)
 
 
-def ridge_tolerance(features, n_train, penalty):
+def ridge_tolerance(features: NDArray[Any], n_train: int, penalty: float) -> float:
     """The condition is that of the products plus the penalty: centring leaves them singular."""
     return tolerance(1 + singular_values(features, n_train)[0] ** 2 / penalty, max(features.shape))
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ridge_equals_scikit_learn(case):
+def test_ridge_equals_scikit_learn(case: str) -> None:
     for way in ["products", "features"]:
         for penalty in [1e-3, 1.0, 1e4]:
             features, responses, n, _ = case_of(case)
@@ -135,7 +146,7 @@ def test_ridge_equals_scikit_learn(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_penalty_of_each_neuroid_equals_scikit_learn(case):
+def test_penalty_of_each_neuroid_equals_scikit_learn(case: str) -> None:
     for way in ["products", "features"]:
         features, responses, n, _ = case_of(case)
         rng = np.random.default_rng(1)
@@ -155,7 +166,7 @@ def test_penalty_of_each_neuroid_equals_scikit_learn(case):
 
 @settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.floats(1e-4, 1e4))
-def test_predictions_do_not_depend_on_units_rotation_or_offset_of_the_features(seed, scale):
+def test_predictions_do_not_depend_on_units_rotation_or_offset_of_the_features(seed: Any, scale: Any) -> None:
     features, responses = simulated(40, 12, 3, seed)
     rng = np.random.default_rng(seed)
     moved = scale * features @ np.linalg.qr(rng.standard_normal((12, 12)))[0] + rng.standard_normal(12)
@@ -166,7 +177,7 @@ def test_predictions_do_not_depend_on_units_rotation_or_offset_of_the_features(s
 
 
 @pytest.fixture(scope="module")
-def brainscore():
+def brainscore() -> Iterator[Any]:
     """Brain-Score's metrics of features and responses (n, ...), split by split, and its reliability."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("BS_INSTALL_DEPENDENCIES", "no")
@@ -176,7 +187,7 @@ def brainscore():
         from brainscore_vision.metrics.internal_consistency.ceiling import InternalConsistency
         from brainscore_vision.metrics.regression_correlation import metric
 
-        def assembly(values, objects, repetitions=1):
+        def assembly(values: Any, objects: Any, repetitions: int = 1) -> Any:
             n = len(values) // repetitions
             presentation = {
                 "stimulus_id": [f"{i:04}" for i in range(n)] * repetitions,
@@ -188,21 +199,21 @@ def brainscore():
             coords |= {name: ("neuroid", column) for name, column in neuroid.items()}
             return NeuroidAssembly(values, coords=coords, dims=["presentation", "neuroid"])
 
-        def score(features, responses, objects, name, stratify):
+        def score(features: Any, responses: Any, objects: Any, name: Any, stratify: Any) -> Any:
             regression = {"pls": metric.pls_regression, "ridge": metric.ridge_regression}[name]
             exact = {"regression_kwargs": {"tol": 1e-18, "max_iter": 100_000}} if name == "pls" else {}
             folds = None if stratify else {"stratification_coord": None}
             scorer = metric.CrossRegressedCorrelation(regression(**exact), metric.pearsonr_correlation(), folds)
             return scorer(assembly(features, objects), assembly(responses, objects))
 
-        def consistency(repetitions):
+        def consistency(repetitions: Any) -> Any:
             flat = repetitions.reshape(-1, repetitions.shape[2])
             return InternalConsistency()(assembly(flat, ["o"] * repetitions.shape[1], len(repetitions)))
 
         yield {"score": score, "consistency": consistency}
 
 
-def degenerate(case):
+def degenerate(case: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Features (50, 120) and responses (50, 3) with a flaw."""
     features, responses = simulated(50, 120, 3)
     here = np.arange(3) == 1
@@ -226,7 +237,9 @@ def degenerate(case):
      ("constant neuroid", True), ("a neuroid that answers once", False)],
 )  # fmt: skip
 @pytest.mark.parametrize("regression", ["pls", "ridge"])
-def test_cross_validation_equals_brain_scores(brainscore, regression, case, stratify):
+def test_cross_validation_equals_brain_scores(
+    brainscore: dict[str, Callable[..., Any]], regression: str, case: str, stratify: bool
+) -> None:
     features, responses = degenerate(case)
     objects = [f"object {i % 5}" for i in range(50)]
     oracle = brainscore["score"](features, responses, objects, regression, stratify)
@@ -242,7 +255,9 @@ def test_cross_validation_equals_brain_scores(brainscore, regression, case, stra
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", ["random", "three stimuli", "duplicates", "ties", "constant neuroid", "constant half"])
-def test_reliability_equals_brain_scores_internal_consistency(brainscore, case):
+def test_reliability_equals_brain_scores_internal_consistency(
+    brainscore: dict[str, Callable[..., Any]], case: str
+) -> None:
     for n_repetitions in [2, 5]:
         rng = np.random.default_rng(n_repetitions)
         repetitions = rng.standard_normal((9, 3)) + rng.standard_normal((n_repetitions, 9, 3))
@@ -261,7 +276,7 @@ def test_reliability_equals_brain_scores_internal_consistency(brainscore, case):
         np.testing.assert_allclose(reliability(repetitions), oracle.raw.values.mean(axis=0), atol=1e-10)
 
 
-def test_correction_recovers_the_correlation_with_noiseless_responses():
+def test_correction_recovers_the_correlation_with_noiseless_responses() -> None:
     rng = np.random.default_rng(3)
     truth = rng.standard_normal((4000, 3))
     repetitions = truth + np.array([0.5, 1.0, 3.0]) * rng.standard_normal((6, 4000, 3))
@@ -272,7 +287,7 @@ def test_correction_recovers_the_correlation_with_noiseless_responses():
     assert raw[2] < 0.45
 
 
-def test_missing_repetitions_are_left_out_and_too_many_of_them_refused():
+def test_missing_repetitions_are_left_out_and_too_many_of_them_refused() -> None:
     rng = np.random.default_rng(4)
     repetitions = rng.standard_normal((1, 300, 2)) + rng.standard_normal((6, 300, 2))
     complete = reliability(repetitions)
@@ -289,7 +304,7 @@ def test_missing_repetitions_are_left_out_and_too_many_of_them_refused():
         reliability(repetitions[:1])
 
 
-def test_correction_and_medians_leave_unknown_neuroids_out():
+def test_correction_and_medians_leave_unknown_neuroids_out() -> None:
     r = np.array([[0.2, np.nan, 0.4], [0.3, np.nan, 0.7]])
     assert median_score(r) == pytest.approx((0.3 + 0.5) / 2)
     assert median_score(np.full((2, 3), np.nan)) is None
@@ -297,7 +312,7 @@ def test_correction_and_medians_leave_unknown_neuroids_out():
     np.testing.assert_allclose(known, [[0.4, np.nan, np.nan], [0.6, np.nan, np.nan]])
 
 
-def test_correlations_of_columns_equal_scipys_and_constants_have_none():
+def test_correlations_of_columns_equal_scipys_and_constants_have_none() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 12, 5))
     oracle = [pearsonr(x, y).statistic for x, y in zip(a.T, b.T, strict=True)]
@@ -306,14 +321,14 @@ def test_correlations_of_columns_equal_scipys_and_constants_have_none():
     assert np.isnan(pearson_by_column(a, b)).tolist() == [False, False, True, False, False]
 
 
-def test_same_seed_same_scores_another_seed_other_splits():
+def test_same_seed_same_scores_another_seed_other_splits() -> None:
     features, responses = simulated(40, 60, 4)
     first, again, other = (cross_validated(features, responses, "ridge", seed=seed) for seed in (3, 3, 4))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
 
 
-def test_strata_keep_their_shares():
+def test_strata_keep_their_shares() -> None:
     labels = ["a"] * 40 + ["b"] * 20
     for train, test in splits_of(60, strata=labels):
         assert len(train) == 54
@@ -321,7 +336,7 @@ def test_strata_keep_their_shares():
         assert set(train) | set(test) == set(range(60))
 
 
-def test_unpredictable_responses_score_zero_and_predictable_ones_do_not():
+def test_unpredictable_responses_score_zero_and_predictable_ones_do_not() -> None:
     features, responses = simulated(120, 300, 40, noise=0.1)
     shuffled = np.random.default_rng(0).permutation(responses)
     for regression in ("pls", "ridge"):
@@ -329,7 +344,7 @@ def test_unpredictable_responses_score_zero_and_predictable_ones_do_not():
         assert abs(median_score(cross_validated(features, shuffled, regression))) < 0.15
 
 
-def test_few_features_take_the_way_of_the_features_to_the_same_scores(monkeypatch):
+def test_few_features_take_the_way_of_the_features_to_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     features, responses = simulated(60, 20, 5)
     found = cross_validated(features.astype(np.float32), responses, "ridge")
     monkeypatch.setattr(brain_eval.metrics.encoding, "ridge_predictions", None)
@@ -341,7 +356,7 @@ def test_few_features_take_the_way_of_the_features_to_the_same_scores(monkeypatc
     np.testing.assert_allclose(cross_validated(wide, responses, "ridge"), found, atol=1e-8)
 
 
-def test_memory_does_not_grow_with_the_features(monkeypatch):
+def test_memory_does_not_grow_with_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brain_eval.metrics.gram, "BLOCK_BYTES", 2**18)
     peaks = []
     for p in (6_000, 24_000):
@@ -356,7 +371,7 @@ def test_memory_does_not_grow_with_the_features(monkeypatch):
     assert max(peaks) < 8 * 2**18
 
 
-def test_encoding_refuses_what_it_cannot_do():
+def test_encoding_refuses_what_it_cannot_do() -> None:
     features, responses = simulated(40, 60, 4)
     with pytest.raises(UserError, match="unknown regression 'lasso'; choose from pls, ridge"):
         cross_validated(features, responses, "lasso")

@@ -2,11 +2,13 @@
 
 import itertools
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from brain_eval.metrics import mahalanobis
 from brain_eval.metrics.mahalanobis import SHRINKAGES, crossnobis_rdm, mahalanobis_rdm, noise_covariance
@@ -25,7 +27,7 @@ with warnings.catch_warnings():
 KINDS = {kind.name: kind.of_recording for kind in mahalanobis.RECORDS}
 
 
-def repetitions_of(case):
+def repetitions_of(case: str) -> NDArray[np.float64]:
     """Single-trial responses (repetitions, stimuli, neuroids)."""
     rng = np.random.default_rng(11)
     patterns = rng.standard_normal((8, 6))
@@ -51,7 +53,7 @@ REPEATED = [
 ]  # fmt: skip
 
 
-def rsa_dataset(repetitions):
+def rsa_dataset(repetitions: NDArray[np.float64]) -> Dataset:
     folds, n, p = repetitions.shape
     here = ~np.isnan(repetitions).all(axis=2).ravel()
     # Floats: averaging fills descriptors with NaN first.
@@ -60,7 +62,7 @@ def rsa_dataset(repetitions):
 
 
 @pytest.mark.parametrize("case", REPEATED)
-def test_noise_covariance_equals_rsatoolbox(case):
+def test_noise_covariance_equals_rsatoolbox(case: str) -> None:
     repetitions = repetitions_of(case)
     for shrinkage in SHRINKAGES:
         # One neuroid has nothing to shrink: there rsatoolbox divides 0 by 0.
@@ -72,7 +74,7 @@ def test_noise_covariance_equals_rsatoolbox(case):
 
 @pytest.mark.parametrize("case", REPEATED)
 @pytest.mark.parametrize("kind", KINDS)
-def test_distances_in_units_of_noise_equal_rsatoolbox(case, kind):
+def test_distances_in_units_of_noise_equal_rsatoolbox(case: str, kind: str) -> None:
     repetitions, function = repetitions_of(case), KINDS[kind]
     dataset = rsa_dataset(repetitions)
     folds = {"cv_descriptor": "fold"} if kind == "crossnobis" else {}
@@ -90,7 +92,7 @@ def test_distances_in_units_of_noise_equal_rsatoolbox(case, kind):
         assert not np.diag(rdm).any()
 
 
-def ragged(fewest):
+def ragged(fewest: int) -> NDArray[np.float64]:
     """Noisy repetitions (5, 9, 4) of which each stimulus has `fewest` to 5."""
     rng = np.random.default_rng(3)
     repetitions = rng.standard_normal((9, 4)) + rng.standard_normal((5, 9, 4)) @ rng.standard_normal((4, 4))
@@ -100,7 +102,7 @@ def ragged(fewest):
 
 
 @pytest.mark.parametrize(("kind", "fewest"), [("mahalanobis", 1), ("mahalanobis", 2), ("crossnobis", 2)])
-def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(kind, fewest):
+def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(kind: str, fewest: int) -> None:
     repetitions = ragged(fewest)
     # What all stimuli have in common cancels only where their repetitions are equally many: we take it away.
     centred = rsa_dataset(repetitions - np.nanmean(repetitions, axis=0).mean(axis=0))
@@ -113,12 +115,12 @@ def test_missing_repetitions_are_treated_as_rsatoolbox_treats_unbalanced_data(ki
         np.testing.assert_allclose(found, oracle.dissimilarities[0], rtol=1e-10, atol=1e-10, err_msg=shrinkage)
 
 
-def test_where_a_missing_repetition_stands_says_nothing_to_means():
+def test_where_a_missing_repetition_stands_says_nothing_to_means() -> None:
     repetitions = ragged(1)
     np.testing.assert_allclose(mahalanobis_rdm(repetitions[::-1]), mahalanobis_rdm(repetitions), atol=1e-12)
 
 
-def test_ragged_crossnobis_is_unbiased():
+def test_ragged_crossnobis_is_unbiased() -> None:
     """The mean over many recordings of one signal is its distances, whatever is missing."""
     rng = np.random.default_rng(5)
     signal, missing = 2 * rng.standard_normal((6, 3)), np.isnan(ragged(2)).any(axis=2)[:, :6]
@@ -133,7 +135,7 @@ def test_ragged_crossnobis_is_unbiased():
     np.testing.assert_allclose(total, distances * freedom / (freedom - 2), rtol=0.06, atol=0.1)
 
 
-def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_not():
+def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_not() -> None:
     rng = np.random.default_rng(0)
     noise = [rng.standard_normal((5, 30, 4)) for _ in range(200)]
     crossed = [upper_triangle(crossnobis_rdm(values)).mean() for values in noise]
@@ -145,7 +147,7 @@ def test_crossnobis_is_zero_on_average_where_nothing_differs_and_mahalanobis_is_
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1))
-def test_noise_in_other_units_changes_no_distance(seed):
+def test_noise_in_other_units_changes_no_distance(seed: Any) -> None:
     """Without shrinkage any invertible mixture of the neuroids leaves Mahalanobis distances as they are."""
     rng = np.random.default_rng(seed)
     repetitions, mixing = rng.standard_normal((4, 9, 3)), rng.standard_normal((3, 3)) + 3 * np.eye(3)
@@ -154,7 +156,7 @@ def test_noise_in_other_units_changes_no_distance(seed):
 
 
 @pytest.mark.parametrize("repetitions", [2, 3, 7])
-def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions):
+def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions: int) -> None:
     """The mean of three equal numbers is not always that number."""
     values = 100 * np.random.default_rng(0).standard_normal((repetitions, 9, 4))
     alike = np.broadcast_to(values[:1], values.shape)
@@ -172,7 +174,7 @@ def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_the_rounding(seed):
+def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_the_rounding(seed: int) -> None:
     values = np.random.default_rng(seed).standard_normal((4, 8, 5))
     values[:, :, 3] = values[:, :, 1]
     for function in KINDS.values():
@@ -185,7 +187,7 @@ def test_a_neuroid_that_repeats_another_makes_the_covariance_singular_whatever_t
     np.testing.assert_allclose(found, oracle.dissimilarities[0], rtol=1e-10, atol=1e-10)
 
 
-def test_repetitions_that_say_nothing_about_noise_are_refused():
+def test_repetitions_that_say_nothing_about_noise_are_refused() -> None:
     repetitions = repetitions_of("correlated noise")
     with pytest.raises(UserError, match="unknown shrinkage 'oas'; choose from shrinkage_diag"):
         noise_covariance(repetitions, "oas")

@@ -1,12 +1,14 @@
 """Every kind of RDM against scipy and rsatoolbox, on random and degenerate features, and its invariances."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
 from brain_eval.metrics import gram
@@ -31,7 +33,7 @@ with warnings.catch_warnings():
 KINDS = {kind.name: kind.of_recording for kind in RECORDS}
 
 
-def features_of(case):
+def features_of(case: str) -> NDArray[Any]:
     """Random and degenerate features: (stimuli, neuroids)."""
     rng = np.random.default_rng(7)
     return {
@@ -50,14 +52,14 @@ def features_of(case):
 CASES = ["random", "float32", "offset", "ties", "duplicates", "three stimuli", "two neuroids", "spike counts"]
 
 
-def scipys(features, kind):
+def scipys(features: NDArray[Any], kind: str) -> NDArray[np.float64]:
     metric = {"euclidean": "sqeuclidean"}.get(kind, kind)
     distances = pdist(features.astype(np.float64), metric)
     return distances / features.shape[1] if kind == "euclidean" else distances
 
 
 @pytest.mark.parametrize("case", [*CASES, "constant rows"])
-def test_rdm_equals_scipy_is_symmetric_with_zero_diagonal_within_bounds(case):
+def test_rdm_equals_scipy_is_symmetric_with_zero_diagonal_within_bounds(case: str) -> None:
     features = features_of(case)
     # A constant row has no correlation, and one of zeros no angle. Distances of up to 1e8 have no 18 digits.
     kinds, rtol = (["euclidean"], 1e-12) if case == "constant rows" else (list(KINDS), 0)
@@ -72,7 +74,7 @@ def test_rdm_equals_scipy_is_symmetric_with_zero_diagonal_within_bounds(case):
         assert kind == "euclidean" or rdm.max() <= 2
 
 
-def test_stimuli_near_each_other_and_far_from_one_are_told_apart(monkeypatch):
+def test_stimuli_near_each_other_and_far_from_one_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The products of all but the first cancel: their squares are 1e16, their distances near 2."""
     features = 1e8 + np.random.default_rng(3).standard_normal((12, 40))
     features[0] = 0
@@ -83,20 +85,20 @@ def test_stimuli_near_each_other_and_far_from_one_are_told_apart(monkeypatch):
         assert np.array_equal(rdm, rdm.T)
 
 
-def test_cosine_of_constant_rows_is_scipys():
+def test_cosine_of_constant_rows_is_scipys() -> None:
     features = features_of("constant rows")[1:]
     np.testing.assert_allclose(upper_triangle(cosine_rdm(features)), scipys(features, "cosine"), atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize("offset", [1e4, 1e5, 1e6])
-def test_float32_keeps_its_bound_beside_a_large_offset(offset):
+def test_float32_keeps_its_bound_beside_a_large_offset(offset: float) -> None:
     """The mean of a row of float32 is no float32: what is left of it is taken out of the products."""
     features = (offset + np.random.default_rng(0).standard_normal((30, 500))).astype(np.float32)
     np.testing.assert_allclose(correlation_rdm(features, np.float32), correlation_rdm(features), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "offset"])
-def test_rdm_equals_rsatoolbox(case):
+def test_rdm_equals_rsatoolbox(case: str) -> None:
     for kind in ["correlation", "euclidean"]:
         features = features_of(case).astype(np.float64)
         oracle = calc_rdm(Dataset(features), method=kind)
@@ -104,14 +106,14 @@ def test_rdm_equals_rsatoolbox(case):
 
 
 @pytest.mark.parametrize("n", [3, 63, 64, 65, 200])
-def test_rdm_of_any_number_of_stimuli_is_filled_everywhere(n):
+def test_rdm_of_any_number_of_stimuli_is_filled_everywhere(n: int) -> None:
     """Tiles of 64 rows: sizes around their edge."""
     features = np.random.default_rng(n).standard_normal((n, 20))
     for kind, function in KINDS.items():
         np.testing.assert_allclose(function(features), squareform(scipys(features, kind)), atol=1e-12)
 
 
-def test_equal_rows_are_exactly_zero_apart_and_so_tie():
+def test_equal_rows_are_exactly_zero_apart_and_so_tie() -> None:
     features = np.random.default_rng(0).standard_normal((7, 1001))
     for dtype in (np.float64, np.float32):
         twice = correlation_rdm(np.concatenate([features, 3.7 * features + 1.3]), dtype)
@@ -123,7 +125,7 @@ def test_equal_rows_are_exactly_zero_apart_and_so_tie():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rdm_of_a_wide_layer_does_not_depend_on_the_blocks(monkeypatch, kind):
+def test_rdm_of_a_wide_layer_does_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     features = features_of("random")
     whole = KINDS[kind](features)
     monkeypatch.setattr(gram, "BLOCK_BYTES", 20 * 8 * 7)
@@ -133,12 +135,12 @@ def test_rdm_of_a_wide_layer_does_not_depend_on_the_blocks(monkeypatch, kind):
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, 3e38])
-def test_what_lay_in_fresh_memory_does_not_matter(monkeypatch, rubbish):
+def test_what_lay_in_fresh_memory_does_not_matter(monkeypatch: pytest.MonkeyPatch, rubbish: float) -> None:
     features = np.random.default_rng(0).standard_normal((130, 50)).astype(np.float32)
     expected = [function(features) for function in KINDS.values()] + [correlation_rdm(features, np.float32)]
     empty = np.empty
 
-    def dirty(shape, dtype=float, order="C"):
+    def dirty(shape: Any, dtype: Any = float, order: str = "C") -> Any:
         array = empty(shape, dtype, order)
         array.fill(rubbish)
         return array
@@ -150,7 +152,7 @@ def test_what_lay_in_fresh_memory_does_not_matter(monkeypatch, rubbish):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_float32_rdm_is_within_a_hundred_thousandth_of_the_float64_one(case):
+def test_float32_rdm_is_within_a_hundred_thousandth_of_the_float64_one(case: str) -> None:
     features = features_of(case)
     fast = correlation_rdm(features, np.float32)
     assert fast.dtype == np.float32
@@ -158,7 +160,7 @@ def test_float32_rdm_is_within_a_hundred_thousandth_of_the_float64_one(case):
     np.testing.assert_allclose(fast, correlation_rdm(features), atol=1e-5, rtol=0)
 
 
-def test_float32_rdm_keeps_its_error_on_a_wide_rectified_layer():
+def test_float32_rdm_keeps_its_error_on_a_wide_rectified_layer() -> None:
     rng = np.random.default_rng(5)
     features = np.maximum(rng.standard_normal((120, 8)) @ rng.standard_normal((8, 20000)) + 0.5, 0)
     error = np.abs(correlation_rdm(features, np.float32) - correlation_rdm(features)).max()
@@ -166,7 +168,7 @@ def test_float32_rdm_keeps_its_error_on_a_wide_rectified_layer():
 
 
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**-40, 2.0**60])
-def test_scaling_by_a_power_of_two_changes_no_bit(scale):
+def test_scaling_by_a_power_of_two_changes_no_bit(scale: float) -> None:
     features = features_of("float32")
     scaled = features * np.float32(scale)
     for function in (correlation_rdm, cosine_rdm):
@@ -175,21 +177,21 @@ def test_scaling_by_a_power_of_two_changes_no_bit(scale):
 
 
 @pytest.mark.parametrize("size", [1e-200, 1e200])
-def test_tiny_and_huge_activity_neither_underflows_nor_overflows(size):
+def test_tiny_and_huge_activity_neither_underflows_nor_overflows(size: float) -> None:
     features = features_of("random")
     for function in (correlation_rdm, cosine_rdm):
         np.testing.assert_allclose(function(features * size), function(features), atol=1e-12)
     np.testing.assert_allclose(correlation_rdm(features * size, np.float32), correlation_rdm(features), atol=1e-5)
 
 
-def test_activity_whose_sum_overflows_is_refused_by_row():
+def test_activity_whose_sum_overflows_is_refused_by_row() -> None:
     features = features_of("random")
     features[2] = np.linspace(1.6e308, 1.7e308, features.shape[1])
     with pytest.raises(UserError, match="sum of the activity overflows in row 2; divide"):
         correlation_rdm(features)
 
 
-def test_squares_that_overflow_are_refused_by_row():
+def test_squares_that_overflow_are_refused_by_row() -> None:
     features = features_of("random")
     features[3] *= 1e160
     with pytest.raises(UserError, match=r"squares of the activity overflow in row \d+; divide"):
@@ -201,7 +203,7 @@ FEATURES = arrays(np.float64, st.tuples(st.integers(3, 9), st.integers(2, 7)), e
 
 @settings(max_examples=60)
 @given(FEATURES, st.randoms(use_true_random=False))
-def test_permuting_stimuli_permutes_the_rdm_and_permuting_neuroids_changes_nothing(features, random):
+def test_permuting_stimuli_permutes_the_rdm_and_permuting_neuroids_changes_nothing(features: Any, random: Any) -> None:
     stimuli, neuroids = list(range(len(features))), list(range(features.shape[1]))
     random.shuffle(stimuli), random.shuffle(neuroids)
     for kind, function in KINDS.items():
@@ -214,7 +216,7 @@ def test_permuting_stimuli_permutes_the_rdm_and_permuting_neuroids_changes_nothi
 
 @settings(max_examples=60)
 @given(FEATURES, st.floats(0.01, 100), st.floats(-100, 100))
-def test_what_each_kind_does_not_see(features, scale, shift):
+def test_what_each_kind_does_not_see(features: Any, scale: Any, shift: Any) -> None:
     """Correlation: scale and offset of a stimulus; cosine: its scale; Euclidean: a pattern added to all stimuli."""
     first = np.where(np.arange(len(features))[:, None] == 0, scale, 1.0)
     moved = {"correlation": features * first + (first - 1) * shift, "cosine": features * first}
@@ -228,7 +230,7 @@ def test_what_each_kind_does_not_see(features, scale, shift):
 
 
 @pytest.mark.parametrize("kind", ["correlation", "cosine"])
-def test_row_without_a_direction_is_named(kind):
+def test_row_without_a_direction_is_named(kind: str) -> None:
     features = features_of("random")
     features[13] = {"correlation": 0.1, "cosine": 0.0}[kind]
     with pytest.raises(UndefinedSimilarity, match=r"(constant|zero everywhere) in row 13") as caught:
@@ -237,7 +239,7 @@ def test_row_without_a_direction_is_named(kind):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_row_that_is_not_finite_is_named(bad):
+def test_row_that_is_not_finite_is_named(bad: float) -> None:
     for kind in KINDS:
         features = features_of("random")
         features[4, 49] = bad
@@ -246,19 +248,19 @@ def test_row_that_is_not_finite_is_named(bad):
 
 
 @pytest.mark.parametrize("shape", [(2, 10), (0, 10), (10, 0), (10,), (4, 4, 4)])
-def test_too_few_stimuli_or_a_wrong_shape_is_refused(shape):
+def test_too_few_stimuli_or_a_wrong_shape_is_refused(shape: tuple[Any, ...]) -> None:
     for kind in KINDS:
         with pytest.raises(UserError, match="at least 3 stimuli"):
             KINDS[kind](np.ones(shape))
 
 
-def test_upper_triangle_is_in_scipys_order_and_square_undoes_it():
+def test_upper_triangle_is_in_scipys_order_and_square_undoes_it() -> None:
     rdm = correlation_rdm(features_of("random"))
     assert np.array_equal(upper_triangle(rdm), squareform(rdm, checks=False))
     assert np.array_equal(square(upper_triangle(rdm), 20), rdm)
     assert upper_triangle(rdm.astype(np.float32)).dtype == np.float64
 
 
-def test_upper_triangle_refuses_what_is_not_square():
+def test_upper_triangle_refuses_what_is_not_square() -> None:
     with pytest.raises(UserError, match="square"):
         upper_triangle(np.zeros((3, 4)))

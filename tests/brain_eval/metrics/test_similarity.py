@@ -2,11 +2,15 @@
 
 import itertools
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.spatial.distance import squareform
 from scipy.stats import pearsonr, rankdata, spearmanr
@@ -48,7 +52,7 @@ RANKED = ("spearman", "rho-a", "tau-a")
 CASES = ["random", "ties", "duplicates", "three stimuli", "spike counts"]
 
 
-def features_of(case):
+def features_of(case: str) -> NDArray[Any]:
     rng = np.random.default_rng(7)
     return {
         "random": rng.standard_normal((20, 50)),
@@ -60,26 +64,26 @@ def features_of(case):
     }[case]
 
 
-def rsa_compare(a, b, metric):
+def rsa_compare(a: NDArray[np.float64], b: NDArray[np.float64], metric: str) -> float:
     rdms = (rsatoolbox.rdm.RDMs(upper_triangle(rdm)[None]) for rdm in (a, b))
     return rsatoolbox.rdm.compare(*rdms, method=THEIRS.get(metric, metric))[0, 0]
 
 
-def two_rdms(n, seed=0, size=6):
+def two_rdms(n: int, seed: int = 0, size: int = 6) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     common = rng.standard_normal((n, size))
     return [correlation_rdm(common + rng.standard_normal((n, size))) for _ in range(2)]
 
 
 @pytest.mark.parametrize("levels", [1, 2, 10, 10**9])
-def test_ranks_equal_scipys_bit_for_bit_in_chunks_of_any_size(monkeypatch, levels):
+def test_ranks_equal_scipys_bit_for_bit_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch, levels: int) -> None:
     for chunk in [1, 7, 400, 10**6]:
         monkeypatch.setattr(similarity, "CHUNK", chunk)
         values = np.random.default_rng(levels).integers(0, levels, 1000) / 7
         assert np.array_equal(ranks(values), rankdata(values))
 
 
-def rdms_of(kind, features):
+def rdms_of(kind: str, features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """RDM of a layer, and that of a recording that shares something with it, both of this kind."""
     rng, chosen = np.random.default_rng(3), KINDS[kind]
     shape = (4, len(features), 5) if chosen.repeated else (len(features), 5)
@@ -92,7 +96,7 @@ KINDS_AND_CASES.remove(("correlation", "constant rows"))
 
 
 @pytest.mark.parametrize(("kind", "case"), KINDS_AND_CASES)
-def test_compare_equals_scipy_and_rsatoolbox(kind, case):
+def test_compare_equals_scipy_and_rsatoolbox(kind: str, case: str) -> None:
     for other in ["as it is", "ties"]:
         a, b = rdms_of(kind, features_of(case))
         if other == "ties":
@@ -106,7 +110,7 @@ def test_compare_equals_scipy_and_rsatoolbox(kind, case):
 
 
 @pytest.mark.parametrize("metric", ["whitened-cosine", "whitened-correlation"])
-def test_whitening_equals_the_inverse_covariance_of_the_distances(metric):
+def test_whitening_equals_the_inverse_covariance_of_the_distances(metric: str) -> None:
     """The definition itself (Diedrichsen et al. 2020, eq. 12): V of all pairs built and inverted."""
     for n in [3, 4, 7, 30]:
         pairs = [upper_triangle(rdm) for rdm in two_rdms(n, size=40)]
@@ -119,7 +123,7 @@ def test_whitening_equals_the_inverse_covariance_of_the_distances(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_compare_is_symmetric_and_one_for_itself(metric):
+def test_compare_is_symmetric_and_one_for_itself(metric: str) -> None:
     a, b = two_rdms(15)
     assert compare(a, b, metric) == pytest.approx(compare(b, a, metric), abs=1e-14)
     assert compare(a, a, metric) == pytest.approx(1, abs=1e-14)
@@ -127,14 +131,16 @@ def test_compare_is_symmetric_and_one_for_itself(metric):
 
 
 @pytest.mark.parametrize("metric", RANKED)
-def test_ranks_are_blind_to_monotone_change(metric):
+def test_ranks_are_blind_to_monotone_change(metric: str) -> None:
     a, b = two_rdms(15)
     assert compare(a**3, np.sqrt(b), metric) == pytest.approx(compare(a, b, metric), abs=1e-14)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 12), st.floats(1e-3, 1e3), st.floats(0, 10))
-def test_metrics_are_blind_to_scale_and_order_of_stimuli_and_the_centred_ones_to_an_offset(seed, n, scale, offset):
+def test_metrics_are_blind_to_scale_and_order_of_stimuli_and_the_centred_ones_to_an_offset(
+    seed: Any, n: Any, scale: Any, offset: Any
+) -> None:
     a, b = two_rdms(n, seed, size=4)
     order = np.random.default_rng(seed).permutation(n)
     for metric, chosen in METRICS.items():
@@ -146,7 +152,7 @@ def test_metrics_are_blind_to_scale_and_order_of_stimuli_and_the_centred_ones_to
             assert compare(a + offset * (1 - np.eye(n)), b, metric) == pytest.approx(value, abs=1e-8)
 
 
-def test_tau_a_counts_the_pairs_of_pairs_that_agree():
+def test_tau_a_counts_the_pairs_of_pairs_that_agree() -> None:
     a, b = (np.round(rdm, 1) for rdm in two_rdms(9))
     x, y = upper_triangle(a), upper_triangle(b)
     signs = [np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in itertools.combinations(range(len(x)), 2)]
@@ -154,7 +160,7 @@ def test_tau_a_counts_the_pairs_of_pairs_that_agree():
     assert compare(a, b, "tau-a") == pytest.approx(np.mean(signs), abs=1e-14)
 
 
-def test_ties_lower_rho_a_and_tau_a_of_a_perfect_prediction_but_not_spearman():
+def test_ties_lower_rho_a_and_tau_a_of_a_perfect_prediction_but_not_spearman() -> None:
     categories = np.arange(12) % 3
     model = (categories[:, None] != categories).astype(float)
     assert compare(model, model, "spearman") == pytest.approx(1)
@@ -164,7 +170,7 @@ def test_ties_lower_rho_a_and_tau_a_of_a_perfect_prediction_but_not_spearman():
     assert compare(model, model, "tau-a") == pytest.approx(18 * 48 / (66 * 65 / 2))
 
 
-def resampled(rdm, counts):
+def resampled(rdm: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The RDM of a draw, copies of stimuli beside each other; NaN between copies."""
     stimuli = np.repeat(np.arange(len(counts)), counts)
     drawn = rdm[np.ix_(stimuli, stimuli)].astype(float)
@@ -174,7 +180,7 @@ def resampled(rdm, counts):
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.draws])
-def test_every_draw_equals_rsatoolbox_on_the_resampled_rdms(metric):
+def test_every_draw_equals_rsatoolbox_on_the_resampled_rdms(metric: str) -> None:
     for n in [5, 12, 31]:
         a, b = (np.round(rdm, 2) for rdm in two_rdms(n))
         rng = np.random.default_rng(n)
@@ -190,7 +196,7 @@ def test_every_draw_equals_rsatoolbox_on_the_resampled_rdms(metric):
 
 
 @pytest.mark.parametrize("metric", [name for name, metric in METRICS.items() if metric.draws])
-def test_draw_without_pairs_or_without_variance_has_no_score(metric):
+def test_draw_without_pairs_or_without_variance_has_no_score(metric: str) -> None:
     a, b = two_rdms(6)
     a[:3, :3] = b[:3, :3] = 0
     counts = np.array([[6.0, 0, 0, 0, 0, 0], [2.0, 2, 2, 0, 0, 0]])
@@ -198,14 +204,14 @@ def test_draw_without_pairs_or_without_variance_has_no_score(metric):
     assert np.isnan(draws).all()
 
 
-def test_pairs_tell_the_number_of_stimuli_and_row_sums():
+def test_pairs_tell_the_number_of_stimuli_and_row_sums() -> None:
     for n in (2, 3, 50, 1001):
         rdm = square(np.random.default_rng(n).random(n * (n - 1) // 2), n)
         assert stimuli_of(upper_triangle(rdm)) == n
         np.testing.assert_allclose(row_sums(upper_triangle(rdm)), rdm.sum(axis=0), rtol=1e-12)
 
 
-def test_features_compare_as_their_rdms_do():
+def test_features_compare_as_their_rdms_do() -> None:
     rng = np.random.default_rng(6)
     features, others = rng.standard_normal((30, 9)), rng.standard_normal((30, 4))
     for metric in METRICS:
@@ -217,19 +223,19 @@ def test_features_compare_as_their_rdms_do():
         compare_features(features, others[:29])
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = two_rdms(40)
     whole = {metric: compare(a, b, metric) for metric in METRICS}
     monkeypatch.setattr(similarity, "CHUNK", 100)
     assert {metric: compare(a, b, metric) for metric in METRICS} == pytest.approx(whole, abs=1e-14)
 
 
-def test_a_metric_of_responses_compares_no_rdms():
+def test_a_metric_of_responses_compares_no_rdms() -> None:
     with pytest.raises(UserError, match="cka-biased compares responses, not RDMs"):
         compare(*two_rdms(9), "cka-biased")
 
 
-def test_compare_refuses_what_has_no_answer():
+def test_compare_refuses_what_has_no_answer() -> None:
     rdm = correlation_rdm(features_of("random"))
     with pytest.raises(UserError, match=r"unknown metric 'kendall'; known: .*, cosine, pearson, pls, rho-a, ridge"):
         compare(rdm, rdm, "kendall")
@@ -242,7 +248,7 @@ def test_compare_refuses_what_has_no_answer():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_constant_rdm_has_a_cosine_at_most(metric):
+def test_constant_rdm_has_a_cosine_at_most(metric: str) -> None:
     for level in [0.0, 0.1, 1.0]:
         rdm, constant = correlation_rdm(features_of("random")), level * (1 - np.eye(20))
         if METRICS[metric].defined_if_constant and level:
@@ -254,7 +260,7 @@ def test_constant_rdm_has_a_cosine_at_most(metric):
 
 
 @pytest.mark.real_data
-def test_published_rdms_compare_as_documented(data_folder):
+def test_published_rdms_compare_as_documented(data_folder: Callable[..., Path]) -> None:
     name = "kriegeskorte2008/Kriegeskorte_Neuron2008_supplementalData.mat"
     neuron = loadmat(data_folder(name) / name)
     macaque, human = (squareform(entry["RDM"].ravel()) for entry in neuron["RDMs_mIT_hIT_fig1"].ravel()[:2])

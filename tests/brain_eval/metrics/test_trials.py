@@ -1,9 +1,12 @@
 """Trials that some neuroids lack: averages, noise ceilings and reliabilities, against the truth of simulations."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.metrics.cka import linear_cka
 from brain_eval.metrics.encoding import corrected, pearson_by_column, reliability
@@ -18,26 +21,26 @@ KINDS = {kind.name: kind.of_recording for kind in RECORDS}
 R, N, P = 8, 50, 30
 
 
-def last_trial(rng):
+def last_trial(rng: np.random.Generator) -> NDArray[np.bool_]:
     """A third of the neuroids lack the last trial of every stimulus."""
     lost = np.zeros((R, N, P), bool)
     lost[-1, :, : P // 3] = True
     return lost
 
 
-def half_the_trials(rng):
+def half_the_trials(rng: Any) -> Any:
     lost = np.zeros((R, N, P), bool)
     lost[R // 2 :, :, : P // 2] = True
     return lost
 
 
-def here_and_there(rng):
+def here_and_there(rng: Any) -> Any:
     lost = rng.random((R, N, P)) < 0.15
     lost[:2] = False
     return lost
 
 
-def other_days(rng):
+def other_days(rng: Any) -> Any:
     """Two groups of neuroids have no trial in common."""
     lost = np.zeros((R, N, P), bool)
     lost[: R // 2, :, : P // 2] = True
@@ -48,7 +51,9 @@ def other_days(rng):
 PATTERNS = [last_trial, half_the_trials, here_and_there, other_days]
 
 
-def simulated(pattern, noise=5.0, shared=0.0, seed=0):
+def simulated(
+    pattern: Callable[..., Any], noise: float = 5.0, shared: float = 0.0, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noiseless responses (N, P) and trials of them; `shared` is the correlation of the noise between neuroids."""
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((N, 5)) @ rng.standard_normal((5, P))
@@ -60,7 +65,9 @@ def simulated(pattern, noise=5.0, shared=0.0, seed=0):
 
 @pytest.mark.parametrize("shared", [0.0, 0.1])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_the_upper_ceiling_is_the_correlation_with_the_noiseless_rdm(pattern, shared):
+def test_the_upper_ceiling_is_the_correlation_with_the_noiseless_rdm(
+    pattern: Callable[..., Any], shared: float
+) -> None:
     found, reached = [], []
     for seed in range(4):
         truth, trials = simulated(pattern, shared=shared, seed=seed)
@@ -72,7 +79,7 @@ def test_the_upper_ceiling_is_the_correlation_with_the_noiseless_rdm(pattern, sh
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_halves_are_even_disjoint_and_whole(pattern):
+def test_halves_are_even_disjoint_and_whole(pattern: Callable[..., Any]) -> None:
     _, trials = simulated(pattern)
     known = trials_of(trials, 2)
     rng = np.random.default_rng(1)
@@ -89,7 +96,7 @@ def test_halves_are_even_disjoint_and_whole(pattern):
             np.testing.assert_allclose(known.means(half), expected, atol=1e-12)
 
 
-def test_every_pair_of_trials_is_split_and_joined():
+def test_every_pair_of_trials_is_split_and_joined() -> None:
     """Each trial is missing for another neuroid: the split varies all the same."""
     _, trials = simulated(lambda rng: (np.arange(R)[:, None] == np.arange(P))[:, None] & np.ones((R, N, P), bool))
     known, rng = trials_of(trials, 2), np.random.default_rng(0)
@@ -98,7 +105,7 @@ def test_every_pair_of_trials_is_split_and_joined():
         assert 0.1 < (firsts[:, one] == firsts[:, other]).mean() < 0.9
 
 
-def test_images_with_one_trial_of_some_neuroid_are_left_out_and_too_few_refused():
+def test_images_with_one_trial_of_some_neuroid_are_left_out_and_too_few_refused() -> None:
     _, trials = simulated(last_trial)
     trials[1:, 4, 7] = np.nan
     assert split_half_correlations(trials, ["spearman"], 3, 0)[1] == N - 1
@@ -107,7 +114,7 @@ def test_images_with_one_trial_of_some_neuroid_are_left_out_and_too_few_refused(
         split_half_correlations(trials, ["spearman"], 3, 0)
 
 
-def test_neuroids_that_never_meet_in_a_half_leave_the_image_out():
+def test_neuroids_that_never_meet_in_a_half_leave_the_image_out() -> None:
     """Two trials of each of three neuroids, in all pairs of three: no split gives all of them one on each side."""
     trials = np.random.default_rng(0).standard_normal((3, 10, 3))
     for neuroid in range(3):
@@ -116,7 +123,7 @@ def test_neuroids_that_never_meet_in_a_half_leave_the_image_out():
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_ceiling_of_cka_lies_below_what_the_truth_reaches(pattern):
+def test_ceiling_of_cka_lies_below_what_the_truth_reaches(pattern: Callable[..., Any]) -> None:
     truth, trials = simulated(pattern, noise=3.0)
     ceiling = split_half_responses(trials, linear_cka, 5, 0)
     assert 0.1 < ceiling.lower < linear_cka(truth, np.nanmean(trials, axis=0))
@@ -125,7 +132,7 @@ def test_ceiling_of_cka_lies_below_what_the_truth_reaches(pattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_reliability_corrects_to_the_noiseless_correlation(pattern):
+def test_reliability_corrects_to_the_noiseless_correlation(pattern: Callable[..., Any]) -> None:
     """Of each neuroid by its own trials, as if it had been recorded alone."""
     truth, trials = simulated(pattern, noise=2.0)
     found = reliability(trials)
@@ -136,7 +143,7 @@ def test_reliability_corrects_to_the_noiseless_correlation(pattern):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_distances_in_units_of_noise_take_whole_trials(kind):
+def test_distances_in_units_of_noise_take_whole_trials(kind: str) -> None:
     _, trials = simulated(last_trial)
     np.testing.assert_allclose(KINDS[kind](trials), KINDS[kind](trials[:-1]), atol=1e-12)
     assert np.isnan(whole_trials(trials)[-1]).all()

@@ -3,9 +3,12 @@
 import re
 import shutil
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.metrics import rdms
@@ -37,13 +40,15 @@ CORRELATIONS = [name for name, metric in METRICS.items() if metric.spearman_brow
 THEIRS = {"pearson": "corr", "whitened-cosine": "cosine_cov", "whitened-correlation": "corr_cov"}
 
 
-def subjects_rdms(n_subjects, n=12, noise=1.0, seed=0):
+def subjects_rdms(n_subjects: int, n: int = 12, noise: float = 1.0, seed: int = 0) -> list[NDArray[np.float64]]:
     rng = np.random.default_rng(seed)
     code = rng.standard_normal((n, 10))
     return [correlation_rdm(code + noise * rng.standard_normal((n, 10))) for _ in range(n_subjects)]
 
 
-def simulated_repetitions(noise, repetitions=8, n=60, neuroids=40, seed=0):
+def simulated_repetitions(
+    noise: float, repetitions: int = 8, n: int = 60, neuroids: int = 40, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noiseless responses (n, neuroids) and noisy repetitions of them."""
     rng = np.random.default_rng(seed)
     truth = rng.standard_normal((n, 5)) @ rng.standard_normal((5, neuroids))
@@ -52,7 +57,7 @@ def simulated_repetitions(noise, repetitions=8, n=60, neuroids=40, seed=0):
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.filterwarnings("ignore:Noise ceiling for tau")
-def test_leave_one_out_equals_rsatoolbox(metric):
+def test_leave_one_out_equals_rsatoolbox(metric: str) -> None:
     for n_subjects in [2, 3, 7]:
         for ties in [False, True]:
             rdms = subjects_rdms(n_subjects)
@@ -70,7 +75,7 @@ def test_leave_one_out_equals_rsatoolbox(metric):
 
 
 @pytest.mark.parametrize("metric", [*CORRELATIONS, "tau-a"])
-def test_leave_one_out_bounds_the_true_model(metric):
+def test_leave_one_out_bounds_the_true_model(metric: str) -> None:
     rng = np.random.default_rng(1)
     code = rng.standard_normal((40, 10))
     rdms = [correlation_rdm(code + rng.standard_normal((40, 10))) for _ in range(6)]
@@ -79,7 +84,7 @@ def test_leave_one_out_bounds_the_true_model(metric):
     assert found.lower < true_model < found.upper
 
 
-def test_sessions_of_one_subject_are_left_out_together():
+def test_sessions_of_one_subject_are_left_out_together() -> None:
     """With a copy of the left-out RDM in the average, the lower ceiling would rise above the honest one."""
     rdms = subjects_rdms(3)
     subjects = ["S1", "S1", "S2", "S2", "S3", "S3"]
@@ -90,7 +95,7 @@ def test_sessions_of_one_subject_are_left_out_together():
     assert "3 subjects (6 RDMs" in honest.definition
 
 
-def test_leave_one_out_refuses_one_subject_and_unlike_stimuli():
+def test_leave_one_out_refuses_one_subject_and_unlike_stimuli() -> None:
     rdms = subjects_rdms(3)
     with pytest.raises(UserError, match="at least 2 subjects, got 1"):
         leave_one_out(rdms[:1], "spearman")
@@ -102,7 +107,7 @@ def test_leave_one_out_refuses_one_subject_and_unlike_stimuli():
 
 @pytest.mark.parametrize("noise", [4.0, 8.0])
 @pytest.mark.parametrize("metric", CORRELATIONS)
-def test_split_half_upper_is_the_correlation_with_the_noiseless_rdm(noise, metric):
+def test_split_half_upper_is_the_correlation_with_the_noiseless_rdm(noise: float, metric: str) -> None:
     truth, repetitions = simulated_repetitions(noise)
     found = split_half(repetitions, metric, 30, 0)
     against_truth = compare(correlation_rdm(truth), correlation_rdm(repetitions.mean(axis=0)), metric)
@@ -111,7 +116,7 @@ def test_split_half_upper_is_the_correlation_with_the_noiseless_rdm(noise, metri
     assert found.lower < found.upper
 
 
-def test_split_half_lower_is_the_correlation_of_two_halves():
+def test_split_half_lower_is_the_correlation_of_two_halves() -> None:
     """An independent pair of half data sets of the same truth must correlate as the halves do."""
     truth, repetitions = simulated_repetitions(2.0)
     halves = [truth + 2.0 * np.random.default_rng(s).standard_normal((4, *truth.shape)) for s in (8, 9)]
@@ -119,13 +124,13 @@ def test_split_half_lower_is_the_correlation_of_two_halves():
     assert split_half(repetitions, "spearman", 30, 0).lower == pytest.approx(oracle, abs=0.04)
 
 
-def test_split_half_applies_spearman_brown():
+def test_split_half_applies_spearman_brown() -> None:
     found = ceiling_of_halves(np.array([0.4, 0.6]), 10)
     assert (found.lower, found.upper) == pytest.approx((0.5, np.sqrt(2 * 0.5 / 1.5)))
     assert "2 random splits; 10 images" in found.definition
 
 
-def test_without_noise_the_ceiling_is_one_and_without_signal_unknown():
+def test_without_noise_the_ceiling_is_one_and_without_signal_unknown() -> None:
     _, repetitions = simulated_repetitions(0.0)
     found = split_half(repetitions, "spearman", 5, 0)
     assert (found.lower, found.upper) == pytest.approx((1, 1))
@@ -138,7 +143,7 @@ def test_without_noise_the_ceiling_is_one_and_without_signal_unknown():
 
 
 @pytest.mark.parametrize("metric", ["tau-a", "cosine", "whitened-cosine"])
-def test_what_is_no_correlation_has_no_upper_split_half_ceiling(metric):
+def test_what_is_no_correlation_has_no_upper_split_half_ceiling(metric: str) -> None:
     _, repetitions = simulated_repetitions(4.0)
     found = split_half(repetitions, metric, 3, 0)
     assert found.upper is None
@@ -146,10 +151,10 @@ def test_what_is_no_correlation_has_no_upper_split_half_ceiling(metric):
     assert f"upper unknown for {metric}" in found.definition
 
 
-def counted(monkeypatch):
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls = []
 
-    def spy(*arguments):
+    def spy(*arguments: Any) -> Any:
         calls.append(arguments)
         return split_half_all(*arguments)
 
@@ -157,7 +162,7 @@ def counted(monkeypatch):
     return calls
 
 
-def benchmark_with(repetitions):
+def benchmark_with(repetitions: NDArray[np.float64]) -> Benchmark:
     rdm = correlation_rdm(np.nanmean(repetitions, axis=0))
     n = len(rdm)
     recordings = (
@@ -168,7 +173,7 @@ def benchmark_with(repetitions):
     return Benchmark(about, StimulusSet("fake", tuple(map(str, range(n))), lambda indices: [], "sha"), recordings)
 
 
-def test_ceilings_are_computed_once_and_kept_bit_for_bit(tmp_path, monkeypatch):
+def test_ceilings_are_computed_once_and_kept_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = counted(monkeypatch)
     _, repetitions = simulated_repetitions(2.0, repetitions=4, n=12)
     benchmark, metrics = benchmark_with(repetitions), ["spearman", "rho-a"]
@@ -180,7 +185,9 @@ def test_ceilings_are_computed_once_and_kept_bit_for_bit(tmp_path, monkeypatch):
     assert [path.name.rpartition("-")[0] for path in tmp_path.glob("*.json")] == ["fake"]
 
 
-def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(tmp_path, monkeypatch):
+def test_kept_ceilings_are_not_used_for_other_data_settings_or_damaged_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = counted(monkeypatch)
     _, repetitions = simulated_repetitions(2.0, repetitions=4, n=12)
     benchmark = benchmark_with(repetitions)
@@ -209,14 +216,16 @@ EDITS = {
 }
 
 
-def test_an_edit_of_the_code_behind_a_ceiling_and_no_other_computes_it_again(tmp_path, monkeypatch):
+def test_an_edit_of_the_code_behind_a_ceiling_and_no_other_computes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a copy of the packages, whose code is hashed instead of ours."""
     for package in ("brain_eval", "nmnc"):
         shutil.copytree(sources.ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     calls, (_, repetitions) = counted(monkeypatch), simulated_repetitions(2.0, repetitions=4, n=12)
 
-    def made():
+    def made() -> Any:
         sources.code_digest.cache_clear()
         metrics = ["whitened-cosine"]
         ceiling_files.ceilings_of(benchmark_with(repetitions), metrics, 0, tmp_path / "kept", "crossnobis")
@@ -231,7 +240,7 @@ def test_an_edit_of_the_code_behind_a_ceiling_and_no_other_computes_it_again(tmp
     sources.code_digest.cache_clear()
 
 
-def test_a_ceiling_that_is_undefined_names_the_stimulus():
+def test_a_ceiling_that_is_undefined_names_the_stimulus() -> None:
     _, repetitions = simulated_repetitions(1.0, repetitions=2, n=10)
     repetitions[0, 6] = 0.0
     repetitions[1, 2] = np.nan  # is left out: the row among those used is another one
@@ -241,14 +250,14 @@ def test_a_ceiling_that_is_undefined_names_the_stimulus():
     )
 
 
-def test_splits_are_seeded():
+def test_splits_are_seeded() -> None:
     _, repetitions = simulated_repetitions(2.0, repetitions=5, n=20)
     first = split_half(repetitions, "spearman", 4, 3)
     assert split_half(repetitions, "spearman", 4, 3) == first
     assert split_half(repetitions, "spearman", 4, 4) != first
 
 
-def test_each_image_splits_its_own_repetitions_and_the_padding_is_not_read():
+def test_each_image_splits_its_own_repetitions_and_the_padding_is_not_read() -> None:
     """Ragged data equal the same data with the repetitions elsewhere along the padded axis."""
     _, full = simulated_repetitions(1.0, repetitions=7, n=25)
     ragged = full.copy()
@@ -261,7 +270,7 @@ def test_each_image_splits_its_own_repetitions_and_the_padding_is_not_read():
     assert 0.3 < correlations["spearman"].mean() < split_half(full, "spearman", 40, 0).lower
 
 
-def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch):
+def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Repetition r answers with neuroid r alone, so a half's mean shows which repetitions it holds."""
     counts = [2, 3, 4, 7, 8]
     repetitions = np.full((8, 5, 8), np.nan)
@@ -269,7 +278,7 @@ def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch):
         repetitions[:count, image] = np.eye(8)[:count]
     seen = []
 
-    def spy(half):
+    def spy(half: Any) -> Any:
         seen.append(half.copy())
         return correlation_rdm(half)
 
@@ -286,7 +295,7 @@ def test_halves_are_disjoint_exhaustive_and_of_equal_size(monkeypatch):
     assert all(0 < sum(half[4, r] > 0 for half in seen[::2]) < 60 for r in range(8))
 
 
-def test_images_with_one_repetition_are_left_out():
+def test_images_with_one_repetition_are_left_out() -> None:
     _, repetitions = simulated_repetitions(1.0, n=20)
     single = np.concatenate([repetitions, repetitions[:, :4]], axis=1)
     single[1:, 20:] = np.nan
@@ -297,13 +306,13 @@ def test_images_with_one_repetition_are_left_out():
     )
 
 
-def test_several_metrics_at_once_equal_one_by_one():
+def test_several_metrics_at_once_equal_one_by_one() -> None:
     _, repetitions = simulated_repetitions(2.0, n=20)
     together = split_half_all(repetitions, list(METRICS), 5, 0)
     assert together == {metric: split_half(repetitions, metric, 5, 0) for metric in METRICS}
 
 
-def test_split_half_refuses_what_it_cannot_split():
+def test_split_half_refuses_what_it_cannot_split() -> None:
     _, repetitions = simulated_repetitions(1.0, n=10)
     with pytest.raises(UserError, match="3 images with 2 repetitions each, got 0"):
         split_half(repetitions[:1], "spearman")
@@ -315,7 +324,7 @@ def test_split_half_refuses_what_it_cannot_split():
 
 
 @pytest.mark.parametrize("kind", ["correlation", "euclidean", "crossnobis"])
-def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind):
+def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind: str) -> None:
     _, repetitions = simulated_repetitions(1.0, n=10)
     found = split_half_all(repetitions[:1], ["spearman"], 3, 0, kind)["spearman"]
     assert (found.lower, found.upper) == (None, None)
@@ -325,7 +334,7 @@ def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind):
         split_half_all(repetitions, ["spearman"], 3, 0, kind)
 
 
-def test_a_half_without_contrast_gives_an_unknown_ceiling_not_a_number():
+def test_a_half_without_contrast_gives_an_unknown_ceiling_not_a_number() -> None:
     _, repetitions = simulated_repetitions(1.0, repetitions=2, n=10)
     repetitions[0, 6] = 0.0
     with pytest.raises(UndefinedSimilarity, match="row 6"):

@@ -1,6 +1,7 @@
 """The lower noise ceiling of CKA against halves taken here image by image, and where it is undefined."""
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def repetitions_of(noise: float, n: int = 30, repetitions: int = 6, seed: int = 
 
 @pytest.mark.parametrize("unbiased", [True, False])
 @pytest.mark.parametrize("missing", [0, 2])
-def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased, missing):
+def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased: bool, missing: int) -> None:
     repetitions = repetitions_of(2.0)
     repetitions[:missing, ::3] = np.nan
     available = ~np.isnan(repetitions).any(axis=2)
@@ -44,7 +45,7 @@ def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased, missing):
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
-def test_without_noise_it_is_one_and_more_noise_lowers_it(unbiased):
+def test_without_noise_it_is_one_and_more_noise_lowers_it(unbiased: bool) -> None:
     lower = [
         split_half_responses(repetitions_of(noise), partial(linear_cka, unbiased=unbiased), 5, 0).lower
         for noise in (0.0, 1.0, 3.0, 9.0)
@@ -53,7 +54,7 @@ def test_without_noise_it_is_one_and_more_noise_lowers_it(unbiased):
     assert lower == sorted(lower, reverse=True)
 
 
-def test_a_model_of_the_signal_is_above_it():
+def test_a_model_of_the_signal_is_above_it() -> None:
     """The average over all repetitions holds less noise than a half, and the signal none."""
     repetitions = repetitions_of(3.0)
     signal = repetitions_of(0.0)[0]
@@ -62,7 +63,7 @@ def test_a_model_of_the_signal_is_above_it():
     assert linear_cka(signal, repetitions.mean(axis=0)) > ceiling > 0.1
 
 
-def test_images_seen_once_do_not_count_and_too_few_leave_it_empty():
+def test_images_seen_once_do_not_count_and_too_few_leave_it_empty() -> None:
     repetitions = repetitions_of(1.0)
     repetitions[1:, 5:] = np.nan
     some = split_half_responses(repetitions, linear_cka, 3, 0)
@@ -74,15 +75,15 @@ def test_images_seen_once_do_not_count_and_too_few_leave_it_empty():
     assert few.definition.startswith("none: unbiased CKA needs features of at least 4 stimuli")
 
 
-def test_an_infinite_response_is_refused():
+def test_an_infinite_response_is_refused() -> None:
     repetitions = repetitions_of(1.0)
     repetitions[0, 0, 0] = np.inf
     with pytest.raises(UserError, match="repetition 0 holds infinity in row 0"):
         split_half_responses(repetitions, linear_cka, 3, 0)
 
 
-def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error():
-    def recording(animal, pairs):
+def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error() -> None:
+    def recording(animal: Any, pairs: Any) -> Any:
         rdm = squareform(pairs)
         return Recording(animal, animal, "macaque", "IT", np.arange(3), 5, rdm)
 

@@ -1,9 +1,12 @@
 """Encoding scores of resampled test stimuli, by brute force, and of recordings too small for a regression."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import pearsonr
 
 from brain_eval.benchmarks import freemanziemba2013public, kriegeskorte2008, majajhong2015public
@@ -29,7 +32,9 @@ N, DRAWS = 90, 50
 ABOUT = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
 
 
-def simulated(n=N, seed=0, noise=2.0, neuroids=15, features=40):
+def simulated(
+    n: int = N, seed: int = 0, noise: float = 2.0, neuroids: int = 15, features: int = 40
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Features (n, features) and responses (n, neuroids) that read the same 6 causes."""
     rng = np.random.default_rng(seed)
     code = rng.standard_normal((n, 6))
@@ -41,7 +46,9 @@ def simulated(n=N, seed=0, noise=2.0, neuroids=15, features=40):
     )
 
 
-def benchmark_of(responses, categories=(), stratified=False, **options):
+def benchmark_of(
+    responses: NDArray[np.float64], categories: list[str] = (), stratified: bool = False, **options: Any
+) -> Benchmark:
     n = len(responses)
     stimuli = StimulusSet("fake", tuple(f"{i:04d}" for i in range(n)), lambda indices: [], "sha", tuple(categories))
     recording = Recording(
@@ -50,12 +57,14 @@ def benchmark_of(responses, categories=(), stratified=False, **options):
     return Benchmark(replace(ABOUT, stratified=stratified), stimuli, (replace(recording, **options),))
 
 
-def scores_of(benchmark, features, metrics=("ridge",), draws=DRAWS):
+def scores_of(
+    benchmark: Benchmark, features: NDArray[np.float32], metrics: list[str] = ("ridge",), draws: int = DRAWS
+) -> tuple[Target, dict[tuple[int, str], Any]]:
     target = Target(benchmark, {}, draws, 0)
     return target, ResponseTarget(target, metrics, draws).score([0], features)
 
 
-def by_repetition(folds, responses, counts):
+def by_repetition(folds: list[Fold], responses: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
     """The score of one draw: its test stimuli written out as often as they were drawn."""
     scores = []
     for fold in folds:
@@ -68,7 +77,7 @@ def by_repetition(folds, responses, counts):
 
 
 @pytest.mark.parametrize("regression", ["ridge", "pls"])
-def test_draws_equal_repeated_stimuli_by_brute_force(regression):
+def test_draws_equal_repeated_stimuli_by_brute_force(regression: str) -> None:
     features, responses = simulated()
     folds = out_of_split(features, responses, regression)
     target = Target(benchmark_of(responses), {}, DRAWS, 0)
@@ -79,7 +88,7 @@ def test_draws_equal_repeated_stimuli_by_brute_force(regression):
     np.testing.assert_allclose(found[::8], oracle, atol=1e-10)
 
 
-def test_without_a_stimulus_one_neuroid_is_scored_as_by_brute_force_and_many_by_their_share_of_the_medians():
+def test_without_a_stimulus_one_neuroid_is_scored_as_by_brute_force_and_many_by_their_share_of_the_medians() -> None:
     features, responses = simulated()
     folds = out_of_split(features, responses, "ridge")
     weights = Target(benchmark_of(responses), {}, DRAWS, 0).weights(np.arange(N))
@@ -98,7 +107,7 @@ def test_without_a_stimulus_one_neuroid_is_scored_as_by_brute_force_and_many_by_
         assert left_out[stimulus] == pytest.approx(oracle, abs=1e-10)
 
 
-def test_each_stimulus_once_is_the_raw_score():
+def test_each_stimulus_once_is_the_raw_score() -> None:
     features, responses = simulated()
     folds = out_of_split(features, responses, "ridge")
     found, _ = scores_under_weights(folds, responses, np.ones((1, N)))
@@ -106,7 +115,7 @@ def test_each_stimulus_once_is_the_raw_score():
     assert np.array_equal(correlated(folds, responses), cross_validated(features, responses, "ridge"))
 
 
-def test_weights_of_too_few_stimuli_and_constant_columns_have_no_correlation():
+def test_weights_of_too_few_stimuli_and_constant_columns_have_no_correlation() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 6, 3))
     a[:, 1], b[:4, 2] = 0.1, 7.0
@@ -122,7 +131,7 @@ def test_weights_of_too_few_stimuli_and_constant_columns_have_no_correlation():
     assert np.isfinite(left_out).all()
 
 
-def test_halves_are_scored_by_fits_that_saw_none_of_their_stimuli():
+def test_halves_are_scored_by_fits_that_saw_none_of_their_stimuli() -> None:
     """Every half is a part of the test stimuli of each split; what one half predicts says nothing of the other."""
     features, responses = simulated()
     target, scores = scores_of(benchmark_of(responses), features)
@@ -141,7 +150,7 @@ def test_halves_are_scored_by_fits_that_saw_none_of_their_stimuli():
     assert found[0] < halves[0]
 
 
-def test_rules_are_paired_and_what_they_share_through_the_stimuli_cancels():
+def test_rules_are_paired_and_what_they_share_through_the_stimuli_cancels() -> None:
     """Two layers that differ by a little noise: their difference varies less than half as much as either score."""
     features, responses = simulated()
     benchmark = benchmark_of(responses)
@@ -154,13 +163,13 @@ def test_rules_are_paired_and_what_they_share_through_the_stimuli_cancels():
     assert stimulus_variance(difference).variance < 0.5 * stimulus_variance(one).variance
 
 
-def test_intervals_cover_the_score_of_the_same_fits_on_other_test_stimuli():
+def test_intervals_cover_the_score_of_the_same_fits_on_other_test_stimuli() -> None:
     """Fits and neuroids fixed, 150 samples of 100 test stimuli: the 95 % interval holds the population's score."""
     rng = np.random.default_rng(0)
     signal, noise, population, size = 1.0, 1.5, 30_000, 100
     mixing = rng.standard_normal((5, 20))
 
-    def sample(n):
+    def sample(n: Any) -> Any:
         truth = rng.standard_normal((n, 5)) @ mixing
         return signal * truth + rng.standard_normal((n, 20)), truth + noise * 2 * rng.standard_normal((n, 20))
 
@@ -191,7 +200,9 @@ def test_intervals_cover_the_score_of_the_same_fits_on_other_test_stimuli():
         (26, "pls", "PLS with 25 components needs as many features and training stimuli, got 40 and 23"),
     ],
 )
-def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reason(n, regression, reason):
+def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reason(
+    n: int, regression: str, reason: str
+) -> None:
     features, responses = simulated(n)
     target, scores = scores_of(benchmark_of(responses), features, [regression])
     (row,) = rows_of_layer(target, scores, 0.95)
@@ -199,7 +210,7 @@ def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reas
     assert row["interval_method"].startswith(f"none: {reason}")
 
 
-def test_a_recording_too_small_leaves_its_region_empty_in_every_table(tmp_path):
+def test_a_recording_too_small_leaves_its_region_empty_in_every_table(tmp_path: Path) -> None:
     """The other recording alone must not stand for both."""
     features, responses = simulated(60)
     (large,) = benchmark_of(responses).recordings
@@ -218,7 +229,7 @@ def test_a_recording_too_small_leaves_its_region_empty_in_every_table(tmp_path):
     assert choose_layers(drawn) == []
 
 
-def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval():
+def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval() -> None:
     features, responses = simulated(30)
     target, scores = scores_of(benchmark_of(responses), features)
     (row,) = rows_of_layer(target, scores, 0.95)
@@ -229,7 +240,7 @@ def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval():
 
 
 @pytest.mark.parametrize("kept", ["one repetition", "sparse"])
-def test_repetitions_too_few_for_a_reliability_leave_the_ceiling_empty(kept):
+def test_repetitions_too_few_for_a_reliability_leave_the_ceiling_empty(kept: str) -> None:
     features, responses = simulated()
     repetitions = np.stack([responses] * (1 if kept == "one repetition" else 4))
     if kept == "sparse":
@@ -241,7 +252,7 @@ def test_repetitions_too_few_for_a_reliability_leave_the_ceiling_empty(kept):
     assert row["ceiling_definition"].startswith("none: ")
 
 
-def test_brain_scores_categories_are_the_strata_of_its_assemblies_splits():
+def test_brain_scores_categories_are_the_strata_of_its_assemblies_splits() -> None:
     assert majajhong2015public.DESCRIPTION.stratified
     assert freemanziemba2013public.DESCRIPTION.stratified
     assert not kriegeskorte2008.DESCRIPTION.stratified

@@ -1,5 +1,7 @@
 """Ids, labels and layers in any script reach the scores as they were written, whatever the locale."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import squareform
@@ -12,7 +14,7 @@ N = 24
 ODD = ["café", "日本" * 30, 'a,"b"', "x\ny", "007", "NA", "nan", "None", "e\u0301😀", "z" * 900]
 
 
-def benchmark_with(ids, session, animal):
+def benchmark_with(ids: list[str], session: str, animal: str) -> Benchmark:
     pairs = np.random.default_rng(0).random(N * (N - 1) // 2)
     recording = Recording(session, animal, "macaque", "IT", np.arange(N), 5, squareform(pairs))
     about = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
@@ -20,7 +22,7 @@ def benchmark_with(ids, session, animal):
 
 
 @pytest.mark.parametrize("ids", [ODD, ["é"], ["a", "bé", "日本語"]])
-def test_they_are_scored_as_written(study, ids):
+def test_they_are_scored_as_written(study: Any, ids: list[str]) -> None:
     """Characters of several bytes, other lengths, and what CSV has to quote."""
     ids = [*ids, *(f"s{i:02d}" for i in range(N - len(ids)))]
     values = np.random.default_rng(1).standard_normal((N, 8)).astype(np.float32)

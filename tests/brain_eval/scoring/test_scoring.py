@@ -1,11 +1,15 @@
 """Scores of one model: invariants, joint resampling, ceilings, and what bad activations get."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import Any
 
 import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
@@ -19,23 +23,33 @@ from nmnc.errors import UserError
 N = 24
 
 
-def recording(session, animal, stimuli, features, species="macaque", region="IT", **others):
+def recording(
+    session: str,
+    animal: str,
+    stimuli: Any,
+    features: NDArray[Any],
+    species: str = "macaque",
+    region: str = "IT",
+    **others: Any,
+) -> Recording:
     return Recording(
         session, animal, species, region, np.asarray(stimuli, dtype=np.intp), 50, correlation_rdm(features), **others
     )
 
 
-def make_benchmark(recordings, n=N, name="fake", ids=None):
+def make_benchmark(
+    recordings: list[Recording], n: int = N, name: str = "fake", ids: list[str] | None = None
+) -> Benchmark:
     ids = tuple(ids) if ids is not None else tuple(f"image{i:02d}" for i in range(n))
     about = Description(name, 3, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
     return Benchmark(about, StimulusSet(name, ids, lambda indices: [], f"sha of {ids}"), tuple(recordings))
 
 
-def code(n=N, width=8, seed=0):
+def code(n: int = N, width: int = 8, seed: int = 0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).standard_normal((n, width))
 
 
-def layers_of(n=N):
+def layers_of(n: Any = N) -> dict[str, NDArray[np.float32]]:
     """Two layers that share a code with the recordings below, the second less."""
     rng = np.random.default_rng(1)
     return {
@@ -44,7 +58,7 @@ def layers_of(n=N):
     }
 
 
-def two_sessions():
+def two_sessions() -> list[Recording]:
     """Session A shows images 0-15, session B images 10-23: 6 are shared."""
     rng = np.random.default_rng(2)
     return [
@@ -53,11 +67,11 @@ def two_sessions():
     ]
 
 
-def cells(rows, *columns):
+def cells(rows: list[dict[str, str]], *columns: str) -> list[Any]:
     return [tuple(row[column] for column in columns) for row in rows]
 
 
-def test_rows_and_columns_are_those_of_the_contract(study):
+def test_rows_and_columns_are_those_of_the_contract(study: Any) -> None:
     rows = study.score_of(make_benchmark(two_sessions()), layers_of())
     assert tuple(rows[0]) == COLUMNS
     assert cells(rows, "layer", "session", "animal", "metric") == [
@@ -82,7 +96,7 @@ def test_rows_and_columns_are_those_of_the_contract(study):
     assert set(cells(means, "n_stimuli", "n_neuroids")) == {("24", "100")}
 
 
-def test_raw_is_the_comparison_of_the_two_rdms_and_means_average_scores(study):
+def test_raw_is_the_comparison_of_the_two_rdms_and_means_average_scores(study: Any) -> None:
     sessions, layers = two_sessions(), layers_of()
     rows = study.score_of(make_benchmark(sessions), layers)
     for layer, features in layers.items():
@@ -96,7 +110,7 @@ def test_raw_is_the_comparison_of_the_two_rdms_and_means_average_scores(study):
             assert found["mean"] == pytest.approx((found["A"] + found["B"]) / 2, abs=1e-9)
 
 
-def test_bootstrap_draws_come_from_resampled_shared_stimuli(study):
+def test_bootstrap_draws_come_from_resampled_shared_stimuli(study: Any) -> None:
     """Both sessions' draws are rebuilt from one set of stimulus counts by expanding the pairs of ranks."""
     sessions, layers = two_sessions(), layers_of()
     study.write(make_benchmark(sessions), layers)
@@ -123,7 +137,7 @@ def test_bootstrap_draws_come_from_resampled_shared_stimuli(study):
             assert draw == pytest.approx(np.corrcoef(*expanded)[0, 1], abs=1e-10)
 
 
-def test_rho_a_draws_are_spearmans_times_the_factor_of_the_ties(study):
+def test_rho_a_draws_are_spearmans_times_the_factor_of_the_ties(study: Any) -> None:
     tied = replace(two_sessions()[0], rdm=np.round(two_sessions()[0].rdm, 1))
     rows = study.score_of(make_benchmark([tied]), layers_of())
     for spearman, rho_a in zip(rows[::2], rows[1::2], strict=True):
@@ -134,7 +148,7 @@ def test_rho_a_draws_are_spearmans_times_the_factor_of_the_ties(study):
         assert widths[1] * room[1] == pytest.approx(factor * widths[0] * room[0], abs=1e-8)
 
 
-def test_scaling_a_layer_changes_nothing(study):
+def test_scaling_a_layer_changes_nothing(study: Any) -> None:
     layers = layers_of()
     rows = study.score_of(make_benchmark(two_sessions()), layers)
     scaled = {
@@ -143,7 +157,7 @@ def test_scaling_a_layer_changes_nothing(study):
     assert study.score_of(make_benchmark(two_sessions()), scaled) == rows
 
 
-def test_a_model_equal_to_the_recording_scores_one_with_an_interval_at_one(study):
+def test_a_model_equal_to_the_recording_scores_one_with_an_interval_at_one(study: Any) -> None:
     features = code(seed=3).astype(np.float32)
     rows = study.score_of(make_benchmark([recording("A", "M1", range(N), features)]), {"copy": features})
     assert len(rows) == 2
@@ -151,7 +165,7 @@ def test_a_model_equal_to_the_recording_scores_one_with_an_interval_at_one(study
         assert [float(row[column]) for column in ("raw", "ci_low", "ci_high")] == pytest.approx([1, 1, 1], abs=1e-9)
 
 
-def test_permuting_the_stimulus_set_changes_nothing(study):
+def test_permuting_the_stimulus_set_changes_nothing(study: Any) -> None:
     sessions, layers = two_sessions(), layers_of()
     rows = study.score_of(make_benchmark(sessions), layers)
     order = np.random.default_rng(0).permutation(N)
@@ -164,7 +178,7 @@ def test_permuting_the_stimulus_set_changes_nothing(study):
     assert permuted == rows
 
 
-def test_permuting_the_rows_of_a_recording_changes_nothing(study):
+def test_permuting_the_rows_of_a_recording_changes_nothing(study: Any) -> None:
     session, layers = two_sessions()[0], layers_of()
     rows = study.score_of(make_benchmark([session]), layers)
     order = np.random.default_rng(0).permutation(16)
@@ -174,14 +188,14 @@ def test_permuting_the_rows_of_a_recording_changes_nothing(study):
         assert [float(row[column]) for row in permuted] == pytest.approx([float(row[column]) for row in rows], abs=1e-9)
 
 
-def test_shuffled_stimuli_score_near_zero(study):
+def test_shuffled_stimuli_score_near_zero(study: Any) -> None:
     features = code(200, seed=3)
     benchmark = make_benchmark([recording("A", "M1", range(200), features)], n=200)
     shuffled = features[np.random.default_rng(0).permutation(200)].astype(np.float32)
     assert abs(float(study.score_of(benchmark, {"layer": shuffled})[0]["raw"])) < 0.05
 
 
-def test_same_seed_same_bytes_and_the_draws_depend_on_the_benchmark_not_on_the_model(study):
+def test_same_seed_same_bytes_and_the_draws_depend_on_the_benchmark_not_on_the_model(study: Any) -> None:
     benchmark = make_benchmark(two_sessions())
     study.score_of(benchmark, layers_of(), out="first.csv")
     study.score(out="second.csv")
@@ -196,7 +210,7 @@ def test_same_seed_same_bytes_and_the_draws_depend_on_the_benchmark_not_on_the_m
     assert cells(renamed, "ci_low") != cells(rows, "ci_low")
 
 
-def test_repetitions_give_a_split_half_ceiling_and_ceiled_scores(study):
+def test_repetitions_give_a_split_half_ceiling_and_ceiled_scores(study: Any) -> None:
     rng = np.random.default_rng(4)
     repetitions = code() + 0.7 * rng.standard_normal((6, N, 8))
     repetitions[4:, ::2] = np.nan
@@ -211,7 +225,7 @@ def test_repetitions_give_a_split_half_ceiling_and_ceiled_scores(study):
         assert row["ceiling_definition"].endswith("ceiled = raw / ceiling_upper")
 
 
-def test_subjects_on_the_same_stimuli_give_a_leave_one_out_ceiling_on_their_mean(study):
+def test_subjects_on_the_same_stimuli_give_a_leave_one_out_ceiling_on_their_mean(study: Any) -> None:
     rng = np.random.default_rng(5)
     order = rng.permutation(N)
     subjects = [recording("s", f"S{k}", range(N), code() + rng.standard_normal((N, 8)), "human") for k in range(3)]
@@ -230,7 +244,7 @@ def test_subjects_on_the_same_stimuli_give_a_leave_one_out_ceiling_on_their_mean
             assert row["ceiling_upper"] == row["ceiled"] == ""
 
 
-def test_sessions_of_one_subject_give_a_leave_one_out_ceiling_and_animals_go_before_sessions(study):
+def test_sessions_of_one_subject_give_a_leave_one_out_ceiling_and_animals_go_before_sessions(study: Any) -> None:
     rng = np.random.default_rng(8)
     sessions = [recording(f"s{k}", "M1", range(N), code() + rng.standard_normal((N, 8))) for k in range(3)]
     oracle = leave_one_out([one.rdm for one in sessions], "spearman")
@@ -247,7 +261,7 @@ def test_sessions_of_one_subject_give_a_leave_one_out_ceiling_and_animals_go_bef
     }  # fmt: skip
 
 
-def test_species_and_regions_are_averaged_apart(study):
+def test_species_and_regions_are_averaged_apart(study: Any) -> None:
     rng = np.random.default_rng(6)
     recordings = [
         recording(f"{region}{k}", f"M{k}", range(N), code() + rng.standard_normal((N, 8)), species, region)
@@ -266,7 +280,9 @@ def test_species_and_regions_are_averaged_apart(study):
     ]
 
 
-def test_a_dead_stimulus_empties_the_scores_that_need_it_and_says_so(study, capsys):
+def test_a_dead_stimulus_empties_the_scores_that_need_it_and_says_so(
+    study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     layers = layers_of()
     layers["conv"][3] = 0.25  # shown in session A only
     rows = study.score_of(make_benchmark(two_sessions()), layers)
@@ -283,13 +299,13 @@ def test_a_dead_stimulus_empties_the_scores_that_need_it_and_says_so(study, caps
         assert not np.isnan(file["fake"].sel(layer_fake="fc")).any()
 
 
-def test_a_layer_whose_rdm_is_constant_is_empty_too(study, capsys):
+def test_a_layer_whose_rdm_is_constant_is_empty_too(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     rows = study.score_of(make_benchmark(two_sessions()), {"one-hot": np.eye(N, dtype=np.float32)})
     assert {row["raw"] for row in rows} == {""}
     assert "the RDM is constant" in capsys.readouterr().err
 
 
-def test_draws_that_cannot_be_used_are_not_counted(study):
+def test_draws_that_cannot_be_used_are_not_counted(study: Any) -> None:
     """Of 3 stimuli, a draw without all three has at most one pair."""
     tiny = make_benchmark([recording("A", "M1", range(3), code()[:3])], n=3)
     row = study.score_of(tiny, {"layer": code(3, seed=9).astype(np.float32)}, draws=400)[0]
@@ -297,7 +313,7 @@ def test_draws_that_cannot_be_used_are_not_counted(study):
     assert row["raw"] in {"-1", "-0.5", "0.5", "1"}
 
 
-def test_rdms_of_small_benchmarks_are_stored_with_layers_and_ids(study):
+def test_rdms_of_small_benchmarks_are_stored_with_layers_and_ids(study: Any) -> None:
     layers = layers_of()
     study.write(make_benchmark(two_sessions()), layers)
     study.write(make_benchmark([recording("A", "M1", range(8), code()[:8])], n=8, name="small"), {"conv": code()[:8]})
@@ -314,14 +330,16 @@ def test_rdms_of_small_benchmarks_are_stored_with_layers_and_ids(study):
         assert file.attrs["rule"] == "nmnc"
 
 
-def test_without_small_benchmarks_the_rdm_file_is_empty_but_there(study):
+def test_without_small_benchmarks_the_rdm_file_is_empty_but_there(study: Any) -> None:
     big = make_benchmark([recording("A", "M1", range(9), code()[:9])], n=201)
     study.score_of(big, {"conv": code(201)})
     with xr.open_dataset(study.folder / "rdms.nc") as file:
         assert not file.data_vars
 
 
-def test_a_full_disk_leaves_the_old_scores_and_rdms(study, file_size_limit):
+def test_a_full_disk_leaves_the_old_scores_and_rdms(
+    study: Any, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
     rng = np.random.default_rng(0)
     benchmark = make_benchmark([recording("A", "M1", range(60), code(60))], n=60)
     study.score_of(benchmark, {"fc": code(60)})
@@ -333,7 +351,7 @@ def test_a_full_disk_leaves_the_old_scores_and_rdms(study, file_size_limit):
     assert {path.name: path.read_bytes() for path in study.folder.iterdir()} == before
 
 
-def test_layers_need_not_be_contiguous_in_the_file(study):
+def test_layers_need_not_be_contiguous_in_the_file(study: Any) -> None:
     layers, benchmark = layers_of(), make_benchmark(two_sessions())
     rows = study.score_of(benchmark, layers)
     mixed = np.random.default_rng(0).permutation(13)
@@ -353,7 +371,7 @@ def test_layers_need_not_be_contiguous_in_the_file(study):
         assert [float(row[column]) for row in again] == pytest.approx([float(row[column]) for row in rows], abs=1e-9)
 
 
-def test_activations_of_other_stimuli_are_refused(study):
+def test_activations_of_other_stimuli_are_refused(study: Any) -> None:
     benchmark = make_benchmark(two_sessions())
     study.write(benchmark, layers_of(), stimulus_set_sha256="older")
     with pytest.raises(UserError, match=r"fake\.nc was made from other stimuli.*extract --benchmark fake"):
@@ -366,7 +384,7 @@ def test_activations_of_other_stimuli_are_refused(study):
         study.score()
 
 
-def test_missing_broken_and_foreign_files_are_named(study):
+def test_missing_broken_and_foreign_files_are_named(study: Any) -> None:
     path = study.write(make_benchmark(two_sessions()), layers_of())
     content = path.read_bytes()
     path.unlink()
@@ -386,7 +404,7 @@ def test_missing_broken_and_foreign_files_are_named(study):
     assert not (study.folder / "rdms.nc").exists()
 
 
-def test_nan_in_the_activations_names_layer_and_stimulus(study):
+def test_nan_in_the_activations_names_layer_and_stimulus(study: Any) -> None:
     layers = layers_of()
     layers["fc"][12, 1] = np.nan
     study.write(make_benchmark(two_sessions()), layers)
@@ -396,17 +414,17 @@ def test_nan_in_the_activations_names_layer_and_stimulus(study):
 
 
 @pytest.mark.parametrize("identity", ["net", "a,b,c", "a,b,c,x", "a,b,c,1,2", "a,,c,1"])
-def test_identity_must_have_four_parts(study, identity):
+def test_identity_must_have_four_parts(study: Any, identity: str) -> None:
     with pytest.raises(UserError, match="not network,rule,kind,seed"):
         study.score(identity=identity)
 
 
-def test_unknown_metric_is_refused_before_anything_is_read(study):
+def test_unknown_metric_is_refused_before_anything_is_read(study: Any) -> None:
     with pytest.raises(UserError, match="unknown metric 'pearsn'"):
         study.score("fake", metrics=["pearsn"])
 
 
-def test_a_recording_without_contrast_or_of_another_size_is_the_datas_fault(study):
+def test_a_recording_without_contrast_or_of_another_size_is_the_datas_fault(study: Any) -> None:
     session = two_sessions()[0]
     study.write(make_benchmark([replace(session, rdm=1 - np.eye(16))]), layers_of())
     with pytest.raises(UserError, match="benchmark fake, session A, animal M1: its RDM holds NaN or is constant"):
@@ -416,7 +434,7 @@ def test_a_recording_without_contrast_or_of_another_size_is_the_datas_fault(stud
         study.score()
 
 
-def test_scoring_does_not_import_torch():
+def test_scoring_does_not_import_torch() -> None:
     """Start-up time: torch costs seconds, and every score is a process of its own."""
     import subprocess
     import sys
@@ -425,7 +443,7 @@ def test_scoring_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 
-def test_scores_equal_scipys_on_a_file_read_with_xarray(study):
+def test_scores_equal_scipys_on_a_file_read_with_xarray(study: Any) -> None:
     """The whole way with other tools: xarray reads, numpy correlates, scipy ranks."""
     session = two_sessions()[1]
     rows = study.score_of(make_benchmark([session]), layers_of())

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference import draws as score_draws
@@ -30,7 +32,9 @@ N, DRAWS = 40, 120
 METRICS = metrics_of_rdms()
 
 
-def recordings(rng, code, with_responses=True):
+def recordings(
+    rng: np.random.Generator, code: NDArray[np.float64], with_responses: bool = True
+) -> tuple[Recording, Recording, Recording]:
     """Session A of 40 stimuli with 4 repetitions, session B of 30 of them without, session C an RDM alone."""
     found = []
     for session, stimuli in (("A", np.arange(N)), ("B", np.arange(10, N)), ("C", np.arange(N))):
@@ -43,7 +47,7 @@ def recordings(rng, code, with_responses=True):
 
 
 @pytest.fixture(scope="module")
-def made():
+def made() -> tuple[Benchmark, NDArray[np.float32]]:
     """A benchmark, and the features of a layer that shares its code."""
     rng = np.random.default_rng(0)
     code = rng.standard_normal((N, 8))
@@ -53,7 +57,12 @@ def made():
     return Benchmark(about, stimuli, recordings(rng, code)), features
 
 
-def score(made, metrics, draws=DRAWS, features=None):
+def score(
+    made: tuple[Benchmark, NDArray[np.float32]],
+    metrics: list[str],
+    draws: int = DRAWS,
+    features: NDArray[np.float32] | None = None,
+) -> tuple[Target, dict[tuple[int, str], Any]]:
     benchmark, values = made
     values = values if features is None else features
     target = Target(benchmark, metrics_of_rdms(metrics), draws, 0)
@@ -63,7 +72,9 @@ def score(made, metrics, draws=DRAWS, features=None):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_comparison_of_rdms_has_its_value_and_an_interval_around_it(made, metric):
+def test_every_comparison_of_rdms_has_its_value_and_an_interval_around_it(
+    made: tuple[Benchmark, NDArray[np.float32]], metric: str
+) -> None:
     benchmark, features = made
     target, scores = score(made, [metric])
     rows = list(rows_of_layer(target, scores, 0.95))
@@ -77,7 +88,7 @@ def test_every_comparison_of_rdms_has_its_value_and_an_interval_around_it(made, 
     assert rows[-1]["raw"] == pytest.approx(np.mean([row["raw"] for row in rows[:3]]))
 
 
-def test_of_many_stimuli_groups_are_drawn_together_where_each_draw_is_computed_anew():
+def test_of_many_stimuli_groups_are_drawn_together_where_each_draw_is_computed_anew() -> None:
     rng, n = np.random.default_rng(0), 230
     rdm = correlation_rdm(rng.standard_normal((n, 9)))
     about = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
@@ -95,7 +106,7 @@ def test_of_many_stimuli_groups_are_drawn_together_where_each_draw_is_computed_a
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
-def test_cka_in_subsets_is_the_cka_of_each_subset(unbiased):
+def test_cka_in_subsets_is_the_cka_of_each_subset(unbiased: bool) -> None:
     rng = np.random.default_rng(0)
     code = rng.standard_normal((25, 5))
     a, b = (code @ rng.standard_normal((5, p)) + rng.standard_normal((25, p)) for p in (40, 7))
@@ -107,7 +118,7 @@ def test_cka_in_subsets_is_the_cka_of_each_subset(unbiased):
     np.testing.assert_allclose(found, oracle, atol=1e-10)
 
 
-def test_cka_of_too_few_stimuli_or_constant_features_is_nan():
+def test_cka_of_too_few_stimuli_or_constant_features_is_nan() -> None:
     subsets = np.array([[1.0, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     gram = centred_gram(np.random.default_rng(0).standard_normal((5, 3)))
     sums = gram_sums(gram, subsets, True)
@@ -124,7 +135,9 @@ def test_cka_of_too_few_stimuli_or_constant_features_is_nan():
 
 
 @pytest.mark.parametrize(("metric", "unbiased"), [("cka-biased", False), ("cka-unbiased", True)])
-def test_cka_is_scored_where_there_are_responses(made, metric, unbiased):
+def test_cka_is_scored_where_there_are_responses(
+    made: tuple[Benchmark, NDArray[np.float32]], metric: str, unbiased: bool
+) -> None:
     benchmark, features = made
     target, scores = score(made, [metric])
     rows = list(rows_of_layer(target, scores, 0.95))
@@ -141,7 +154,7 @@ def test_cka_is_scored_where_there_are_responses(made, metric, unbiased):
     assert (rows[0]["ceiling_lower"], rows[0]["ceiling_definition"]) == (halves.lower, halves.definition)
 
 
-def test_the_spread_of_cka_is_that_of_repeated_samples():
+def test_the_spread_of_cka_is_that_of_repeated_samples() -> None:
     rng, scores, found = np.random.default_rng(0), [], []
     mixing = rng.standard_normal((2, 6, 15))
     for _ in range(60):
@@ -157,7 +170,9 @@ def test_the_spread_of_cka_is_that_of_repeated_samples():
     assert np.sqrt(np.mean(found)) / np.std(scores) == pytest.approx(1.0, abs=0.3)
 
 
-def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(made):
+def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(
+    made: tuple[Benchmark, NDArray[np.float32]],
+) -> None:
     benchmark, features = made
     target, scores = score(made, ["ridge"])
     rows = list(rows_of_layer(target, scores, 0.95))
@@ -182,7 +197,9 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(made):
 
 
 @pytest.mark.parametrize("known", ["ABC", "AC"])
-def test_means_over_recordings_average_ceilings_and_say_over_how_many(made, known):
+def test_means_over_recordings_average_ceilings_and_say_over_how_many(
+    made: tuple[Benchmark, NDArray[np.float32]], known: str
+) -> None:
     """Session B with repetitions, and without: raw is then over three, the ceiling over two, so nothing is ceiled."""
     benchmark, features = made
     first, second, _ = benchmark.recordings
@@ -209,7 +226,9 @@ def test_means_over_recordings_average_ceilings_and_say_over_how_many(made, know
             assert row["ceiling_definition"] == over  # tables and figures show all that stands before "; ceiled"
 
 
-def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(made, capsys):
+def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(
+    made: tuple[Benchmark, NDArray[np.float32]], capsys: pytest.CaptureFixture[str]
+) -> None:
     target, scores = score(made, ["pls"], features=made[1][:, :10])
     rows = list(rows_of_layer(target, scores, 0.95))
     assert {row["raw"] for row in rows} == {None}
@@ -217,20 +236,20 @@ def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(made, caps
     assert "PLS needs at least 25 features; its scores stay empty" in capsys.readouterr().err
 
 
-def test_pls_is_brain_scores_regression(made):
+def test_pls_is_brain_scores_regression(made: tuple[Benchmark, NDArray[np.float32]]) -> None:
     benchmark, features = made
     _, scores = score(made, ["pls"], draws=20)
     correlations = cross_validated(features, benchmark.recordings[0].responses, "pls")
     assert scores[0, "pls"].raw == median_score(correlations)
 
 
-def test_the_studys_metrics_are_those_that_can_be_scored():
+def test_the_studys_metrics_are_those_that_can_be_scored() -> None:
     from nmnc.config import Metric
 
     assert get_args(Metric) == names()
 
 
-def test_draws_come_back_as_they_were_written(made, tmp_path):
+def test_draws_come_back_as_they_were_written(made: tuple[Benchmark, NDArray[np.float32]], tmp_path: Path) -> None:
     metrics = ["spearman", "tau-a", "cka-biased", "ridge"]
     target, scores = score(made, metrics, draws=30)
     path = tmp_path / "draws.nc"
@@ -254,7 +273,7 @@ def test_draws_come_back_as_they_were_written(made, tmp_path):
             np.testing.assert_allclose(drawn.remainder[1, column], one.variation.remainder, rtol=1e-5, atol=1e-9)
 
 
-def test_draws_that_are_missing_or_damaged_are_named(tmp_path):
+def test_draws_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
     path = tmp_path / "seed0_draws.nc"
     with pytest.raises(UserError, match=r"seed0_draws\.nc is missing; run: python -m brain_eval score"):
         score_draws.read_draws(path)
@@ -263,7 +282,7 @@ def test_draws_that_are_missing_or_damaged_are_named(tmp_path):
         score_draws.read_draws(path)
 
 
-def test_halves_are_scored_as_their_stimuli_alone(made):
+def test_halves_are_scored_as_their_stimuli_alone(made: tuple[Benchmark, NDArray[np.float32]]) -> None:
     benchmark, features = made
     target, scores = score(made, ["pearson", "cka-biased"])
     first = benchmark.recordings[0]

@@ -171,7 +171,9 @@ def agrees(content: bytes, expected: np.ndarray, deep: bool) -> None:
     seed=st.integers(0, 99),
 )
 @settings(deadline=None, max_examples=150)
-def test_a_png_is_its_numbers_over_white_on_grey(form, size, filters, keyed, interlaced, seed):
+def test_a_png_is_its_numbers_over_white_on_grey(
+    form: Any, size: Any, filters: Any, keyed: Any, interlaced: Any, seed: Any
+) -> None:
     depth, bands = form
     white = 2**depth - 1
     values = random_values(*size, bands, white=white, seed=seed)
@@ -187,7 +189,7 @@ def test_a_png_is_its_numbers_over_white_on_grey(form, size, filters, keyed, int
     agrees(content, on_grey(colour, alpha), deep=depth == 16)
 
 
-def test_sixteen_bits_are_the_same_picture_as_their_eight():
+def test_sixteen_bits_are_the_same_picture_as_their_eight() -> None:
     values = random_values(7, 5, 3)
     eight, sixteen = seen(png(values, 8)), seen(png(values * 257, 16))
     np.testing.assert_array_equal(sixteen, eight / np.float32(255))
@@ -199,7 +201,7 @@ def test_sixteen_bits_are_the_same_picture_as_their_eight():
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_deep_tiff_files_keep_their_numbers(order, packed):
+def test_deep_tiff_files_keep_their_numbers(order: Any, packed: Any) -> None:
     whole, real = random_values(6, 4, 3, white=65535), np.random.default_rng(1).random((6, 4, 1), dtype=np.float32)
     cases = [(whole.astype(np.uint16), 65535), (whole[..., :1].astype(np.uint16), 65535), (real, 1)]
     for values, white in cases:
@@ -209,13 +211,13 @@ def test_deep_tiff_files_keep_their_numbers(order, packed):
     agrees(content, on_grey(opaque[..., :3] / 65535, opaque[..., 3] / 65535), deep=True)
 
 
-def test_white_may_be_zero_in_a_tiff():
+def test_white_may_be_zero_in_a_tiff() -> None:
     for dtype, white in ((np.uint8, 255), (np.uint16, 65535)):
         values = random_values(6, 4, 1, white=white).astype(dtype)
         agrees(tiff(values, {262: [0]}), 1 - values / white, deep=white > 255)
 
 
-def test_images_of_ppm_files():
+def test_images_of_ppm_files() -> None:
     values = random_values(5, 6, 1, white=65535)
     agrees(b"P5 6 5 65535\n" + values.astype(">u2").tobytes(), values / 65535, deep=True)
     real = np.random.default_rng(0).random((5, 6, 1), dtype=np.float32)
@@ -245,19 +247,19 @@ SHOWN = random_values(7, 7, 3)
 
 
 @pytest.mark.parametrize("kind", HIDDEN)
-def test_colours_that_nobody_sees_do_not_count(kind):
+def test_colours_that_nobody_sees_do_not_count(kind: Any) -> None:
     hidden = (0, random_values(7, 7, 3, seed=1))
     black, left = (seen(HIDDEN[kind](np.where(MASK > 0, SHOWN, colour))) for colour in hidden)
     np.testing.assert_array_equal(black, left)
     np.testing.assert_array_equal(as_uint8(black[0, 0]), [128] * 3)
 
 
-def test_what_is_opaque_stays_as_it_is():
+def test_what_is_opaque_stays_as_it_is() -> None:
     np.testing.assert_array_equal(seen(png(np.dstack([SHOWN, np.full((7, 7, 1), 255)]), 8)), SHOWN)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "La", "PA", "RGBA", "RGBa"])
-def test_every_mode_of_eight_bits_is_pillows_rgb(mode):
+def test_every_mode_of_eight_bits_is_pillows_rgb(mode: Any) -> None:
     pixels = Image.fromarray(random_values(6, 5, 3).astype(np.uint8))
     grey = pixels.convert("L")
     grey.putalpha(255)
@@ -269,7 +271,7 @@ def test_every_mode_of_eight_bits_is_pillows_rgb(mode):
             np.testing.assert_array_equal(seen(content), np.asarray(image.convert("RGB")), err_msg=kind)
 
 
-def test_cmyk_without_a_profile_is_one_minus_its_inks():
+def test_cmyk_without_a_profile_is_one_minus_its_inks() -> None:
     inks = random_values(6, 5, 4)
     expected = (1 - inks[..., :3] / 255) * (1 - inks[..., 3:] / 255)
     content = saved(Image.fromarray(inks.astype(np.uint8), mode="CMYK"), "TIFF")
@@ -285,7 +287,7 @@ STORED = {
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_images_stand_upright(orientation):
+def test_images_stand_upright(orientation: Any) -> None:
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -309,7 +311,7 @@ ADOBE_D50 = np.array(
 
 
 @pytest.mark.parametrize("tagged", [False, True])
-def test_lab_is_that_of_the_white_d50(tagged):
+def test_lab_is_that_of_the_white_d50(tagged: Any) -> None:
     lightness, a, b = (axis.ravel()[:, None] for axis in np.meshgrid([40.0, 60, 80], [-20.0, 0, 30], [-10.0, 0, 20]))
     root = np.hstack([(lightness + 16) / 116 + a / 500, (lightness + 16) / 116, (lightness + 16) / 116 - b / 200])
     xyz = np.where(root > 6 / 29, root**3, 3 * (6 / 29) ** 2 * (root - 4 / 29)) * [0.9642, 1.0, 0.8249]
@@ -322,7 +324,7 @@ def test_lab_is_that_of_the_white_d50(tagged):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
-def test_a_colour_profile_is_converted_to_srgb(kind):
+def test_a_colour_profile_is_converted_to_srgb(kind: Any) -> None:
     values = random_values(8, 8, 3).astype(np.uint8)
     profile = icc(b"RGB ", 2.2, ADOBE_D50)
     options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
@@ -332,13 +334,13 @@ def test_a_colour_profile_is_converted_to_srgb(kind):
     assert np.abs(seen(tagged).astype(int) - seen(plain)).max() > 10
 
 
-def test_a_grey_profile_is_converted_too():
+def test_a_grey_profile_is_converted_too() -> None:
     values = np.arange(256).reshape(16, 16, 1)
     content = saved(Image.fromarray(values[..., 0].astype(np.uint8)), "PNG", icc_profile=icc(b"GRAY", 1.0))
     assert np.abs(seen(content) - 255 * srgb(values / 255)).max() <= 1.5
 
 
-def test_the_profile_of_srgb_changes_nothing():
+def test_the_profile_of_srgb_changes_nothing() -> None:
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for pixels in (random_values(9, 9, 3), random_values(9, 9, 1)):
         image = Image.fromarray(pixels.squeeze().astype(np.uint8))
@@ -351,7 +353,7 @@ def iccp(profile: bytes) -> tuple[bytes, bytes]:
     return b"iCCP", b"x\0\0" + zlib.compress(profile)
 
 
-def test_a_gamma_is_undone_and_the_usual_one_is_srgb():
+def test_a_gamma_is_undone_and_the_usual_one_is_srgb() -> None:
     values = random_values(6, 6, 3)
     linear = png(values, 8, (b"gAMA", struct.pack(">I", 100_000)))
     np.testing.assert_allclose(seen(linear), srgb(values / 255), atol=1e-5)
@@ -426,7 +428,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_has_no_rule_is_refused_in_one_line(reason):
+def test_what_has_no_rule_is_refused_in_one_line(reason: Any) -> None:
     make, message = REFUSED[reason]
     with pytest.raises(UserError, match=message) as caught:
         seen(make())
@@ -435,7 +437,7 @@ def test_what_has_no_rule_is_refused_in_one_line(reason):
 
 
 @pytest.mark.parametrize("side", [10_000, 13_000, 60_000])  # Pillow warns of the first two and refuses the third
-def test_a_bomb_is_one_line_whatever_its_size(side):
+def test_a_bomb_is_one_line_whatever_its_size(side: Any) -> None:
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     bombs = [
         b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, (b"IHDR", b"IDAT", b"IEND"), (header, bytes(9), b""))),
@@ -457,7 +459,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-def test_a_file_cut_anywhere_is_refused_or_whole(kind, monkeypatch):
+def test_a_file_cut_anywhere_is_refused_or_whole(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as some libraries set it
     whole = WHOLE[kind]
     expected = seen(whole)
@@ -470,7 +472,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(kind, monkeypatch):
         assert length > 0.9 * len(whole)
 
 
-def test_a_flipped_bit_in_a_png_is_found():
+def test_a_flipped_bit_in_a_png_is_found() -> None:
     whole, random = WHOLE["PNG"], np.random.default_rng(0)
     for place in random.integers(8, len(whole), 60):
         damaged = bytearray(whole)
@@ -479,7 +481,7 @@ def test_a_flipped_bit_in_a_png_is_found():
             seen(bytes(damaged))
 
 
-def test_only_regular_files_are_opened(tmp_path):
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")  # reading it would wait forever
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "loop.png").symlink_to("loop.png")
@@ -496,5 +498,5 @@ def test_only_regular_files_are_opened(tmp_path):
         read_image(tmp_path / "absent.png", "the first picture")
 
 
-def test_the_rules_are_part_of_an_address():
+def test_the_rules_are_part_of_an_address() -> None:
     assert re.fullmatch(r"sRGB, upright, transparency on grey 128; code [0-9a-f]{16}; Pillow \S+", decoding())

@@ -1,5 +1,7 @@
 """One pass over batches against SVDs of everything at once, numpy's and scikit-learn's, and the memory it takes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -160,7 +162,9 @@ class Largest(TorchDispatchMode):
 
     bytes = 0
 
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Any = None
+    ) -> Any:  # type: ignore[no-untyped-def]
         result = function(*arguments, **(keywords or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
