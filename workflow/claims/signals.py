@@ -139,9 +139,7 @@ def losses(runs: Runs) -> pd.DataFrame:
     exact = rows.assign(
         space=rows["quantity"].str.removeprefix("cosine_"), signal=[names.get(pair, "") for pair in pairs]
     )
-    own = runs.alignment
-    own = own[own["epoch"].eq(own.groupby(["network", "rule", "seed"])["epoch"].transform("max"))]
-    own = own.assign(signal="the rule's own", value=own["cosine"])
-    measured = exact[["network", "rule", "seed"]].drop_duplicates()
-    own = own.merge(measured, on=["network", "rule", "seed"])
-    return pd.concat([exact[exact["signal"].ne("")][keys], own.dropna(subset=["value"])[keys]], ignore_index=True)
+    learned = runs.alignment.assign(signal="the rule's own", value=runs.alignment["cosine"])
+    learned = learned[learned["epoch"].eq(learned.groupby(["network", "rule", "seed"])["epoch"].transform("max"))]
+    learned = learned.merge(exact[["network", "rule", "seed"]].drop_duplicates(), on=["network", "rule", "seed"])
+    return pd.concat([exact[exact["signal"].ne("")][keys], learned.dropna(subset=["value"])[keys]], ignore_index=True)
