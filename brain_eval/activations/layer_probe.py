@@ -65,9 +65,9 @@ class Probe:
     def describe(self) -> dict[str, str]:
         """Attributes of a file of activations: where channels lie, and layers whose values were not float32."""
         axes = {layer: output.channels for layer, output in self.outputs.items() if output.channel_axis != 0}
-        said = {"channel_axis": json.dumps(axes, ensure_ascii=False) if axes else "first"}
+        attributes = {"channel_axis": json.dumps(axes, ensure_ascii=False) if axes else "first"}
         converted = self.converted()
-        return said | ({"converted_to_float32": json.dumps(converted, ensure_ascii=False)} if converted else {})
+        return attributes | ({"converted_to_float32": json.dumps(converted, ensure_ascii=False)} if converted else {})
 
     def converted(self) -> dict[str, str]:
         """Layer -> the type of its values, where that is not float32."""
@@ -254,7 +254,7 @@ def _copied(model: Model) -> Model:
         module = copy.deepcopy(model.module, memo)
     except Exception:  # the user's network may hold anything
         return model
-    return replace(model, module=module, layers={name: memo.get(id(one), one) for name, one in model.layers.items()})
+    return replace(model, module=module, layers={name: memo.get(id(part), part) for name, part in model.layers.items()})
 
 
 def _channel_axis(shape: tuple[int, ...], other: tuple[int, ...] | None) -> int | None:

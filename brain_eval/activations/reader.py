@@ -118,7 +118,7 @@ def _refuse_another_network(path: Path, weights: str | None, again: str) -> None
     network = folder.parents[3].joinpath("networks", *folder.parts[-3:])
     if not (network / "network.pt").is_file() or not (network / "provenance.json").is_file():
         return
-    told = read_json(network / "provenance.json")
-    expected = told.get("weights_sha256") if isinstance(told, dict) else None
+    provenance = read_json(network / "provenance.json")
+    expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if None not in (weights, expected) and weights != expected:
         raise UserError(f"{path}: of another network than {network / 'network.pt'}; delete it and {again}")

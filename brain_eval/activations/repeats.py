@@ -125,7 +125,7 @@ def refuse_changes(model: Model, before: Mapping[str, int]) -> None:
 def _checksum(tensor: Tensor) -> int:
     """Checksum of a tensor's bytes; of a large one the sum of every 64th word, since changes affect most of it."""
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
-    words = flat[: len(flat) // 8 * 8].view(torch.int64)
-    if len(words) > 2**16:
-        return int(words[::64].sum())
+    integers = flat[: len(flat) // 8 * 8].view(torch.int64)
+    if len(integers) > 2**16:
+        return int(integers[::64].sum())
     return zlib.crc32(flat.cpu().numpy().tobytes())

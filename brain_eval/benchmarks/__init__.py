@@ -63,9 +63,9 @@ def listing(data: Path) -> str:
     )  # fmt: skip
     lines = _aligned([head, *(_row(module_of(name).DESCRIPTION, Path(data)) for name in MODULES)])
     notes = (module_of(name).DESCRIPTION for name in MODULES)
-    own = "NAME=FOLDER: a folder of your own (docs/adding-a-benchmark.md)"
-    noted = [f"{one.name}: {one.note}" for one in notes if one.note]
-    return "\n".join([*lines, own, *noted])
+    folders = "NAME=FOLDER: a folder of your own (docs/adding-a-benchmark.md)"
+    noted = [f"{about.name}: {about.note}" for about in notes if about.note]
+    return "\n".join([*lines, folders, *noted])
 
 
 def listing_of_files(data: Path) -> str:

@@ -153,9 +153,9 @@ def union_of_sessions(
     images: list[_Image] = []
     known: dict[bytes, list[int]] = {}
     positions = {}
-    for session, own in sessions.items():
+    for session, shown in sessions.items():
         taken: list[int] = []
-        for image in own:
+        for image in shown:
             equal = known.setdefault(image.sha256, [])
             position = next((i for i in equal if i not in taken), len(ids))
             if position == len(ids):

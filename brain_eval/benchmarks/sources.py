@@ -41,8 +41,8 @@ def ensure(files: Sequence[DataFile], data_folder: Path) -> list[Path]:
 
 def brainio_home(data_folder: Path) -> Path:
     """Where Brain-Score's files lie: $BRAINIO_HOME, else the folder brainio below the data folder."""
-    own = os.environ.get("BRAINIO_HOME")
-    return Path(own).expanduser() if own else data_folder / "brainio"
+    chosen = os.environ.get("BRAINIO_HOME")
+    return Path(chosen).expanduser() if chosen else data_folder / "brainio"
 
 
 def place(file: DataFile, data_folder: Path) -> Path:

@@ -27,9 +27,9 @@ def whole_regions(scores: Sequence[Row]) -> Iterator[Row]:
 def rows_of_whole_regions(scores: pd.DataFrame) -> pd.DataFrame:
     """The same rows of a table."""
     columns = (*REGION, "session", "animal")
-    told = [dict(zip(columns, row, strict=True)) for row in zip(*(scores[column] for column in columns), strict=True)]
-    whole = {id(row) for row in whole_regions(told)}
-    return scores[np.array([id(row) in whole for row in told], dtype=bool)]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*(scores[column] for column in columns), strict=True)]
+    whole = {id(row) for row in whole_regions(rows)}
+    return scores[np.array([id(row) in whole for row in rows], dtype=bool)]
 
 
 def _is_mean_of_all(row: Row) -> bool:

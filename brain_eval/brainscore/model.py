@@ -75,15 +75,15 @@ def commitment(
     if not 0 < visual_degrees < 180:
         raise UserError(f"{model.name}: {visual_degrees:g} is no width in degrees of visual angle; e.g. 8")
     regions = checked_regions(model, regions_by_order(list(model.layers)) | dict(region_layer_map or {}))
-    own = identifier_of(model)
-    if identifier is not None and identifier.rpartition("-")[2] != own.rpartition("-")[2]:
+    computed = identifier_of(model)
+    if identifier is not None and identifier.rpartition("-")[2] != computed.rpartition("-")[2]:
         raise UserError(
-            f"{model.name}: its weights are not those of {identifier}, but {own}; write the plug-in anew "
+            f"{model.name}: its weights are not those of {identifier}, but {computed}; write the plug-in anew "
             "(Brain-Score's caches know a model by its identifier)"
         )
     # Whole degrees as int: Brain-Score's folders and caches carry the number in their names.
     degrees = int(visual_degrees) if float(visual_degrees).is_integer() else float(visual_degrees)
-    name = identifier or own
+    name = identifier or computed
     return ModelCommitment(
         identifier=name,
         activations_model=ActivationsModel(model, name, batch_size),

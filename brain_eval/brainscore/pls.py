@@ -83,10 +83,10 @@ def pls_rows(model: "Model", name: str, source: PublicAssembly, data_folder: Pat
 
 def _numbers(score: Any) -> dict[str, Any]:
     error = score.attrs.get("error")
-    words = "none" if error is None else f"none; Brain-Score's standard error over its splits is {float(error):.4g}"
+    method = "none" if error is None else f"none; Brain-Score's standard error over its splits is {float(error):.4g}"
     return {
         "raw": float(score.raw),
-        "interval_method": words,
+        "interval_method": method,
         "ceiling_upper": float(score.ceiling),
         "ceiled": float(score),
         "ceiling_definition": CEILING,

@@ -80,9 +80,9 @@ def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[d
         networks.setdefault(run.network, {}).setdefault(run.rule, []).append(run)
     rows: list[dict[str, Any]] = []
     for network, rules in networks.items():
-        values = {rule: _values(own) for rule, own in rules.items()}
+        values = {rule: _values(runs_of_rule) for rule, runs_of_rule in rules.items()}
         quantities = dict.fromkeys(quantity for known in values.values() for quantity in known)
-        stimuli = _numbers_of_stimuli(run for own in rules.values() for run in own)
+        stimuli = _numbers_of_stimuli(run for runs_of_rule in rules.values() for run in runs_of_rule)
         families: dict[Quantity, list[Quantity]] = {}
         for quantity in quantities:
             families.setdefault(quantity.family, []).append(quantity)
@@ -124,8 +124,8 @@ def _family(
     stimuli: Mapping[Quantity, int], members: Sequence[Quantity], confidence: float,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Compare all pairs of rules on the members of one family and correct their p values together."""
-    one = members[0]
-    about = f"{one.benchmark}, {one.species} {one.region}, {one.metric}, all layers" if one.benchmark else ""
+    first = members[0]
+    about = f"{first.benchmark}, {first.species} {first.region}, {first.metric}, all layers" if first.benchmark else ""
     rows: list[dict[str, Any]] = []
     for quantity, (rule_a, rule_b) in itertools.product(members, itertools.combinations(rules, 2)):
         row: dict[str, Any] = {"network": network, "rule_a": rule_a, "rule_b": rule_b, "quantity": quantity.name}
@@ -180,10 +180,10 @@ def _tested(differences: Array, both: RegionDraws | None, confidence: float, nam
         low, high = expanded_percentiles(resampled_means(values, spread, name), spread, confidence)
         how = f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles)"
     paired = "paired by seed, " if n > 1 else ""
-    words = f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {paired}over {enumerated(over)}"
+    method = f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {paired}over {enumerated(over)}"
     if n == 1:
-        words += "; one seed: says nothing of other seeds"
-    return cells | {"ci_low": low, "ci_high": high, "p": p, "interval_method": words}
+        method += "; one seed: says nothing of other seeds"
+    return cells | {"ci_low": low, "ci_high": high, "p": p, "interval_method": method}
 
 
 def resampled_means(values: Array, spread: Spread, name: str) -> Array:

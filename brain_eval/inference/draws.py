@@ -159,20 +159,20 @@ def draws_of_region(
         None where a run lacks draws of these layers, has other draws than the first, or an undefined score, or where
         a recording's scores have no draws in one of the runs.
     """
-    known = [one for one in drawn if one is not None]
-    if not known or len(known) < len(drawn) or len({(one.sampling, one.labels) for one in known}) != 1:
+    known = [run for run in drawn if run is not None]
+    if not known or len(known) < len(drawn) or len({(run.sampling, run.labels) for run in known}) != 1:
         return None
-    own = which.among(known[0].labels)
+    chosen = which.among(known[0].labels)
     pairs = list(zip(known, shares, strict=True))
-    if not own or any(layer not in one.layers for one, part in pairs for layer in part):
+    if not chosen or any(layer not in run.layers for run, part in pairs for layer in part):
         return None
 
     def stack(name: str) -> NDArray[np.float64]:
-        return np.stack([_mixed(getattr(one, name), one.layers, part, own) for one, part in pairs])
+        return np.stack([_mixed(getattr(run, name), run.layers, part, chosen) for run, part in pairs])
 
-    recorded = known[0].recorded[own]
+    recorded = known[0].recorded[chosen]
     smallest = int(recorded.sum(axis=1).min())
-    if not smallest or not all(np.array_equal(one.recorded[own], recorded) for one in known):
+    if not smallest or not all(np.array_equal(run.recorded[chosen], recorded) for run in known):
         return None
     values, influence = stack("raw"), stack("influence")[..., recorded.any(axis=0)]
     if not np.isfinite(values).all() or not np.isfinite(influence).all():

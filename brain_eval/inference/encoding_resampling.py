@@ -19,15 +19,15 @@ def weighted_pearson(a: Matrix, b: Matrix, weights: Matrix) -> Matrix:
 
     Args: weights (rows, n), not negative. NaN where fewer than 3 stimuli count, or a column is constant over them.
     """
-    one, other = _standardised(a), _standardised(b)
+    first, second = _standardised(a), _standardised(b)
     with np.errstate(divide="ignore", invalid="ignore"):
         means = (weights / weights.sum(axis=1, keepdims=True)) @ np.hstack(
-            [one, other, one * one, other * other, one * other]
+            [first, second, first * first, second * second, first * second]
         )
-        one, other, squares, others, products = np.split(means, 5, axis=1)
-        squares -= one * one
-        others -= other * other
-        products -= one * other
+        first, second, squares, others, products = np.split(means, 5, axis=1)
+        squares -= first * first
+        others -= second * second
+        products -= first * second
         r = products / np.sqrt(squares * others)
         usable = (squares > NO_VARIANCE) & (others > NO_VARIANCE)
     usable &= (weights > 0).sum(axis=1, keepdims=True) >= FEWEST

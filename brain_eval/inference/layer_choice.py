@@ -114,14 +114,14 @@ def choose_layers(draws: Mapping[tuple[str, str], Drawn]) -> list[dict[str, Any]
     rows: list[dict[str, Any]] = []
     for (benchmark, metric), drawn in draws.items():
         for species, region in dict.fromkeys(label[2:] for label in drawn.labels):
-            own = Recordings(species, region).among(drawn.labels)
-            half = drawn.half[:, own].mean(axis=1)
+            recordings = Recordings(species, region).among(drawn.labels)
+            half = drawn.half[:, recordings].mean(axis=1)
             choice = choose_layer(half)
             if choice is None:
                 continue
             where = {"benchmark": benchmark, "species": species, "region": region, "metric": metric}
             for number, layer in enumerate(drawn.layers):
-                cells = {"raw": drawn.raw[number, own].mean(), "half": half[number].mean()}
+                cells = {"raw": drawn.raw[number, recordings].mean(), "half": half[number].mean()}
                 known = {key: float(value) if np.isfinite(value) else None for key, value in cells.items()}
                 rows.append(where | {"layer": layer} | known | {"chosen": float(choice.chosen[number])})
             summary = {"layer": CHOSEN, "half": choice.held_out, "same_images": choice.same_images}

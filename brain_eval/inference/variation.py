@@ -101,11 +101,11 @@ def variation_of_draws(
 
 def stacked(variations: Sequence[Variation]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the scores' influences (scores, all units), 0 where not recorded, and remainders (scores, draws)."""
-    every = np.unique(np.concatenate([one.units for one in variations]))
+    every = np.unique(np.concatenate([variation.units for variation in variations]))
     influence = np.zeros((len(variations), len(every)))
-    for row, one in enumerate(variations):
-        influence[row, np.searchsorted(every, one.units)] = one.influence
-    return influence, np.stack([one.remainder for one in variations])
+    for row, variation in enumerate(variations):
+        influence[row, np.searchsorted(every, variation.units)] = variation.influence
+    return influence, np.stack([variation.remainder for variation in variations])
 
 
 class Part(NamedTuple):
@@ -211,13 +211,13 @@ def _shared(vectors: NDArray[np.float64]) -> float:
     Where seeds, or recordings, are one, that factor is fixed and need not differ.
     """
     seeds, recordings, _ = vectors.shape
-    total, own = _squares(vectors.sum(axis=(0, 1))), _squares(vectors)
+    total, alone = _squares(vectors.sum(axis=(0, 1))), _squares(vectors)
     if seeds > 1 and recordings > 1:
         same_seed, same_recording = _squares(vectors.sum(axis=1)), _squares(vectors.sum(axis=0))
         entries = seeds * (seeds - 1) * recordings * (recordings - 1)
-        return (total - same_seed - same_recording + own) / entries
+        return (total - same_seed - same_recording + alone) / entries
     k = max(seeds, recordings)
-    return (total - own) / (k * (k - 1))
+    return (total - alone) / (k * (k - 1))
 
 
 def _squares(vectors: NDArray[np.float64]) -> float:

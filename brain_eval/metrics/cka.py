@@ -97,12 +97,12 @@ class GramSums:
     Attributes:
         gram: (n, n) float64, symmetric; zero diagonal where unbiased.
         rows: (subsets, n) sums of the rows over each subset.
-        own: (subsets,) HSIC of the matrix with itself; NaN where it is a rounding error of 0.
+        norm: (subsets,) HSIC of the matrix with itself; NaN where it is a rounding error of 0.
     """
 
     gram: Matrix
     rows: Matrix
-    own: Vector
+    norm: Vector
 
 
 def gram_sums(gram: Matrix, subsets: Matrix, unbiased: bool) -> GramSums:
@@ -111,9 +111,9 @@ def gram_sums(gram: Matrix, subsets: Matrix, unbiased: bool) -> GramSums:
     if unbiased:
         np.fill_diagonal(matrix, 0.0)
     rows = subsets @ matrix
-    own = _hsic(matrix, rows, matrix, rows, subsets, unbiased)
+    norm = _hsic(matrix, rows, matrix, rows, subsets, unbiased)
     least = ROUNDING * float(np.vdot(gram, gram)) / np.maximum(subsets.sum(axis=1), 1) ** 2
-    return GramSums(matrix, rows, np.where(own > least, own, np.nan))
+    return GramSums(matrix, rows, np.where(norm > least, norm, np.nan))
 
 
 def cka_in_subsets(a: GramSums, b: GramSums, subsets: Matrix, unbiased: bool) -> Vector:
@@ -125,7 +125,7 @@ def cka_in_subsets(a: GramSums, b: GramSums, subsets: Matrix, unbiased: bool) ->
         unbiased: HSIC_1 of Song et al. 2012 (JMLR 13:1393, eq. 5), as Nguyen et al. 2021 use it for CKA.
     """
     both = _hsic(a.gram, a.rows, b.gram, b.rows, subsets, unbiased)
-    return np.clip(both / np.sqrt(a.own * b.own), -1.0, 1.0)
+    return np.clip(both / np.sqrt(a.norm * b.norm), -1.0, 1.0)
 
 
 def _hsic(a: Matrix, a_rows: Matrix, b: Matrix, b_rows: Matrix, subsets: Matrix, unbiased: bool) -> Vector:

@@ -175,19 +175,19 @@ def reliability(repetitions: ArrayLike, splits: int = SPLITS, seed: int = SEED) 
         raise TooFew(f"reliability needs at least 2 repetitions x stimuli x neuroids, got shape {values.shape}")
     reliabilities = np.empty((splits, values.shape[2]))
     halves = ShuffleSplit(splits, train_size=0.5, random_state=seed).split(np.zeros(len(values)))
-    for index, (one, other) in enumerate(halves):
-        reliabilities[index] = _reliability_of_split(values, recorded, one, other)
+    for index, (first, second) in enumerate(halves):
+        reliabilities[index] = _reliability_of_split(values, recorded, first, second)
     return reliabilities.mean(axis=0)
 
 
 def _reliability_of_split(
-    values: NDArray[np.float64], recorded: NDArray[np.bool_], one: NDArray[np.intp], other: NDArray[np.intp]
+    values: NDArray[np.float64], recorded: NDArray[np.bool_], first: NDArray[np.intp], second: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Return each neuroid's reliability by two halves of the repetitions.
 
     Neuroids with the same stimuli in both halves are computed together: all of them, where none lacks a trial alone.
     """
-    both = recorded[one].any(axis=0) & recorded[other].any(axis=0)
+    both = recorded[first].any(axis=0) & recorded[second].any(axis=0)
     most = int(both.sum(axis=0).max(initial=0))
     if most < FEWEST:
         raise TooFew(f"only {most} stimuli were repeated in both halves; reliability needs {FEWEST}")
@@ -198,7 +198,7 @@ def _reliability_of_split(
             continue
         neuroids = slice(None) if both.shape[1] == 1 else np.flatnonzero(whose.ravel() == number)
         means = []
-        for part in (one, other):
+        for part in (first, second):
             there = recorded[part][:, stimuli]
             there = there if both.shape[1] == 1 else there[:, :, neuroids]
             present = np.where(there, values[part][:, stimuli][:, :, neuroids], 0.0)

@@ -85,8 +85,8 @@ def cosine_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
     Args: weights (draws, n), how often each stimulus is in each draw; pairs of copies of one stimulus drop out.
     Returns (draws,) float64 within [-1, 1]; NaN where a draw has only zeros.
     """
-    one, other = (square(pairs, weights.shape[1]) for pairs in (a, b))
-    ab, aa, bb = (np.einsum("ij,ij->i", weights @ m, weights) for m in (one * other, one**2, other**2))
+    first, second = (square(pairs, weights.shape[1]) for pairs in (a, b))
+    ab, aa, bb = (np.einsum("ij,ij->i", weights @ m, weights) for m in (first * second, first**2, second**2))
     with np.errstate(divide="ignore", invalid="ignore"):
         draws = ab / np.sqrt(aa * bb)
     return np.where((aa > 0) & (bb > 0), np.clip(draws, -1.0, 1.0), np.nan)
@@ -110,7 +110,7 @@ def tau_a(a: Vector, b: Vector) -> float:
 def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
     """Return tau-a in every draw, as `cosine_draws`: one sort per draw, as there is no closed form."""
     n = weights.shape[1]
-    one, other = square(a, n), square(b, n)
+    first, second = square(a, n), square(b, n)
     draws = np.full(len(weights), np.nan)
     for index, counts in enumerate(weights.astype(np.intp)):
         stimuli = np.repeat(np.arange(n), counts)
@@ -119,7 +119,7 @@ def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
         two = rows != columns
         rows, columns = rows[two], columns[two]
         try:
-            draws[index] = tau_a(one[rows, columns], other[rows, columns])
+            draws[index] = tau_a(first[rows, columns], second[rows, columns])
         except UndefinedSimilarity:
             continue
     return draws
@@ -181,8 +181,8 @@ def correlate(a: Vector, b: Vector, metric: RdmMetric) -> float:
     a_mean, b_mean = a.mean(), b.mean()
     products = np.zeros(3)
     for start in range(0, len(a), CHUNK):
-        one, other = a[start : start + CHUNK] - a_mean, b[start : start + CHUNK] - b_mean
-        products += (one @ other, one @ one, other @ other)
+        first, second = a[start : start + CHUNK] - a_mean, b[start : start + CHUNK] - b_mean
+        products += (first @ second, first @ first, second @ second)
     norm = float(np.sqrt(products[1] * products[2]))
     if not norm > 0.0 or a.max() == a.min() or b.max() == b.min():
         raise UndefinedSimilarity(

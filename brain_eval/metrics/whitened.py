@@ -92,15 +92,15 @@ def whitened_draws(a: Vector, b: Vector, weights: NDArray[np.float64], centred: 
     stimulus are missing (NaN). Arguments and result as similarity.cosine_draws.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        one, other = _Resampled(a, weights, centred), _Resampled(b, weights, centred)
+        first, second = _Resampled(a, weights, centred), _Resampled(b, weights, centred)
         totals = weights.sum(axis=1) ** 2 - np.einsum("ij,ij->i", weights, weights)
 
         def product(x: _Resampled, y: _Resampled) -> Vector:
             raw = np.einsum("ij,ij->i", weights @ (x.matrix * y.matrix), weights)
             return raw - totals * x.mean * y.mean - 2 * np.einsum("ij,ij,ij->i", weights, x.effects, y.sums)
 
-        norms = product(one, one), product(other, other)
-        draws = product(one, other) / np.sqrt(norms[0] * norms[1])
+        norms = product(first, first), product(second, second)
+        draws = product(first, second) / np.sqrt(norms[0] * norms[1])
     sizes = (a.var(), b.var()) if centred else (np.mean(a**2), np.mean(b**2))
     defined = (norms[0] > 1e-10 * totals * sizes[0]) & (norms[1] > 1e-10 * totals * sizes[1])
     return np.where(defined, np.clip(draws, -1.0, 1.0), np.nan)

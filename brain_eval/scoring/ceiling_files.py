@@ -46,7 +46,7 @@ def ceilings_of(
     found = _read(path, len(benchmark.recordings), metrics)
     if found is None:
         found = _made(benchmark, metrics, seed, kind)
-        content = [{name: dataclasses.asdict(one) for name, one in ceiling.items()} for ceiling in found]
+        content = [{name: dataclasses.asdict(known) for name, known in ceiling.items()} for ceiling in found]
         write_text(path, json.dumps(content, indent=1) + "\n", digest=True)
     return found
 
@@ -79,7 +79,7 @@ def _read(path: Path, recordings: int, metrics: Sequence[str]) -> list[dict[str,
     """Read kept ceilings; None where there are none, or none that can be read: they are made again."""
     try:
         content = read_json(path)
-        found = [{name: Ceiling(**one[name]) for name in metrics} for one in content]
+        found = [{name: Ceiling(**entry[name]) for name in metrics} for entry in content]
     except (UserError, TypeError, KeyError):
         return None
     return found if len(found) == recordings else None

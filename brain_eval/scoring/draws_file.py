@@ -30,7 +30,7 @@ def write_draws(path: Path, who: dict[str, str], scored: Sequence[tuple[Target, 
 def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: str, layers: dict[str, Scores]) -> None:
     every = list(dict.fromkeys(index for scores in layers.values() for index, name in scores if name == metric))
     table = {index: [scores.get((index, metric)) for scores in layers.values()] for index in every}
-    known = {index: one for index in every for score in table[index] if (one := _variation(score)) is not None}
+    known = {index: found for index in every for score in table[index] if (found := _variation(score)) is not None}
     if not known:
         return
     # A recording that is too small for the metric stays, without units: what stands for its region needs it.
@@ -38,7 +38,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     draws = len(next(iter(known.values())).remainder)
     group = file.createGroup(f"{target.name}/{metric_label(target.kind, metric)}")
     group.setncatts({"sampling": sampling, "units": len(target.stimulus_ids)})
-    sizes = {"layer": len(layers), "recording": len(every), "entry": sum(len(one) for one in units), "draw": draws}
+    sizes = {"layer": len(layers), "recording": len(every), "entry": sum(len(found) for found in units), "draw": draws}
     sizes["side"] = len(target.halves)
     for name, size in sizes.items():
         group.createDimension(name, size)
@@ -46,7 +46,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     for label in LABELS:
         values = np.array([getattr(target.recordings[index], label) for index in every], dtype=object)
         group.createVariable(label, str, ("recording",))[:] = values
-    recording = np.repeat(np.arange(len(units)), [len(one) for one in units])
+    recording = np.repeat(np.arange(len(units)), [len(found) for found in units])
     group.createVariable("recording", "i4", ("entry",))[:] = recording
     group.createVariable("unit", "i4", ("entry",))[:] = np.concatenate(units)
     raw = group.createVariable("raw", "f8", ("layer", "recording"))

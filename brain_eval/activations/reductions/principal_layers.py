@@ -60,7 +60,7 @@ def write_components(
     Raises:
         UserError: the disk is full or a file cannot be read.
     """
-    n, found, said = len(stimulus_ids), dict[str, Components](), dict[str, str]()
+    n, found, notes = len(stimulus_ids), dict[str, Components](), dict[str, str]()
     with netcdf_errors(source):
         dataset = netCDF4.Dataset(source)
     with dataset, threadpool_limits(torch.get_num_threads(), "blas"):
@@ -69,17 +69,18 @@ def write_components(
         for layer, column in tqdm(activation_files.columns(shapes).items(), "principal components", disable=None):
             values = _Layer(variable, column)
             found[layer] = principal_components(values, k, 2 * READ_BYTES)
-            said[layer] = components_note(found[layer], values.shape[1], k)
-        fewer = {layer: (len(one.singular_values), 1, 1) for layer, one in found.items()}
+            notes[layer] = components_note(found[layer], values.shape[1], k)
+        fewer = {layer: (len(part.singular_values), 1, 1) for layer, part in found.items()}
         rows, chunk = activation_files.layout(n, fewer, activation_files.BLOCK_ROWS)
 
         def blocks() -> Iterator[tuple[int, NDArray[np.float32]]]:
             for first in range(0, n, rows):
                 images = slice(first, min(first + rows, n))
-                yield first, np.concatenate([one.scores(images) for one in found.values()], 1, dtype=np.float32)
+                scores = [part.scores(images) for part in found.values()]
+                yield first, np.concatenate(scores, 1, dtype=np.float32)
 
         activation_files.write(
-            path, stimulus_ids, fewer, attributes(said), blocks(), chunk, unplaced=list(fewer), compression=compression
+            path, stimulus_ids, fewer, attributes(notes), blocks(), chunk, unplaced=list(fewer), compression=compression
         )
 
 

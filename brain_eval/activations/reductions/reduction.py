@@ -140,4 +140,4 @@ def kept_of(
 
 def notes(kept: Mapping[str, Kept]) -> dict[str, str]:
     """What was done to each layer to which anything was."""
-    return {layer: one.note for layer, one in kept.items() if one.note}
+    return {layer: record.note for layer, record in kept.items() if record.note}

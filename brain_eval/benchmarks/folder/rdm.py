@@ -40,10 +40,10 @@ def read_rdm(
     content = read_content(path, "rdm", ("stimulus_id",))
     rdm = content.values
     _refuse_other_shapes(rdm, path, content.name)
-    own = content.labels.get("stimulus_id")
-    if own is None or len(own.values) != len(rdm):
+    ids_of_rows = content.labels.get("stimulus_id")
+    if ids_of_rows is None or len(ids_of_rows.values) != len(rdm):
         raise UserError(f"{path} has no coordinate stimulus_id of length {len(rdm)}; name each row's image")
-    stimuli = places_of(unique_ids(own.values, path), stimulus_ids, path)
+    stimuli = places_of(unique_ids(ids_of_rows.values, path), stimulus_ids, path)
     if len(stimuli) < 3:
         raise UserError(f"{path} has {len(stimuli)} stimuli; an RDM can be compared from 3 on, add some")
     ids = [stimulus_ids[i] for i in stimuli]
@@ -87,8 +87,8 @@ def _refuse_other_shapes(rdm: Array, path: Path, name: str) -> None:
 def _refuse_one_triangle(rdm: Array, path: Path) -> None:
     """One triangle is filled, the other one 0 or NaN."""
     upper, lower = (rdm[np.triu_indices(len(rdm), 1)], rdm.T[np.triu_indices(len(rdm), 1)])
-    for name, one, other in (("upper", upper, lower), ("lower", lower, upper)):
-        if np.isin(np.nan_to_num(other), 0.0).all() and np.isfinite(one).all() and one.any():
+    for name, filled, other in (("upper", upper, lower), ("lower", lower, upper)):
+        if np.isin(np.nan_to_num(other), 0.0).all() and np.isfinite(filled).all() and filled.any():
             raise UserError(f"{path} has its {name} triangle alone; fill the other one with the same distances")
 
 

@@ -48,19 +48,21 @@ def read_responses(
     groups = _groups(content, labels, values.shape[2], path)
     recordings = []
     for (session, animal), neuroids in groups.items():
-        own = values[:, :, neuroids]
+        measured = values[:, :, neuroids]
         who = f"{path}, session {session}, animal {animal}" if len(groups) > 1 else str(path)
         if along:
-            there = np.flatnonzero(~np.isnan(own[0]).all(axis=1))
+            there = np.flatnonzero(~np.isnan(measured[0]).all(axis=1))
             trials = [stimulus_ids[position] for position in stimuli[there]]
             _refuse_same_trials(content, trials, there, who)
-            places, own = by_repetition(own[0][there], trials, stimulus_ids) if trials else (stimuli[:0], own[:, :0])
+            places, measured = stimuli[:0], measured[:, there]
+            if trials:
+                places, measured = by_repetition(measured[0], trials, stimulus_ids)
         else:
-            seen = ~np.isnan(own).all(axis=(0, 2))
-            places, own = (stimuli, own) if seen.all() else (stimuli[seen], own[:, seen])
-        _refuse_gaps(own, who, [stimulus_ids[i] for i in places], [names[i] for i in neuroids])
-        responses = np.nanmean(own, axis=0)
-        repetitions = own if along or "repetition" in content.dims else None
+            seen = ~np.isnan(measured).all(axis=(0, 2))
+            places, measured = (stimuli, measured) if seen.all() else (stimuli[seen], measured[:, seen])
+        _refuse_gaps(measured, who, [stimulus_ids[i] for i in places], [names[i] for i in neuroids])
+        responses = np.nanmean(measured, axis=0)
+        repetitions = measured if along or "repetition" in content.dims else None
         if centre:
             responses, repetitions = without_means(responses, repetitions)
         recordings.append(
@@ -145,22 +147,22 @@ def _refuse_same_trials(content: Content, trials: Sequence[str], there: NDArray[
         seen.add(trial)
 
 
-def _refuse_gaps(own: Array, who: str, ids: Sequence[str], names: Sequence[str]) -> None:
+def _refuse_gaps(trials: Array, who: str, ids: Sequence[str], names: Sequence[str]) -> None:
     """Refuse infinity, and responses that are missing for some neuroids of a recording throughout.
 
     Args:
-        own: (repetitions, n, neuroids) of the stimuli that were shown.
+        trials: (repetitions, n, neuroids) of the stimuli that were shown.
         who: file and recording.
         ids: of the stimuli.
         names: of the neuroids.
     """
     if len(ids) < 3:
         raise UserError(f"{who} has responses to {len(ids)} stimuli; an RDM can be compared from 3 on, add some")
-    infinite = np.argwhere(np.isinf(own))
+    infinite = np.argwhere(np.isinf(trials))
     if len(infinite):
         _, row, column = infinite[0]
         raise UserError(f"{who}: stimulus_id '{ids[row]}' has an infinite response of {names[column]}; fix that value")
-    missing = np.isnan(own).all(axis=0)
+    missing = np.isnan(trials).all(axis=0)
     dead = np.flatnonzero(missing.all(axis=0))
     if len(dead):
         others = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
@@ -176,19 +178,19 @@ def _refuse_gaps(own: Array, who: str, ids: Sequence[str], names: Sequence[str])
 
 def _groups(content: Content, labels: dict[str, str], n: int, path: Path) -> dict[tuple[str, str], list[int]]:
     """(session, animal) -> its neuroids; a single label, or one of benchmark.yaml, is that of all."""
-    own = {}
+    labels_of = {}
     for key in ("session", "animal"):
         found = content.labels.get(key)
         if found is None or found.dimension == "presentation":
-            own[key] = [labels[key]] * n
+            labels_of[key] = [labels[key]] * n
         elif found.dimension == "":
-            own[key] = found.values * n
+            labels_of[key] = found.values * n
         elif found.dimension == "neuroid":
-            own[key] = found.values
+            labels_of[key] = found.values
         else:
             raise UserError(f"{path}: {key} lies along '{found.dimension}'; give one to each neuroid")
     groups: dict[tuple[str, str], list[int]] = {}
-    for i, pair in enumerate(zip(own["session"], own["animal"], strict=True)):
+    for i, pair in enumerate(zip(labels_of["session"], labels_of["animal"], strict=True)):
         groups.setdefault(pair, []).append(i)
     return groups
 

@@ -37,21 +37,21 @@ def unique_ids(values: Sequence[str], path: Path) -> tuple[str, ...]:
     return tuple(values)
 
 
-def places_of(own: Sequence[str], stimulus_ids: Sequence[str], path: Path) -> NDArray[np.intp]:
+def places_of(ids: Sequence[str], stimulus_ids: Sequence[str], path: Path) -> NDArray[np.intp]:
     """Return where each id of a file stands in the stimulus set, (n,); Unicode forms (NFC, NFD) are the same.
 
     Raises:
         UserError: an id that stimuli.csv does not list; names one of its own that may be meant.
     """
     known = {composed(stimulus_id): i for i, stimulus_id in enumerate(stimulus_ids)}
-    unknown = [stimulus_id for stimulus_id in own if composed(stimulus_id) not in known]
+    unknown = [stimulus_id for stimulus_id in ids if composed(stimulus_id) not in known]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
             f"{path} has stimulus_id '{unknown[0]}', which stimuli.csv beside it does not list{more}; "
             f"{_hint(unknown[0], stimulus_ids)}"
         )
-    return np.array([known[composed(stimulus_id)] for stimulus_id in own], dtype=np.intp)
+    return np.array([known[composed(stimulus_id)] for stimulus_id in ids], dtype=np.intp)
 
 
 def _as_number(text: str) -> str:
@@ -68,7 +68,7 @@ def _hint(unknown: str, known: Sequence[str]) -> str:
         "one is without its ending": lambda text: Path(text).stem,
     }
     for why, form in alike.items():
-        meant = next((one for one in known if form(one) == form(unknown)), None)
+        meant = next((listed for listed in known if form(listed) == form(unknown)), None)
         if meant is not None:
             return f"it lists '{meant}' ({why})"
     return did_you_mean(unknown, known, "add it there, or leave it out here").removeprefix("; ")
@@ -120,9 +120,9 @@ def _refuse_other_columns(columns: Sequence[str], path: Path) -> None:
             raise UserError(f"{path} has the column '{column}' twice; remove one")
 
 
-def counted(names: Sequence[str], one: str, several: str = "") -> str:
+def counted(names: Sequence[str], singular: str, plural: str = "") -> str:
     """'3 columns (a, b, c)'; of more than five the first five."""
-    what = one if len(names) == 1 else several or f"{one}s"
+    what = singular if len(names) == 1 else plural or f"{singular}s"
     return f"{len(names)} {what} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
 
 

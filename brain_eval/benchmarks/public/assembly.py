@@ -169,15 +169,15 @@ def _stimuli(name: str, table: Any, source: PublicAssembly) -> StimulusSet:
 def _recording(assembly: Any, region: str, stimulus_set: StimulusSet, source: PublicAssembly) -> Recording:
     from brain_eval.metrics.similarity import correlation_rdm
 
-    own = assembly.isel(neuroid=np.flatnonzero(assembly["region"].values == region))
-    if not own.sizes["neuroid"]:
+    units = assembly.isel(neuroid=np.flatnonzero(assembly["region"].values == region))
+    if not units.sizes["neuroid"]:
         raise UserError(f"{source.identifier} holds no neuroids of region {region}; delete its file and run again")
     trials = (
-        one_bin(own, source.identifier, source.window).transpose("presentation", "neuroid").values.astype(np.float64)
+        one_bin(units, source.identifier, source.window).transpose("presentation", "neuroid").values.astype(np.float64)
     )
-    ids = [str(stimulus_id) for stimulus_id in own["stimulus_id"].values]
+    ids = [str(stimulus_id) for stimulus_id in units["stimulus_id"].values]
     stimuli, repetitions = by_repetition(trials, ids, stimulus_set.stimulus_ids)
-    order = averaged_order(own, ids)
+    order = averaged_order(units, ids)
     stimuli, repetitions = stimuli[order], repetitions[:, order]
     missing = np.isnan(repetitions).all(axis=0).any(axis=1)
     if missing.any():
@@ -185,7 +185,7 @@ def _recording(assembly: Any, region: str, stimulus_set: StimulusSet, source: Pu
         raise UserError(f"{source.identifier}, region {region}: stimulus '{first}' has no response of some neuroid")
     responses = np.nanmean(repetitions, axis=0)
     # A level of an index is no member of .coords in this xarray.
-    animals = list(dict.fromkeys(str(animal) for animal in own["animal"].values)) if hasattr(own, "animal") else []
+    animals = list(dict.fromkeys(str(animal) for animal in units["animal"].values)) if hasattr(units, "animal") else []
     return Recording(
         session="pooled",
         animal=animals[0] if len(animals) == 1 else f"{len(animals) or 'several'} animals",

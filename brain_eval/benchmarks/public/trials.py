@@ -46,14 +46,14 @@ def averaged_order(assembly: Any, trial_ids: Sequence[str]) -> list[int]:
     known = [str(stimulus_id) for stimulus_id in assembly.attrs["stimulus_set"]["stimulus_id"]]
     presented, first = np.unique(np.array(trial_ids), return_index=True)
     rows = dict(zip(presented.tolist(), first.tolist(), strict=True))
-    own = [stimulus_id for stimulus_id in known if stimulus_id in rows]
+    shown = [stimulus_id for stimulus_id in known if stimulus_id in rows]
     columns = [
-        values[[rows[stimulus_id] for stimulus_id in own]].tolist()
+        values[[rows[stimulus_id] for stimulus_id in shown]].tolist()
         for name, dims, values in walk_coords(assembly)
         if tuple(dims) == ("presentation",) and name != "repetition"
     ]
     keys = list(zip(*columns, strict=True))
-    return sorted(range(len(own)), key=keys.__getitem__)
+    return sorted(range(len(shown)), key=keys.__getitem__)
 
 
 def by_repetition(
