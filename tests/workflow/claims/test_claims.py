@@ -328,7 +328,7 @@ def test_effects_of_a_whole_sweep_wait_for_all_of_its_points(tmp_path: Path) -> 
     [
         ("claims: [", "not valid YAML"),
         ("claims: {}\nclaims: {}", "the key 'claims' is given twice"),
-        ("x: 1", "predictions.yaml: claims: missing; add it"),
+        ("x: 1", "predictions.yaml: x: unknown key; known: claims, "),
         (yaml.safe_dump(prediction(quantity="luck")), r"C4\.1: unknown quantity 'luck'; known: "),
         (yaml.safe_dump({"claims": {"C4": {"title": "a claim"}}}), r"C4\.predictions: missing; add it"),
         (
@@ -336,8 +336,8 @@ def test_effects_of_a_whole_sweep_wait_for_all_of_its_points(tmp_path: Path) -> 
             r"C4\.1\.quantity: missing; add it",
         ),
         (yaml.safe_dump(prediction(below=1)), r"C4\.1: give one threshold, either above or below"),
-        (yaml.safe_dump(prediction(arguments={"c": 1})), r"C4\.1: accuracy_difference: a: missing; add it"),
-        (yaml.safe_dump(prediction(arguments=GAP)), r"C4\.1: accuracy_difference: .*missing"),
+        (yaml.safe_dump(prediction(arguments={"a": "nmnc"})), r"C4\.1: accuracy_difference: .*missing; add it"),
+        (yaml.safe_dump(prediction(arguments=GAP)), r"C4\.1: accuracy_difference: ceiling: unknown key; known: a, b"),
         (yaml.safe_dump(prediction(above="high")), r"C4\.1\.above: .*valid number.*'high'"),
     ],
 )
