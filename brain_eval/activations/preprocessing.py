@@ -67,11 +67,6 @@ class Preprocessing:
         return cls(size, int(channels), mean, std)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "Preprocessing":
-        """The same from a JSON object. Raises UserError."""
-        return cls.from_plain(parse_json(text, where, f"e.g. {EXAMPLE}"), where)
-
-    @classmethod
     def from_option(cls, text: str, where: str) -> "Preprocessing":
         """Check JSON text, or a .json file of it, possibly below the key "preprocessing".
 
@@ -79,7 +74,7 @@ class Preprocessing:
             UserError: the file cannot be read, or as `from_plain`.
         """
         if not text.endswith(".json"):
-            return cls.from_json(text, where)
+            return cls.from_plain(parse_json(text, where, f"e.g. {EXAMPLE}"), where)
         try:
             values = read_json(Path(text), f"give a file with {EXAMPLE}")
         except UserError as error:

@@ -4,9 +4,9 @@ Freeman, Ziemba et al. 2013, the public part as Brain-Score serves it: spikes in
 Brain-Score averaged between 50 and 200 ms; repetitions of each image, seen through an aperture.
 """
 
-from pathlib import Path
+from functools import partial
 
-from brain_eval.benchmarks.base import Benchmark, Description
+from brain_eval.benchmarks.base import Description
 from brain_eval.benchmarks.public import assembly as brainscore
 from brain_eval.benchmarks.public.assembly import Pin, PublicAssembly
 
@@ -39,12 +39,5 @@ DESCRIPTION = Description(
     n_neuroids="102 V1 neurons, 103 V2 neurons",
     stratified=True,
 )
-
-
-def load(data_folder: Path) -> Benchmark:
-    """Load one recording per region.
-
-    Raises:
-        UserError: a file is absent and cannot be downloaded, or is not the registered one.
-    """
-    return brainscore.load(DESCRIPTION, SOURCE, data_folder)
+#: Load one recording per region; UserError for a file that cannot be downloaded or is not the registered one.
+load = partial(brainscore.load, DESCRIPTION, SOURCE)

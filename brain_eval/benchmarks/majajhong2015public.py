@@ -4,9 +4,9 @@ Majaj et al. 2015, the public part as Brain-Score serves it: multi-unit response
 of two animals, many repetitions of each image.
 """
 
-from pathlib import Path
+from functools import partial
 
-from brain_eval.benchmarks.base import Benchmark, Description
+from brain_eval.benchmarks.base import Description
 from brain_eval.benchmarks.public import assembly as brainscore
 from brain_eval.benchmarks.public.assembly import Pin, PublicAssembly
 
@@ -38,12 +38,5 @@ DESCRIPTION = Description(
     n_neuroids="88 V4 sites, 168 IT sites",
     stratified=True,
 )
-
-
-def load(data_folder: Path) -> Benchmark:
-    """Load one recording per region.
-
-    Raises:
-        UserError: a file is absent and cannot be downloaded, or is not the registered one.
-    """
-    return brainscore.load(DESCRIPTION, SOURCE, data_folder)
+#: Load one recording per region; UserError for a file that cannot be downloaded or is not the registered one.
+load = partial(brainscore.load, DESCRIPTION, SOURCE)

@@ -102,7 +102,7 @@ def test_the_description_is_one_readable_line_and_tells_settings_apart() -> None
 
 
 def test_json_and_plain_data_agree() -> None:
-    assert Preprocessing.from_json(json.dumps(SETTINGS), "x") == Preprocessing.from_plain(SETTINGS, "y")
+    assert Preprocessing.from_option(json.dumps(SETTINGS), "x") == Preprocessing.from_plain(SETTINGS, "y")
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_wrong_settings_are_refused_in_one_line(change: dict[str, Any], message:
 
 def test_what_is_not_json_is_refused() -> None:
     with pytest.raises(UserError, match="--preprocessing: not JSON"):
-        Preprocessing.from_json("{32}", "--preprocessing")
+        Preprocessing.from_option("{32}", "--preprocessing")
     with pytest.raises(UserError, match="needs exactly"):
-        Preprocessing.from_json("[32]", "--preprocessing")
+        Preprocessing.from_option("[32]", "--preprocessing")
 
 
 @pytest.mark.parametrize("content", [SETTINGS, {"preprocessing": SETTINGS, "name": "digits"}])
