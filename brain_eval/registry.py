@@ -33,8 +33,11 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         """Return the record called `name`; UserError for an unknown name."""
-        records: Iterable[Any] = importlib.import_module(self.module(name)).RECORDS
-        return next(record for record in records if record.name == name)
+        module = importlib.import_module(self.module(name))
+        found: list[Any] = [record for record in module.RECORDS if record.name == name]
+        if len(found) != 1:
+            raise LookupError(f"{module.__name__}: RECORDS has {len(found)} times the {self.what} {name!r}, not once")
+        return found[0]
 
     def module(self, name: str) -> str:
         """Return the full name of a record's module; what depends on the record depends on that code."""

@@ -6,11 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
 import pytest
 
+from brain_eval.activations.reductions import REDUCTIONS
+from brain_eval.metrics import METRICS, RDMS
+from brain_eval.registry import Registry
 from tests.places import ROOT
 
 BENCHMARK = """
@@ -86,6 +90,17 @@ def run(folder: Path, *arguments: str) -> str:
 def extract(folder: Path, out: str, *options: str) -> None:
     seen = '{"image_size": 8, "channels": 3, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}'
     run(folder, "extract", "--model", "pixels", "--preprocessing", seen, "--benchmark", "mine", "--out", out, *options)
+
+
+def test_names_are_known_without_the_libraries_behind_them() -> None:
+    code = "import sys, brain_eval.metrics, brain_eval.activations.reductions; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"numpy", "scipy", "torch"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("registry", [METRICS, RDMS, REDUCTIONS], ids=lambda registry: registry.what)
+def test_every_line_of_a_registry_has_its_record(registry: Registry[Any]) -> None:
+    assert [registry[name].name for name in registry] == list(registry)
 
 
 def test_a_benchmark_is_one_file_and_one_line(packages: Path) -> None:
