@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,7 @@ class ScoredRun:
     draws: Mapping[tuple[str, str], Drawn] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Quantity:
+class Quantity(NamedTuple):
     """What is compared: a name, and for scores where (empty strings where it does not apply)."""
 
     name: str
@@ -55,11 +54,6 @@ class Quantity:
     region: str = ""
     metric: str = ""
     layer: str = ""
-
-    @property
-    def family(self) -> "Quantity":
-        """The same for all layers."""
-        return Quantity(self.name, self.benchmark, self.species, self.region, self.metric)
 
 
 def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[dict[str, Any]]:
@@ -80,43 +74,35 @@ def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[d
         networks.setdefault(run.network, {}).setdefault(run.rule, []).append(run)
     rows: list[dict[str, Any]] = []
     for network, rules in networks.items():
-        values = {rule: _values(runs_of_rule) for rule, runs_of_rule in rules.items()}
-        quantities = dict.fromkeys(quantity for known in values.values() for quantity in known)
-        stimuli = _numbers_of_stimuli(run for runs_of_rule in rules.values() for run in runs_of_rule)
+        measured = {rule: _measured(runs_of_rule) for rule, runs_of_rule in rules.items()}
+        values = {rule: found for rule, (found, _) in measured.items()}
+        stimuli = {quantity: n for _, numbers in measured.values() for quantity, n in numbers.items()}
+        quantities = dict.fromkeys(quantity for found in values.values() for quantity in found)
         families: dict[Quantity, list[Quantity]] = {}
         for quantity in quantities:
-            families.setdefault(quantity.family, []).append(quantity)
+            families.setdefault(quantity._replace(layer=""), []).append(quantity)
         for members in families.values():
             rows += _family(network, rules, values, stimuli, members, confidence)
     return rows
 
 
-def _values(runs: Sequence[ScoredRun]) -> dict[Quantity, dict[str, float]]:
-    """Every quantity of one rule, by seed."""
+def _measured(runs: Iterable[ScoredRun]) -> tuple[dict[Quantity, dict[str, float]], dict[Quantity, int]]:
+    """Every quantity of one rule by seed: final accuracy, raw scores with whole regions; and the stimuli behind scores.
+
+    The numbers of stimuli are those of the rows: a unit of the draws may be a group of several.
+    """
     values: dict[Quantity, dict[str, float]] = {}
+    stimuli: dict[Quantity, int] = {}
     for run in runs:
-        for quantity, value in _quantities(run):
-            values.setdefault(quantity, {})[run.seed] = value
-    return values
-
-
-def _quantities(run: ScoredRun) -> Iterable[tuple[Quantity, float]]:
-    """Yield the final accuracy of a run, and the raw score of each layer with each whole region."""
-    if run.accuracy is not None:
-        yield Quantity("test_accuracy"), run.accuracy
-    for row in whole_regions(run.scores):
-        if row["raw"] != "":
-            yield _score_in(row), float(row["raw"])
-
-
-def _score_in(row: Row) -> Quantity:
-    return Quantity("score", *(row[key] for key in ("benchmark", "species", "region", "metric", "layer")))
-
-
-def _numbers_of_stimuli(runs: Iterable[ScoredRun]) -> dict[Quantity, int]:
-    """The stimuli behind every score, from its row: a unit of its draws may be a group of several."""
-    rows = (row for run in runs for row in whole_regions(run.scores))
-    return {_score_in(row): int(row["n_stimuli"]) for row in rows if row.get("n_stimuli")}
+        if run.accuracy is not None:
+            values.setdefault(Quantity("test_accuracy"), {})[run.seed] = run.accuracy
+        for row in whole_regions(run.scores):
+            quantity = Quantity("score", *(row[key] for key in Quantity._fields[1:]))
+            if row["raw"] != "":
+                values.setdefault(quantity, {})[run.seed] = float(row["raw"])
+            if row.get("n_stimuli"):
+                stimuli[quantity] = int(row["n_stimuli"])
+    return values, stimuli
 
 
 def _family(
@@ -129,7 +115,7 @@ def _family(
     rows: list[dict[str, Any]] = []
     for quantity, (rule_a, rule_b) in itertools.product(members, itertools.combinations(rules, 2)):
         row: dict[str, Any] = {"network": network, "rule_a": rule_a, "rule_b": rule_b, "quantity": quantity.name}
-        row |= {key: getattr(quantity, key) for key in ("benchmark", "species", "region", "metric", "layer")}
+        row |= {key: getattr(quantity, key) for key in Quantity._fields[1:]}
         a, b = (values[rule].get(quantity, {}) for rule in (rule_a, rule_b))
         seeds = [seed for seed in a if seed in b]
         row |= {"n": len(seeds), "p": None, "interval_method": ""}
