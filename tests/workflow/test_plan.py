@@ -255,6 +255,7 @@ def test_the_script_prints_runs_hours_and_disk(tmp_path: Path) -> None:
     assert re.search(r"^\d+\.\d MB of disk, .* are free here$", run.stdout, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_only_what_runs_is_counted(tmp_path: Path) -> None:
     rules = {
         "nmnc": {"kind": "nmnc", "networks": ["small"], "seeds": [7]},
@@ -278,12 +279,13 @@ def test_only_what_runs_is_counted(tmp_path: Path) -> None:
     ("change", "words"),
     [
         ({"epochs": 3}, "study.yaml: epochs: unknown key"),
-        ({"rules": {"mine": {"kind": "nmcn"}}}, "did you mean 'nmnc'?"),
+        pytest.param({"rules": {"mine": {"kind": "nmcn"}}}, "did you mean 'nmnc'?", marks=pytest.mark.slow),
         ({"evaluation": {"benchmarks": ["simulatd"]}}, "unknown benchmark 'simulatd'; did you mean 'simulated'?"),
         ({"dataset": {"name": "nowhere.npz"}}, "dataset nowhere.npz: no such file"),
-        (
+        pytest.param(
             {"evaluation": {"benchmarks": ["mine"], "benchmark_folders": {"mine": "nowhere"}}},
             "the folder nowhere of benchmark 'mine' does not exist",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -17,6 +17,7 @@ KNOWN = {"relu": 0.151, "layer1": 0.230, "layer2": 0.213, "layer3": 0.308, "line
 
 @pytest.mark.real_data
 @pytest.mark.end_to_end
+@pytest.mark.slow
 def test_the_trained_resnet20_scores_what_it_is_known_to(data_folder: Callable[..., Path], tmp_path: Path) -> None:
     data = data_folder("kriegeskorte2008", "resnet_cifar10/resnet20-12fca82f.th")
     environment = os.environ | {"NMNC_DATA": str(data.resolve()), "PYTHONPATH": str(ROOT)}

@@ -286,8 +286,14 @@ def refused(run: subprocess.CompletedProcess[str], words: str, folder: Path) -> 
     assert not (folder / "results").exists()
 
 
+#: Found before torch is imported; what the others need is checked in test_cli.py and test_check.py too.
+QUICK = {"misspelt key", "misspelt key in a section", "unknown benchmark"}
+
+
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MISTAKES]
+)
 def test_a_wrong_study_is_refused_in_one_line(mistake: str, tmp_path: Path) -> None:
     change, words = MISTAKES[mistake]
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY | change))

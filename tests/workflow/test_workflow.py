@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from tests.places import ROOT
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
 RESULTS = Path("results/tiny")
 TABLES = ("runs", "scores", "accuracy", "alignment", "comparisons")
