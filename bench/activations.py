@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 from side_by_side import COLUMNS, compare, compare_by_both_clocks, facts, timed, write
@@ -213,7 +214,7 @@ def _wrapped(
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
 
-    def read(indices: Sequence[int]) -> list[np.ndarray]:
+    def read(indices: NDArray[np.intp]) -> list[np.ndarray]:
         return [np.asarray(Image.open(paths[i])) for i in indices]
 
     stimuli, settings = StimulusSet("files", tuple(paths), read, "files"), Settings(channels_last=channels_last)

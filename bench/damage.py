@@ -261,7 +261,7 @@ def write_responses(path: Path, ids: list[str], random: Random, odd: bool) -> No
                 case 6:
                     values = np.zeros_like(np.array(values, dtype=float))
                 case _:
-                    labels = [random.choice([0, 7, -1])] * len(labels)
+                    labels = [random.choice([0, 7, -1])] * len(labels)  # type: ignore[list-item]
     with netCDF4.Dataset(path, "w", format=random.choice(["NETCDF4", "NETCDF4", "NETCDF3_CLASSIC"])) as file:
         values = np.asarray(values)
         dims = [*dims, "d0", "d1", "d2"][: values.ndim]
@@ -310,7 +310,8 @@ def odd_tensors(state: dict[str, Any], random: Random) -> dict[Any, Any]:
                 [tensor[:1], tensor[None], tensor.new_zeros(0), tensor.to_sparse(), torch.tensor(1.0)]
             )
         case 2:
-            state[random.choice(["other", 3, "", "module." + name])] = state.pop(name)
+            key: Any = random.choice(["other", 3, "", "module." + name])
+            state[key] = state.pop(name)
         case 3:
             state[name] = random.choice([None, 1, "x", [1.0], {}])
         case 4:

@@ -11,6 +11,7 @@ python bench/encoding.py [--quick] [--part pls|ridge] [--repeats N] [--threads N
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def cases(sizes: Sizes, parts: Sequence[str] = PARTS) -> list[Case]:
     if "pls" in parts:
         made += [
             Case(f"PLS-25, {size}", goal, ("pls", ours("pls")), (f"scikit-learn tol={tolerance:g}", theirs(
-                lambda tolerance=tolerance, steps=steps: PLSRegression(25, scale=False, tol=tolerance, max_iter=steps)
+                partial(PLSRegression, 25, scale=False, tol=tolerance, max_iter=steps)
             )), within)
             for tolerance, steps, within, goal in ((1e-6, 500, 0.05, "at least 3.5"), (1e-18, 100_000, 1e-7, "none"))
         ]  # fmt: skip

@@ -95,7 +95,7 @@ class Undamaged(Random):
         """The first."""
         return values[0]
 
-    def randrange(self, *limits: int) -> int:
+    def randrange(self, *limits: int) -> int:  # type: ignore[override]
         """The last: not one of the parts that are damaged."""
         return limits[-1] - 1
 
@@ -220,7 +220,7 @@ def work(share: int, shares: int, options: argparse.Namespace) -> Iterator[Outco
         yield try_input(number, kinds[number % len(kinds)], options.seed, options.keep)
 
 
-def collect(share: int, shares: int, options: argparse.Namespace, queue: Any) -> None:  # type: ignore[no-untyped-def]
+def collect(share: int, shares: int, options: argparse.Namespace, queue: Any) -> None:
     """In a process of its own: work, and report each outcome."""
     try:
         for outcome in work(share, shares, options):

@@ -290,7 +290,9 @@ def cover_choice(
         widths.append(interval.high - interval.low)
         truths.append(truth)
     case = f"chosen layer, layers {'of the same features' if kinds == 1 else 'of two kinds'}"
-    return row(case, (n, k, seeds), float(np.mean(truths)), (data_sets, draws), hits, means, errors, widths)
+    return row(
+        case, (n, k, seeds), float(np.mean(truths)), (data_sets, draws), hits, [*map(float, means)], errors, widths
+    )
 
 
 def _drawn(raw: Array, variations: list[list[Variation]], values: Array, draws: int) -> Drawn:

@@ -41,7 +41,8 @@ class Remembered:
     """A function of no arguments whose last result is kept."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
-        self.function, self.result = function, None
+        self.function = function
+        self.result: Any = None
 
     def __call__(self) -> None:
         """Call it."""

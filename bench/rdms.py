@@ -88,9 +88,16 @@ def whitened_cases(sizes: Sizes) -> list[Case]:
     rng = np.random.default_rng(1)
     rdms = [correlation_rdm(rng.standard_normal((sizes.whitened, 20))) for _ in range(2)]
     theirs = [rsa_rdms(upper_triangle(rdm)) for rdm in rdms]
+
+    def ours_of(metric: str) -> Callable[[], float]:
+        return lambda: compare_rdms(rdms[0], rdms[1], metric)
+
+    def theirs_of(method: str) -> Callable[[], float]:
+        return lambda: rsatoolbox.rdm.compare(theirs[0], theirs[1], method=method)[0, 0]
+
     return [
-        Case(f"{ours} of {sizes.whitened} stimuli", "none", (ours, lambda ours=ours: compare_rdms(*rdms, ours)),
-             (f"rsatoolbox {other}", lambda other=other: rsatoolbox.rdm.compare(*theirs, method=other)[0, 0]), 1e-10)
+        Case(f"{ours} of {sizes.whitened} stimuli", "none", (ours, ours_of(ours)),
+             (f"rsatoolbox {other}", theirs_of(other)), 1e-10)
         for ours, other in (("whitened-cosine", "cosine_cov"), ("whitened-correlation", "corr_cov"))
     ]  # fmt: skip
 

@@ -127,11 +127,11 @@ def main() -> None:
             write(given.out, rows)  # a run that is cut keeps what it measured
     noise = Noise(**base, images=batch)
     for svd in (False, True):
-        ours, other = (trainer("nmnc", noise, channels, batch, device) for _ in range(2))
+        rule, other = (trainer("nmnc", noise, channels, batch, device) for _ in range(2))
         basis = "thin SVD" if svd else "the same Gram basis"
         rows.append(
             compare(
-                "step time", f"{name}, float32", ("nmnc b=1", round_of(ours, steps)),
+                "step time", f"{name}, float32", ("nmnc b=1", round_of(rule, steps)),
                 (f"plain formulas, {basis}", plain_round(other, noise, steps, svd)),
                 repeats=repeats, goal="3 on a GPU with the Gram basis", threads=1, device=given.device,
             )

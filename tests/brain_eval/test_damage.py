@@ -65,9 +65,13 @@ def read_activations(path: Path) -> Any:
         return values, found.stimulus_ids, found.preprocessing
 
 
+def state_and_config(network: Any, config: Any) -> Any:
+    return dict(network.state_dict()), config
+
+
 #: Name of a file -> how the next stage reads it.
 READERS: dict[str, Callable[[Path], Any]] = {
-    "network.pt": lambda path: (lambda network, config: (dict(network.state_dict()), config))(*load_network(path)),
+    "network.pt": lambda path: state_and_config(*load_network(path)),
     "state.pt": load_state,
     "provenance.json": read_json,
     "epochs.csv": lambda path: read_rows(path, ("epoch",)),

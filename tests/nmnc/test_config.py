@@ -45,7 +45,7 @@ def refusal(changed: Any) -> str:
     return message
 
 
-SECTIONS = {
+SECTIONS: dict[tuple[str, ...], Any] = {
     (): config.Study,
     ("paths",): config.Paths,
     ("dataset",): config.Dataset,
@@ -231,7 +231,7 @@ def test_a_rule_overrides_single_values_and_leaves_the_rest() -> None:
     assert study.run("backprop").noise == study.noise == Noise(dimensions=4)
     assert study.run("fast").training == study.training
     with pytest.raises(ValueError, match="frozen"):
-        study.threads = 2
+        study.threads = 2  # type: ignore[misc]
 
 
 def test_the_untrained_network_is_in_every_study_once() -> None:

@@ -120,7 +120,7 @@ def test_every_kind_of_step_is_counted(
 
     trainer = FakeTrainer(run_of(kind, refresh_every=refresh_every, basis_every=basis_every))
     monkeypatch.setattr(cost_of_training, "once", step)
-    assert cost_of_training._seconds_of_steps(trainer, 60) == pytest.approx(expected)  # type: ignore[arg-type]
+    assert cost_of_training._seconds_of_steps(trainer, 60) == pytest.approx(expected)
 
 
 class FakeTrainer:

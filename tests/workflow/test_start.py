@@ -191,7 +191,7 @@ def evaluated(folder: Path) -> dict[str, Any]:
     (folder / "data/weights.pt").write_bytes(b"weights")
     (folder / "mine/stimuli").mkdir(parents=True)
     (folder / "mine/stimuli/a.png").write_bytes(b"image")
-    model = {"network": "package.net:small", "weights": "weights.pt", "layers": ["0"]}
+    model: dict[str, Any] = {"network": "package.net:small", "weights": "weights.pt", "layers": ["0"]}
     model |= {"preprocessing": {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}}
     evaluation = {"benchmarks": ["simulated", "mine"], "benchmark_folders": {"mine": "mine"}, "models": {"ref": model}}
     return STUDY | {"evaluation": evaluation}

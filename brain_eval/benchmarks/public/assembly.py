@@ -137,7 +137,7 @@ def _unpack(archive: Path) -> None:
 
 def load_assembly(source: PublicAssembly) -> Any:
     """Brain-Score's NeuronRecordingAssembly with its stimulus set, by its own loaders; inside `brainscore`."""
-    from brainscore_core.supported_data_standards.brainio import assemblies, s3  # type: ignore[import-untyped]
+    from brainscore_core.supported_data_standards.brainio import assemblies, s3
 
     def stimuli() -> Any:
         return s3.load_stimulus_set_from_s3(

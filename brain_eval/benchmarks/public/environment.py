@@ -31,7 +31,7 @@ def brainscore(home: Path) -> Iterator[None]:
             read from the environment only once, so they are set where Brain-Score keeps them.
     """
     prepare()
-    from brainscore_core.supported_data_standards.brainio import fetch  # type: ignore[import-untyped]
+    from brainscore_core.supported_data_standards.brainio import fetch
     from brainscore_vision.benchmark_helpers import screen
 
     before = fetch._local_data_path, screen.root_path

@@ -41,7 +41,7 @@ def averaged_order(assembly: Any, trial_ids: Sequence[str]) -> list[int]:
         assembly: with its single trials.
         trial_ids: the stimulus of each presentation.
     """
-    from brainscore_core.supported_data_standards.brainio.assemblies import walk_coords  # type: ignore[import-untyped]
+    from brainscore_core.supported_data_standards.brainio.assemblies import walk_coords
 
     known = [str(stimulus_id) for stimulus_id in assembly.attrs["stimulus_set"]["stimulus_id"]]
     presented, first = np.unique(np.array(trial_ids), return_index=True)

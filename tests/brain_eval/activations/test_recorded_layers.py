@@ -140,7 +140,7 @@ class Forms(Net):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_form_that_depends_on_the_image_is_refused(form: str, toy: Benchmark, tmp_path: Path) -> None:
     module = Forms(form)
-    module.bright = 1e9  # so that the probe sees nothing of it
+    module.bright = torch.tensor(1e9)  # so that the probe sees nothing of it
     model = model_of(module, "conv,stage")
     probe(model, Computation(torch.device("cpu")))
     module.bright = images_of(toy)[12].mean()
@@ -154,7 +154,7 @@ def test_a_network_that_fails_on_an_image_names_the_batch(toy: Benchmark, tmp_pa
         return x
 
     module = Net(fail)
-    module.bright = 1e9
+    module.bright = torch.tensor(1e9)
     model = model_of(module, "conv")
     with torch.no_grad():
         module.bright = module.conv(images_of(toy)).flatten(1).mean(1).sort().values[-3]

@@ -213,10 +213,10 @@ def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone() -> 
     for layer, seed in (("conv", 3), ("conv", 3), ("conv", 4), ("another", 3)):
         random_projection.cache_clear()  # else the second is the first
         taken.append(kept_of(layer, (6, 10, 10), 0, Reduction("random_projection", 50, seed), 4, CPU).take(maps))
-    one, again, seed, layer = taken
+    one, again, other_seed, other_layer = taken
     assert torch.equal(again, one)
-    assert not torch.equal(seed, one)
-    assert not torch.equal(layer, one)
+    assert not torch.equal(other_seed, one)
+    assert not torch.equal(other_layer, one)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

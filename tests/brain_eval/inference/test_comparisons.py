@@ -50,7 +50,7 @@ def score_rows(one: Drawn) -> list[dict[str, str]]:
 
 
 def runs_of(
-    seeds: int, rules: tuple[str, str, str] = ("a", "b"), seed: int = 0, with_draws: bool = True, **options: Any
+    seeds: int, rules: tuple[str, ...] = ("a", "b"), seed: int = 0, with_draws: bool = True, **options: Any
 ) -> list[ScoredRun]:
     rng = np.random.default_rng(seed)
     runs = []

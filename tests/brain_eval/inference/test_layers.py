@@ -10,7 +10,7 @@ from brain_eval.benchmarks.base import Benchmark, Description, Recording, Stimul
 from brain_eval.inference.draws import Drawn
 from brain_eval.inference.layer_choice import CHOSEN, COLUMNS, choose_layer, choose_layers, variance_of_choice
 from brain_eval.inference.resampling import random_halves
-from brain_eval.metrics import METRICS
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.rdms import correlation_rdm, upper_triangle
 from brain_eval.scoring.targets import SPLITS_OF_STIMULI, Target
 
@@ -41,7 +41,7 @@ def layer_scores(seed: int, quality: list[float], n: int = 40) -> NDArray[np.flo
     about = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
     stimuli = StimulusSet("fake", tuple(f"{i:02d}" for i in range(n)), lambda indices: [], "sha")
     recording = Recording("A", "M1", "macaque", "IT", np.arange(n), 8, rdm)
-    target = Target(Benchmark(about, stimuli, (recording,)), {"spearman": METRICS["spearman"]}, 5, seed)
+    target = Target(Benchmark(about, stimuli, (recording,)), {"spearman": metrics_of_rdms()["spearman"]}, 5, seed)
     layers = [correlation_rdm(code + noise * rng.standard_normal((n, 8))) for noise in quality]
     return np.stack([target.compare(0, upper_triangle(rdm))[0, "spearman"].halves for rdm in layers])
 

@@ -235,6 +235,7 @@ def test_row_without_a_direction_is_named(kind: str) -> None:
     features[13] = {"correlation": 0.1, "cosine": 0.0}[kind]
     with pytest.raises(UndefinedSimilarity, match=r"(constant|zero everywhere) in row 13") as caught:
         KINDS[kind](features)
+    assert isinstance(caught.value, gram.RowError)
     assert caught.value.row == 13
 
 

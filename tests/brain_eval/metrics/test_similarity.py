@@ -65,8 +65,8 @@ def features_of(case: str) -> NDArray[Any]:
 
 
 def rsa_compare(a: NDArray[np.float64], b: NDArray[np.float64], metric: str) -> float:
-    rdms = (rsatoolbox.rdm.RDMs(upper_triangle(rdm)[None]) for rdm in (a, b))
-    return rsatoolbox.rdm.compare(*rdms, method=THEIRS.get(metric, metric))[0, 0]
+    first, second = (rsatoolbox.rdm.RDMs(upper_triangle(rdm)[None]) for rdm in (a, b))
+    return rsatoolbox.rdm.compare(first, second, method=THEIRS.get(metric, metric))[0, 0]
 
 
 def two_rdms(n: int, seed: int = 0, size: int = 6) -> list[NDArray[np.float64]]:

@@ -28,9 +28,9 @@ def recording(
 def make_benchmark(
     recordings: list[Recording], n: int = N, name: str = "fake", ids: list[str] | None = None
 ) -> Benchmark:
-    ids = tuple(ids) if ids is not None else tuple(f"image{i:02d}" for i in range(n))
+    names = tuple(ids) if ids is not None else tuple(f"image{i:02d}" for i in range(n))
     about = Description(name, 3, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
-    return Benchmark(about, StimulusSet(name, ids, lambda indices: [], f"sha of {ids}"), tuple(recordings))
+    return Benchmark(about, StimulusSet(name, names, lambda indices: [], f"sha of {names}"), tuple(recordings))
 
 
 def code(n: int = N, width: int = 8, seed: int = 0) -> NDArray[np.float64]:

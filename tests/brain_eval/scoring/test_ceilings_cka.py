@@ -9,7 +9,7 @@ from scipy.spatial.distance import squareform
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference.resampling import generator
-from brain_eval.metrics import METRICS
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.cka import linear_cka
 from brain_eval.scoring.ceilings import split_half_responses
 from brain_eval.scoring.targets import Target
@@ -90,7 +90,7 @@ def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error() -> 
     stimuli = StimulusSet("fake", ("a", "b", "c"), lambda indices: [], "sha")
     about = Description("fake", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
     both = (recording("M1", [1.0, 2.0, 3.0]), recording("M2", [3.0, 2.0, 1.0]))
-    target = Target(Benchmark(about, stimuli, both), {"spearman": METRICS["spearman"]}, 10, 0)
+    target = Target(Benchmark(about, stimuli, both), {"spearman": metrics_of_rdms()["spearman"]}, 10, 0)
     ceiling = target.ceiling_of_subjects([0, 1], "spearman")
     assert (ceiling.lower, ceiling.upper) == (None, None)
     assert ceiling.definition.startswith("none: an RDM is constant")

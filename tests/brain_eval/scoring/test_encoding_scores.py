@@ -1,5 +1,6 @@
 """Encoding scores of resampled test stimuli, by brute force, and of recordings too small for a regression."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def simulated(
 
 
 def benchmark_of(
-    responses: NDArray[np.float64], categories: list[str] = (), stratified: bool = False, **options: Any
+    responses: NDArray[np.float64], categories: Sequence[str] = (), stratified: bool = False, **options: Any
 ) -> Benchmark:
     n = len(responses)
     stimuli = StimulusSet("fake", tuple(f"{i:04d}" for i in range(n)), lambda indices: [], "sha", tuple(categories))
@@ -58,7 +59,7 @@ def benchmark_of(
 
 
 def scores_of(
-    benchmark: Benchmark, features: NDArray[np.float32], metrics: list[str] = ("ridge",), draws: int = DRAWS
+    benchmark: Benchmark, features: NDArray[np.float32], metrics: Sequence[str] = ("ridge",), draws: int = DRAWS
 ) -> tuple[Target, dict[tuple[int, str], Any]]:
     target = Target(benchmark, {}, draws, 0)
     return target, ResponseTarget(target, metrics, draws).score([0], features)

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
-from brain_eval.metrics import METRICS
+from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.similarity import compare, correlation_rdm, upper_triangle
 from brain_eval.scoring import targets
 from brain_eval.scoring.ceilings import leave_one_out, split_half
@@ -59,7 +59,7 @@ def test_bootstrap_draws_come_from_resampled_shared_stimuli(study: Any) -> None:
     """Both sessions' draws are rebuilt from one set of stimulus counts by expanding the pairs of ranks."""
     sessions, layers = two_sessions(), layers_of()
     study.write(make_benchmark(sessions), layers)
-    target = targets.Target(study.known["fake"], {"spearman": METRICS["spearman"]}, 12, 5)
+    target = targets.Target(study.known["fake"], {"spearman": metrics_of_rdms()["spearman"]}, 12, 5)
     strata = [range(10), range(10, 16), range(16, 24)]
     weights = [target._weights[k][:12] for k in range(2)]
     counts = np.concatenate([weights[0], weights[1][:, 6:]], axis=1)
@@ -76,7 +76,7 @@ def test_bootstrap_draws_come_from_resampled_shared_stimuli(study: Any) -> None:
         remainder = score.variation.remainder / np.sqrt(n / (n - 2))
         draws = score.raw + (weights[k] - 1) @ influence + remainder
         i, j = np.triu_indices(n, 1)
-        ranks = [METRICS["spearman"].transform(values) for values in (pairs, upper_triangle(session.rdm))]
+        ranks = [metrics_of_rdms()["spearman"].transform(values) for values in (pairs, upper_triangle(session.rdm))]
         for draw, w in zip(draws, weights[k].astype(int), strict=True):
             expanded = [np.repeat(values, w[i] * w[j]) for values in ranks]
             assert draw == pytest.approx(np.corrcoef(*expanded)[0, 1], abs=1e-10)

@@ -34,7 +34,7 @@ METRICS = metrics_of_rdms()
 
 def recordings(
     rng: np.random.Generator, code: NDArray[np.float64], with_responses: bool = True
-) -> tuple[Recording, Recording, Recording]:
+) -> tuple[Recording, ...]:
     """Session A of 40 stimuli with 4 repetitions, session B of 30 of them without, session C an RDM alone."""
     found = []
     for session, stimuli in (("A", np.arange(N)), ("B", np.arange(10, N)), ("C", np.arange(N))):

@@ -79,10 +79,10 @@ def tiff(
         start, after = len(content), len(content) + 2 + 12 * len(entries) + 4
         table, long = struct.pack(order + "H", len(entries)), b""
         for tag, numbers in sorted(entries.items()):
-            packed = struct.pack(order + "H" * len(numbers), *numbers)
-            if len(packed) > 4:
-                packed, long = struct.pack(order + "I", after + len(long)), long + packed
-            table += struct.pack(order + "HHI", tag, 3, len(numbers)) + packed.ljust(4, b"\0")
+            field = struct.pack(order + "H" * len(numbers), *numbers)
+            if len(field) > 4:
+                field, long = struct.pack(order + "I", after + len(long)), long + field
+            table += struct.pack(order + "HHI", tag, 3, len(numbers)) + field.ljust(4, b"\0")
         following = after + len(long) if page + 1 < pages else 0
         content += table + struct.pack(order + "I", following) + long
         assert start == len(content) - len(table) - 4 - len(long)
@@ -108,9 +108,9 @@ def icc(space: bytes, gamma: float, primaries: np.ndarray | None = None) -> byte
         for name, column in zip("rgb", primaries.T, strict=True):
             tags += [(f"{name}XYZ".encode(), b"XYZ \0\0\0\0" + fixed(*column)), (f"{name}TRC".encode(), curve())]
     table, data, place = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
-    for name, content in tags:
+    for tag, content in tags:
         padded = content + bytes(-len(content) % 4)
-        table += name + struct.pack(">II", place + len(data), len(content))
+        table += tag + struct.pack(">II", place + len(data), len(content))
         data += padded
     size = place + len(data)
     header = struct.pack(">I4sI4s4s4s", size, b"none", 0x02100000, b"mntr", space, b"XYZ ") + bytes(12) + b"acsp"

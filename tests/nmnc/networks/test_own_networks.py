@@ -1,6 +1,7 @@
 """Networks of the user's own: what local rules cannot work with is refused, and edited code trains anew."""
 
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_edited_code_is_trained_anew_and_the_same_code_is_not(folder: Path, monk
     first = train("edited_network", "nmnc")
     assert train("edited_network", "nmnc") == first
     write(folder, "edited_network", "Tanh")
-    monkeypatch.delitem(importlib.sys.modules, "edited_network")
+    monkeypatch.delitem(sys.modules, "edited_network")
     assert train("edited_network", "nmnc") != first
     assert len(list((folder / "results/own/.checkpoints").iterdir())) == 2
 

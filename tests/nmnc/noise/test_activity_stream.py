@@ -212,7 +212,8 @@ def test_nmnc_takes_its_basis_from_every_batch_and_carries_its_feedback_over(net
 @pytest.mark.parametrize("noise", [{}, {"feedback": "layerwise"}, {"mean_direction": True}, {"feedback": "full"}])
 def test_a_resumed_rule_goes_on_bit_for_bit(network: Network, noise: dict[str, Any]) -> None:
     for steps in [0, 3, 5, 6]:
-        whole, resumed = rule_of(network, **noise), rule_of(network, **noise)
+        whole: Any = rule_of(network, **noise)
+        resumed: Any = None
         for step in range(12):
             if step == steps:
                 resumed = make_rule("nmnc", network, [UNITS], CLASSES, whole.noise, 99)

@@ -58,7 +58,7 @@ def prepared(
 ) -> tuple[Network, list[Tensor], list[Perturbation], Record]:
     """A network in training mode, its clean hidden outputs, noise for the first images, and the record."""
     torch.manual_seed(5)
-    network = make().to(dtype).train()  # type: ignore[operator]
+    network = make().to(dtype).train()
     batch = torch.randn(BATCH, 3, 8, 8, dtype=dtype)
     with recording(network) as record:
         clean = [output.detach() for output in network.outputs(batch, connected=True)[:-1]]

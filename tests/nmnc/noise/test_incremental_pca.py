@@ -164,7 +164,7 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Any = None
-    ) -> Any:  # type: ignore[no-untyped-def]
+    ) -> Any:
         result = function(*arguments, **(keywords or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):

@@ -29,9 +29,9 @@ def svd_basis(x: Tensor, dimensions: int) -> np.ndarray:
 
 def distance(one: Tensor, other: np.ndarray) -> float:
     """Sine of the largest principal angle between two subspaces."""
-    one = one.double().numpy()
-    assert one.shape == other.shape
-    return float(np.linalg.norm(other - one @ (one.T @ other), 2))
+    axes = one.double().numpy()
+    assert axes.shape == other.shape
+    return float(np.linalg.norm(other - axes @ (axes.T @ other), 2))
 
 
 def orthonormality(basis: Tensor) -> float:

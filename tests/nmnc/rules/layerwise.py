@@ -41,7 +41,7 @@ def relative(found: Tensor, true: Tensor) -> float:
     return ((found - true).norm() / true.norm()).item()
 
 
-def started(kind: str, network: Network, **noise: Any) -> Rule:
+def started(kind: str, network: Network, **noise: Any) -> Any:
     """A rule that has seen the hidden stages' outputs to the images, but not yet a step."""
     rule = make_rule(kind, network, layer_sizes(network, SHAPE)[:-1], CLASSES, Noise(**noise), 5)
     rule.start([output.detach() for output in network.outputs(images(), connected=True)[:-1]])
@@ -60,7 +60,7 @@ def gradients(network: Network, rule: Rule | None = None, step: int | None = Non
     return list(torch.autograd.grad(outputs[-1], [*outputs[:-1], *network.parameters()], error()))
 
 
-def trainer(toy: Any, kind: str, network: str, epochs: int = 2, **noise: Any) -> Trainer:
+def trainer(toy: Any, kind: str, network: str, epochs: int = 2, **noise: Any) -> Any:
     arguments = {
         "convnet": {"channels": [4, 6], "hidden": [16], "batch_norm": True, "dropout": 0.1},
         "resnet": {"blocks": 1, "channels": [8, 12]},
@@ -75,9 +75,6 @@ def trainer(toy: Any, kind: str, network: str, epochs: int = 2, **noise: Any) ->
 
 def weights(run: Trainer) -> list[Tensor]:
     return [tensor.clone() for tensor in run.network.state_dict().values()]
-
-
-# All of them: kind, settings, network
 
 
 class Seen(TorchDispatchMode):

@@ -16,7 +16,6 @@ from nmnc.networks.backward import through, ways_back
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.noise.manifold import random_basis
-from nmnc.rules.base import Rule
 from nmnc.rules.layerwise_noise import LayerwiseManifoldNoiseCorrelation
 from tests.nmnc.rules.layerwise import (
     CLASSES,
@@ -38,7 +37,7 @@ def linear(hidden: list[int]) -> Network:
     return mlp(SHAPE, CLASSES, hidden=hidden, activation="linear")
 
 
-def layerwise(network: Network, bases: list[Tensor] | None, samples: int, **noise: Any) -> Rule:
+def layerwise(network: Network, bases: list[Tensor] | None, samples: int, **noise: Any) -> Any:
     """A rule of rate 1, in given bases if any."""
     settings = {"feedback": "layerwise", "images": samples, "rate": 1.0, "dimensions": 6, "basis_images": 24}
     rule = started("nmnc", network, **settings | noise)

@@ -65,7 +65,7 @@ def interrupted_after(run: Trainer, steps: int, file: Path) -> None:
             interruption.number = signal.SIGTERM
         return loss
 
-    run._step = spy  # type: ignore[method-assign]
+    run._step = spy  # type: ignore[assignment, method-assign]
     with pytest.raises(Interrupted, match=rf"stopped by SIGTERM at step {steps} of {run.steps}; the same") as caught:
         run.train(file, interruption)
     assert caught.value.status == 143

@@ -25,7 +25,7 @@ from nmnc.training.trainer import Trainer, seeds_of
 
 CPU = torch.device("cpu")
 KINDS = sorted(set(RULES) - {"untrained"})
-LOCAL = [kind for kind in KINDS if RULES[kind].local]
+LOCAL = [kind for kind in KINDS if RULES[kind].local]  # type: ignore[attr-defined]
 # fdfa counts derivatives, not copies: see test_direct_rules.py.
 PERTURBING = [
     kind

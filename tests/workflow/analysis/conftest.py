@@ -121,7 +121,7 @@ def alignment_table(rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _score(raw: float, ceiling: tuple[float, float] | None, what: str) -> dict[str, Any]:
-    row = {"raw": raw, "ci_low": raw - 0.04, "ci_high": raw + 0.05, "n_draws": 1000}
+    row: dict[str, Any] = {"raw": raw, "ci_low": raw - 0.04, "ci_high": raw + 0.05, "n_draws": 1000}
     row |= {"interval_method": f"percentile 95 % of bootstrap over {what}"}
     if ceiling is not None:
         row |= {"ceiling_lower": ceiling[0], "ceiling_upper": ceiling[1], "ceiled": raw / ceiling[1]}
@@ -149,7 +149,7 @@ def scores_table(rng: np.random.Generator) -> pd.DataFrame:
                                 | _score(float(raw), ceiling, "stimuli")
                             )
                         ceiling = MEAN_CEILINGS.get((benchmark, species, region))
-                        means = {"all": raws} if len(own) > 1 else {}
+                        means: dict[str, Any] = {"all": raws} if len(own) > 1 else {}
                         for animal in dict.fromkeys(r[1] for r in own):
                             several = [x for r, x in zip(own, raws, strict=True) if r[1] == animal]
                             means |= {animal: several} if len(several) > 1 else {}
@@ -200,7 +200,7 @@ def make_benchmark(name: str, rng: np.random.Generator) -> Benchmark:
         rdm = 1 - np.corrcoef(rng.standard_normal((n, 30)))
         np.fill_diagonal(rdm, 0)
         recordings.append(Recording(session, animal, species, region, np.arange(n), neuroids, rdm))
-    species = tuple(dict.fromkeys(r.species for r in recordings))
+    all_species = tuple(dict.fromkeys(r.species for r in recordings))
     regions = tuple(dict.fromkeys(r.region for r in recordings))
     stimuli = StimulusSet(
         name,
@@ -209,7 +209,7 @@ def make_benchmark(name: str, rng: np.random.Generator) -> Benchmark:
         "ab" * 32,
         tuple(("face", "place", "tool")[i % 3] for i in range(n)),
     )
-    about = Description(name, 1, species, regions, f"A & B (2026) {name}", "CC0", simulated=name == "simulated")
+    about = Description(name, 1, all_species, regions, f"A & B (2026) {name}", "CC0", simulated=name == "simulated")
     return Benchmark(about, stimuli, tuple(recordings))
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.offsetbox import AnnotationBbox
+from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 from sklearn.manifold import MDS
@@ -53,7 +55,7 @@ def test_distances_of_points_in_a_plane_are_found_again() -> None:
 
 
 def test_no_random_start_of_scikit_learn_finds_a_much_better_map() -> None:
-    rdm = 1 - np.corrcoef(np.random.default_rng(2).standard_normal((25, 6)))
+    rdm: NDArray[Any] = 1 - np.corrcoef(np.random.default_rng(2).standard_normal((25, 6)))
     np.fill_diagonal(rdm, 0)
     rdm = (rdm + rdm.T) / 2
     random = MDS(dissimilarity="precomputed", n_init=8, random_state=0, max_iter=500, normalized_stress=False)

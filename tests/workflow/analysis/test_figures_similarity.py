@@ -1,6 +1,7 @@
 """Figures and tables of similarity: what they show is what the tables say, with honest intervals and ceilings."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -158,7 +159,7 @@ def test_what_is_known_of_a_ceiling_can_be_seen(
         figure = draw(known, means, benchmark, "spearman", "convnet", styles)
         legend = figure.figure.legends[0]
         assert [text.get_text() for text in legend.get_texts()][-1] == label
-        handle = legend.legend_handles[-1]
+        handle: Any = legend.legend_handles[-1]
         assert (handle.get_linestyle() if dashes else None) == dashes
         assert "Grey, noise ceiling (a line where one end alone is known): told. " in figure.caption
         unknown = draw(scores.assign(ceiling_lower=np.nan, ceiling_upper=np.nan), means, benchmark, "spearman",

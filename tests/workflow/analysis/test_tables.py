@@ -183,7 +183,7 @@ def test_means_are_those_of_the_seeds_and_stand_in_the_wide_tables(results: Path
     for row in whole[whole["kind"].ne("pixels")].itertuples():
         page = pd.read_csv(results / f"tables/wide/layers_{row.metric}_{row.network}.csv")
         line = page[page["layer"].eq(row.layer) & page["rule"].eq(row.rule)].iloc[0]
-        [column] = [name for name in page if name.startswith(f"{row.species} {row.region}") and name.endswith(": mean")]
+        [column] = page.filter(regex=rf"^{row.species} {row.region}.*: mean$").columns
         assert line[column] == pytest.approx(row.mean, abs=1e-9)
 
 

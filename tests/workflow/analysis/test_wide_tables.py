@@ -316,11 +316,11 @@ def test_latex_tables_are_as_wide_as_a_page_and_lose_no_column() -> None:
     text = latex_text(Page("chosen_x", "Title", "Note.", "", ("network", "rule"), columns, (section,)))
     tables = latex_tables(text)
     assert len(tables) > 1
-    assert [head for _, rows in tables for head in rows[0][3:]] == [column for column in columns]
-    for _, rows in tables:
-        widths = [max(len(line) for row in rows[:-1] for line in row[i].split(" (")) for i in range(len(rows[0]))]
+    assert [head for _, lines in tables for head in lines[0][3:]] == [column for column in columns]
+    for _, lines in tables:
+        widths = [max(len(part) for row in lines[:-1] for part in row[i].split(" (")) for i in range(len(lines[0]))]
         assert sum(width + 1.5 for width in widths) < 90
-        assert [row[1] for row in rows[1:-1]] == [r"random\_subspace", "pixels"]
+        assert [row[1] for row in lines[1:-1]] == [r"random\_subspace", "pixels"]
     # The note once; the other parts say which they are.
     assert text.count("Note.") == 1
     assert [f"({i} of {len(tables)})" in text for i in range(1, len(tables) + 1)] == [True] * len(tables)
