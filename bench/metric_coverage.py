@@ -95,7 +95,7 @@ def cover_responses(signal: float, n: int, data_sets: int, metrics: Sequence[str
         scorer = ResponseTarget(target([responses], [], draws, number), metrics, draws)
         for (_, metric), one in scorer.score([0], features).items():
             if one.raw is None or one.variation is None:
-                raise AssertionError(f"a score of these data sets is undefined: {one.words}")
+                raise AssertionError(f"a score of these data sets is undefined: {one.method.meaning}")
             found[metric].append(_result(one.raw, stimulus_variance(one.variation)))
     return [_row(name, (n, 1, 1), results, draws) for name, results in found.items()]
 

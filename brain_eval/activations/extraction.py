@@ -351,7 +351,7 @@ def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, se
         "model": model.name,
         "weights_sha256": model.weights_sha256,
         "code_sha256": code.hexdigest(),
-        "preprocessing": model.preprocessing.describe(),
+        "preprocessing": model.preprocessing.to_json(),
         "decoding": decoding(),
         "stimulus_set": stimuli.name,
         "stimulus_set_sha256": stimuli.sha256,

@@ -1,9 +1,10 @@
 """Images of a benchmark -> tensors, as the model was trained to see them."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,12 @@ class Preprocessing:
         inner = values.get("preprocessing", values) if isinstance(values, dict) else values
         return cls.from_plain(inner, f"{where} {text}")
 
+    def to_json(self) -> str:
+        """The JSON text that `from_json` reads."""
+        return json.dumps(asdict(self))
+
     def describe(self) -> str:
-        """One line for the tables, e.g. "32x32 RGB, antialiased bilinear, mean 0.5 0.5 0.5, std 1.0 1.0 1.0"."""
+        """One line for messages, e.g. "32x32 RGB, antialiased bilinear, mean 0.5 0.5 0.5, std 1.0 1.0 1.0"."""
         colour = "RGB" if self.channels == 3 else "grey (ITU-R 601)"
         mean, std = (" ".join(str(value) for value in values) for values in (self.mean, self.std))
         return f"{self.image_size}x{self.image_size} {colour}, antialiased bilinear, mean {mean}, std {std}"

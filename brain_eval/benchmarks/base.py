@@ -81,19 +81,6 @@ def stimuli_from_files(
     return StimulusSet(name, tuple(stimulus_ids), read, sha256, tuple(categories), tuple(degrees))
 
 
-#: In the definition of a ceiling: what stands behind it says how a score was divided by it.
-CEILED = "; ceiled"
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """Noise ceiling of a recording, in the units of the metric. None: unknown, never 1."""
-
-    lower: float | None
-    upper: float | None
-    definition: str
-
-
 @dataclass(frozen=True)
 class Recording:
     """One session (or one subject) of a benchmark: an RDM, or the responses behind it.

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brain_eval.benchmarks import module_of
-from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.public.assembly import PublicAssembly, ensure_files
 from brain_eval.benchmarks.public.environment import brainscore
 from brain_eval.benchmarks.sources import brainio_home
+from brain_eval.codes import CODEBOOK, Code, Codebook, none, preprocessing_code
 from brain_eval.scoring.rows import COLUMNS as ROW
 from nmnc.errors import UserError
 from nmnc.files.writing import write_csv
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from brain_eval.activations.models import Model
 
 METRIC = "Brain-Score pls"
-CEILING = (
+CEILING = Code(
+    "brain-score",
     "Brain-Score: median over neuroids of split-half Pearson r over repetitions, Spearman-Brown corrected, mean "
-    f"over splits{CEILED} = raw^2 / ceiling_upper"
+    "over splits; ceiled = raw^2 / ceiling_upper",
 )
-#: Columns of scores.csv, without who was scored.
-COLUMNS = ROW[4:]
+#: Columns of scores.csv, without who was scored, and Brain-Score's standard error over its splits.
+COLUMNS = (*ROW[4:], "standard_error")
 
 
 def public_source(name: str) -> PublicAssembly:
@@ -78,15 +79,14 @@ def pls_rows(model: "Model", name: str, source: PublicAssembly, data_folder: Pat
                     reason = " ".join(str(error).split())
                     where = f"{model.name}, layer '{layer}': Brain-Score's {identifier}"
                     tqdm.write(f"brain_eval: warning: {where}: {reason}; its score stays empty", file=sys.stderr)
-                    yield row | {"interval_method": f"none: {reason}"}
+                    yield row | {"interval_method": none("refused", reason, varies=True)}
 
 
 def _numbers(score: Any) -> dict[str, Any]:
     error = score.attrs.get("error")
-    method = "none" if error is None else f"none; Brain-Score's standard error over its splits is {float(error):.4g}"
     return {
         "raw": float(score.raw),
-        "interval_method": method,
+        "standard_error": None if error is None else float(error),
         "ceiling_upper": float(score.ceiling),
         "ceiled": float(score),
         "ceiling_definition": CEILING,
@@ -106,7 +106,9 @@ def _row(model: "Model", layer: str, name: str, region: str, theirs: Any, source
         "metric": METRIC,
         "n_stimuli": len(assembly["presentation"]),
         "n_neuroids": len(assembly["neuroid"]),
-        "preprocessing": f"{model.preprocessing.describe()}; image taken as {source.degrees:g} degrees wide",
+        "preprocessing": preprocessing_code(
+            f"{model.preprocessing.to_json()}; image taken as {source.degrees:g} degrees wide"
+        ),
     }
 
 
@@ -121,4 +123,5 @@ def write_pls(model: "Model", names: Sequence[str], data_folder: Path, out: Path
     for source in sources.values():
         ensure_files(source, data_folder)
     rows = [row for name, source in sources.items() for row in pls_rows(model, name, source, data_folder)]
+    write_csv(out.with_name(f"{out.stem}_codebook.csv"), CODEBOOK, Codebook.of(rows).rows)
     write_csv(out, ("model", *COLUMNS), [{"model": model.name} | row for row in rows])

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.whole_regions import whole_regions
 from brain_eval.inference.draws import Drawn, Recordings, RegionDraws, draws_of_region
-from brain_eval.inference.intervals import RESAMPLED_SEEDS, difference_interval, enumerated, expanded_percentiles, holm
+from brain_eval.inference.intervals import (
+    RESAMPLED_SEEDS,
+    difference_interval,
+    expanded_percentiles,
+    holm,
+    interval_code,
+)
 from brain_eval.inference.resampling import generator
 from brain_eval.inference.variation import Spread, joint_variance
 
@@ -21,6 +27,14 @@ COLUMNS = (
 )  # fmt: skip
 #: Draws behind an interval over resampled seeds.
 SEED_DRAWS = 2000
+#: Methods of intervals, as in brain_eval.inference.intervals.
+PAIRED_T = ("t-paired", "Student's t {:g} % interval of rule_a - rule_b, paired by seed,")
+ONE_SEED = ("t-one-seed", "Student's t {:g} % interval of rule_a - rule_b, of one seed and valid for it alone,")
+BOOTSTRAP = (
+    "bootstrap-paired",
+    f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles) {{:g}} % interval of rule_a - rule_b, paired by "
+    "seed,",
+)
 
 Row = Mapping[str, str]
 Array = NDArray[np.float64]
@@ -160,16 +174,12 @@ def _tested(differences: Array, both: RegionDraws | None, confidence: float, nam
     if spread is None:
         return cells
     low, high, p = difference_interval(mean, spread, confidence)
-    how = "Student's t"
+    method = PAIRED_T if n > 1 else ONE_SEED
     # Few recordings can be resampled no more than few seeds: of two there are three samples.
     if n >= RESAMPLED_SEEDS and (values.shape[1] == 1 or values.shape[1] >= RESAMPLED_SEEDS):
         low, high = expanded_percentiles(resampled_means(values, spread, name), spread, confidence)
-        how = f"bootstrap of seeds ({SEED_DRAWS} draws, expanded percentiles)"
-    paired = "paired by seed, " if n > 1 else ""
-    method = f"{how} {100 * confidence:g} % interval of rule_a - rule_b, {paired}over {enumerated(over)}"
-    if n == 1:
-        method += "; one seed: says nothing of other seeds"
-    return cells | {"ci_low": low, "ci_high": high, "p": p, "interval_method": method}
+        method = BOOTSTRAP
+    return cells | {"ci_low": low, "ci_high": high, "p": p, "interval_method": interval_code(method, confidence, over)}
 
 
 def resampled_means(values: Array, spread: Spread, name: str) -> Array:

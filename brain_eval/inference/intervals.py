@@ -8,11 +8,23 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from brain_eval.codes import Code
 from brain_eval.inference.variation import Spread
 from nmnc.errors import UserError
 
 #: Seeds (and recordings) are resampled from so many on; a percentile bootstrap over 3 covers 75 % instead of 95 %.
 RESAMPLED_SEEDS = 8
+
+
+#: Methods of intervals: their names in codes, and in words.
+STUDENT = ("t", "Student's t {:g} % interval")
+FISHER_Z = ("t-fisher-z", "Student's t {:g} % interval (Fisher z)")
+
+
+def interval_code(method: tuple[str, str], confidence: float, factors: Sequence[str]) -> Code:
+    """Return how an interval was made, e.g. STUDENT's 95 % interval over ("seeds", "stimuli"): t:95:seeds+stimuli."""
+    (name, words), percent = method, 100 * confidence
+    return Code(f"{name}:{percent:g}:{'+'.join(factors)}", f"{words.format(percent)} over {enumerated(factors)}")
 
 
 def enumerated(factors: Sequence[str]) -> str:

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from brain_eval.codes import Code
 from brain_eval.metrics import METRICS
 from nmnc.errors import UserError
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
-#: Methods of intervals; see brain_eval.inference.variation.
-COUNTED_TWICE = "corrected for counting pairs of stimuli twice"
+#: How draws are made; see brain_eval.inference.variation.
+PAIRS = Code("pairs", "corrected for counting pairs of stimuli twice")
+HALVES = PAIRS.then(Code("halves", "draws are random halves of the stimuli"))
 #: A note for metrics with `biased`.
 OF_ITS_SIZE = "Its value depends on the number of stimuli: compare only scores based on the same number of stimuli."
 
@@ -59,7 +61,7 @@ class Metric:
     name: str
     label: str
     note: str = ""
-    method: str = COUNTED_TWICE
+    method: Code = PAIRS
     biased: bool = False
 
 
@@ -118,7 +120,7 @@ class SubsetMetric(Metric):
     transform: Callable[[Any], Any] = np.asarray
     prepare: Callable[[Any, Matrix], Any] = unprepared
     in_subsets: Callable[[Any, Any, Matrix], Vector] | None = None
-    method: str = f"{COUNTED_TWICE}; draws are random halves of the stimuli"
+    method: Code = HALVES
 
     def compare_subsets(self, a: Any, b: Any, subsets: Matrix) -> Vector:
         """Return the similarity of two prepared sides in each subset, (rows,) float64, NaN where it is undefined."""

@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brain_eval.metrics.base import COUNTED_TWICE, OF_ITS_SIZE, Matrix, SubsetMetric, Vector
+from brain_eval.codes import Code
+from brain_eval.metrics.base import OF_ITS_SIZE, PAIRS, Matrix, SubsetMetric, Vector
 from brain_eval.metrics.gram import centred_gram, checked_rows
 from brain_eval.metrics.rdms import UndefinedSimilarity
 from nmnc.errors import UserError
@@ -149,7 +150,7 @@ RECORDS = tuple(
         transform=centred_gram,
         prepare=partial(gram_sums, unbiased=unbiased),
         in_subsets=partial(cka_in_subsets, unbiased=unbiased),
-        method=f"{COUNTED_TWICE}; linear CKA, {bias} HSIC; draws are random halves of the stimuli",
+        method=PAIRS.then(Code(f"cka-{bias}", f"linear CKA, {bias} HSIC; draws are random halves of the stimuli")),
         biased=not unbiased,
     )
     for bias, unbiased in (("biased", False), ("unbiased", True))

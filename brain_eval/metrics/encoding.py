@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from brain_eval.codes import Code
 from brain_eval.metrics.base import EncodingMetric, Fold, Matrix
 from brain_eval.metrics.gram import centred_gram, checked_rows
 from brain_eval.metrics.regression import centred_on_training, pls_predictions, ridge_of_features, ridge_predictions
@@ -249,7 +250,7 @@ RECORDS = tuple(
         note=NOTE,
         fit=partial(_fit, regression=name),
         fewest_features=fewest,
-        method="test stimuli are drawn, fits are kept (their own variation is not included)",
+        method=Code("test-stimuli", "test stimuli are drawn, fits are kept (their own variation is not included)"),
     )
     for name, label, fewest in (("ridge", "ridge", 1), ("pls", "PLS", COMPONENTS))
 )

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import kendalltau
 
+from brain_eval.codes import Code
 from brain_eval.metrics import METRICS
-from brain_eval.metrics.base import COUNTED_TWICE, RdmMetric
+from brain_eval.metrics.base import PAIRS, RdmMetric
 from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, correlation_rdm, square, upper_triangle
 from nmnc.errors import UserError
 
@@ -125,8 +126,7 @@ def tau_a_draws(a: Vector, b: Vector, weights: NDArray[np.float64]) -> Vector:
     return draws
 
 
-#: Methods of intervals.
-RANKED_ONCE = f"{COUNTED_TWICE}; pairs ranked before resampling, not anew in every draw"
+RANKED_ONCE = PAIRS.then(Code("ranked-once", "pairs ranked before resampling, not in every draw"))
 #: Spearman 1904; rho-a: Schütt et al. 2023 (eLife 12:e82566), the expected Spearman correlation when ties are broken
 #: at random, so that tied predictions gain nothing; tau-a: Nili et al. 2014.
 RECORDS = (
@@ -155,7 +155,7 @@ RECORDS = (
         transform=ranks,
         value=tau_a,
         draws=tau_a_draws,
-        method=f"{COUNTED_TWICE}; pairs ordered anew in every draw",
+        method=PAIRS.then(Code("ordered", "pairs ordered in every draw")),
         recomputed=True,
         spearman_brown=False,
     ),

@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.metrics.base import COUNTED_TWICE, OF_ITS_SIZE, RdmMetric
+from brain_eval.codes import Code
+from brain_eval.metrics.base import OF_ITS_SIZE, PAIRS, RdmMetric
 from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, square
 from brain_eval.metrics.similarity import standardised, unit_size
 
@@ -106,7 +107,7 @@ def whitened_draws(a: Vector, b: Vector, weights: NDArray[np.float64], centred: 
     return np.where(defined, np.clip(draws, -1.0, 1.0), np.nan)
 
 
-WHITENED = f"{COUNTED_TWICE}; pairs whitened in every draw"
+WHITENED = PAIRS.then(Code("whitened", "pairs whitened in every draw"))
 RECORDS = (
     RdmMetric(
         name="whitened-cosine",

@@ -5,14 +5,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from brain_eval.benchmarks.base import Benchmark, Ceiling
+from brain_eval.benchmarks.base import Benchmark
 from brain_eval.benchmarks.recorded_rdms import CORRELATION
+from brain_eval.codes import Code
 from brain_eval.metrics import METRICS, RDMS
-from brain_eval.scoring.ceilings import split_half_all
+from brain_eval.scoring.ceilings import UNKNOWN, Ceiling, split_half_all
 from nmnc.errors import UserError
 from nmnc.files.reading import read_json
 from nmnc.files.sources import code_digest
@@ -20,8 +22,6 @@ from nmnc.files.writing import write_text
 
 #: Random splits of the repetitions behind a split-half ceiling.
 SPLITS = 20
-
-UNKNOWN = Ceiling(None, None, "")
 
 
 def ceilings_of(
@@ -79,7 +79,12 @@ def _read(path: Path, recordings: int, metrics: Sequence[str]) -> list[dict[str,
     """Read kept ceilings; None where there are none, or none that can be read: they are made again."""
     try:
         content = read_json(path)
-        found = [{name: Ceiling(**entry[name]) for name in metrics} for entry in content]
+        found = [{name: _ceiling(kept[name]) for name in metrics} for kept in content]
     except (UserError, TypeError, KeyError):
         return None
     return found if len(found) == recordings else None
+
+
+def _ceiling(kept: dict[str, Any]) -> Ceiling:
+    definition = kept["definition"]
+    return Ceiling(kept["lower"], kept["upper"], None if definition is None else Code(**definition))

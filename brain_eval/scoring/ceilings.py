@@ -1,12 +1,14 @@
 """Noise ceilings: how well the best possible model could do, given the noise of a recording."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brain_eval.benchmarks.base import Ceiling
 from brain_eval.benchmarks.recorded_rdms import CORRELATION
+from brain_eval.codes import Code, none
 from brain_eval.inference.resampling import generator
 from brain_eval.metrics import RDMS
 from brain_eval.metrics.base import RdmKind, RdmMetric
@@ -15,6 +17,23 @@ from brain_eval.metrics.rdms import Vector, upper_triangle
 from brain_eval.metrics.repetitions import Trials, random_halves_of_trials, recorded_trials, trials_of, whole_trials
 from brain_eval.metrics.similarity import correlate, find_metric, ranks
 from nmnc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """Noise ceiling of a recording, in the units of the metric. None: unknown, never 1.
+
+    Attributes:
+        lower, upper: its ends.
+        definition: how they were made, or why there is none; None where nothing was to be made of.
+    """
+
+    lower: float | None
+    upper: float | None
+    definition: Code | None
+
+
+UNKNOWN = Ceiling(None, None, None)
 
 
 def leave_one_out(
@@ -51,9 +70,8 @@ def leave_one_out(
         pooled = chosen.transform(transformed[others].mean(axis=0))
         lower.append(correlate(pooled, transformed[index], chosen))
         upper.append(correlate(everyone, transformed[index], chosen))
-    averaged = "ranks" if chosen.transform is ranks else "RDMs of equal size"
-    words = f"leave-one-{what}-out over {len(set(labels))} {what}s ({len(rdms)} RDMs; mean of {averaged}"
-    return Ceiling(float(np.mean(lower)), float(np.mean(upper)), f"{words}; Nili et al. 2014)")
+    definition = left_out(what, len(set(labels)), len(rdms), ranked=chosen.transform is ranks)
+    return Ceiling(float(np.mean(lower)), float(np.mean(upper)), definition)
 
 
 def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: RdmKind) -> NDArray[np.floating]:
@@ -136,14 +154,39 @@ def ceiling_of_halves(
     are no correlations (tau-a, the cosines), and for squared distances (see recorded_rdms.Kind).
     """
     mean = float(np.mean(correlations))
-    words = f"split-half over repetitions ({len(correlations)} random splits; {n_images} images): "
+    halves = partial(split_halves, len(correlations), n_images)
     for holds, what in ((find_metric(metric).spearman_brown, metric), (RDMS[kind].spearman_brown, f"{kind} RDMs")):
         if not holds:
-            return Ceiling(mean, None, f"{words}lower = mean similarity of half RDMs; upper unknown for {what}")
-    words += "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
+            return Ceiling(mean, None, halves(lower_of(what)))
     if mean <= 0.0:
-        return Ceiling(mean, None, words + "; reliability not positive")
-    return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), words)
+        return Ceiling(mean, None, halves(SPEARMAN_BROWN).then(Code("not-positive", "reliability not positive")))
+    return Ceiling(mean, float(np.sqrt(2 * mean / (1 + mean))), halves(SPEARMAN_BROWN))
+
+
+SPEARMAN_BROWN = Code(
+    "spearman-brown", "lower = mean correlation of half RDMs; upper = sqrt(Spearman-Brown reliability)"
+)
+CKA_LOWER = Code("lower:cka", "lower = mean CKA of half averages; upper unknown for CKA")
+
+
+def lower_of(what: str) -> Code:
+    """Return how a lower ceiling was made of half RDMs, where the upper one of `what` is unknown."""
+    return Code(f"lower:{what.replace(' ', '-')}", f"lower = mean similarity of half RDMs; upper unknown for {what}")
+
+
+def split_halves(n_splits: int, n_images: int, ends: Code) -> Code:
+    """Return the definition of a split-half ceiling, with how its ends were made."""
+    words = f"split-half over repetitions ({n_splits} random splits; {n_images} images)"
+    return Code(f"split-half:{n_splits}:{n_images}", words).then(ends, ": ")
+
+
+def left_out(what: str, n: int, n_rdms: int, *, ranked: bool = True) -> Code:
+    """Return the definition of a ceiling that leaves one of n subjects (or sessions) out at a time."""
+    code, averaged = ("ranks", "ranks") if ranked else ("equal-size", "RDMs of equal size")
+    return Code(
+        f"leave-one-{what}-out:{n}:{n_rdms}:{code}",
+        f"leave-one-{what}-out over {n} {what}s ({n_rdms} RDMs; mean of {averaged}; Nili et al. 2014)",
+    )
 
 
 def split_half_responses(
@@ -172,9 +215,8 @@ def split_half_responses(
             first, second = (split.means(half) for half in halves)
             found.append(compare(first, second))
     except UserError as error:
-        return Ceiling(None, None, f"none: {error}")
-    words = f"split-half over repetitions ({n_splits} random splits; {fewest} images): "
-    return Ceiling(float(np.mean(found)), None, words + "lower = mean CKA of half averages; upper unknown for CKA")
+        return Ceiling(None, None, none("split-half", str(error), varies=True))
+    return Ceiling(float(np.mean(found)), None, split_halves(n_splits, fewest, CKA_LOWER))
 
 
 def split_half(
@@ -210,5 +252,5 @@ def split_half_all(
         correlations, n_images = split_half_correlations(repetitions, metrics, n_splits, seed, kind)
     except UserError as error:
         reason = error.of(stimulus_ids) if isinstance(error, RowError) and stimulus_ids else str(error)
-        return {name: Ceiling(None, None, f"none: {reason}") for name in metrics}
+        return dict.fromkeys(metrics, Ceiling(None, None, none("split-half", reason, varies=True)))
     return {name: ceiling_of_halves(correlations[name], n_images, name, kind) for name in metrics}

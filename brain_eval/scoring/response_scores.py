@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.benchmarks.base import CEILED, Ceiling, Recording
+from brain_eval.benchmarks.base import Recording
+from brain_eval.codes import Code, none
 from brain_eval.inference.encoding_resampling import scores_under_weights, variation_of_test_stimuli
 from brain_eval.inference.resampling import generator, leaving_each_out, random_halves
 from brain_eval.inference.variation import variation_of_draws
@@ -18,13 +19,21 @@ from brain_eval.metrics.base import EncodingMetric, SubsetMetric, metrics_of_res
 from brain_eval.metrics.encoding import SPLITS as HALVINGS
 from brain_eval.metrics.encoding import TooFew, corrected, correlated, median_score, reliability
 from brain_eval.scoring.ceiling_files import SPLITS
-from brain_eval.scoring.ceilings import split_half_responses
+from brain_eval.scoring.ceilings import Ceiling, split_half_responses
 from brain_eval.scoring.targets import Score, Scores, Target
 
-CEILING = (
+CEILING = Code(
+    f"reliability:{HALVINGS}",
     f"upper = median over neuroids of sqrt(reliability), the reliability of the mean response by Spearman-Brown over "
-    f"{HALVINGS} halvings of the repetitions{CEILED} = median over neuroids of r / sqrt(reliability), mean over splits"
+    f"{HALVINGS} halvings of the repetitions; ceiled = median over neuroids of r / sqrt(reliability), mean over splits",
 )
+NO_INTERVAL = Code("no-interval", "no interval: too few test stimuli")
+
+
+def splits_code(n: int, *, stratified: bool) -> Code:
+    """Return over what an encoding score is averaged."""
+    how = f"{n} splits{' stratified by category' if stratified else ''}, median over neuroids, mean over splits"
+    return Code(f"splits:{n}{':stratified' if stratified else ''}", how)
 
 
 class ResponseTarget:
@@ -104,7 +113,7 @@ class ResponseTarget:
             values = metric.compare_subsets(model, self._recorded[key], subsets)
             raw, left_out, chosen = float(values[-1]), values[self.draws : self.draws + n], values[self.draws + n : -1]
             if not np.isfinite(raw):
-                scores[key] = Score(None, None, "none: the layer or the recording is constant")
+                scores[key] = Score(None, None, none("constant", "the layer or the recording is constant"))
                 continue
             variation = variation_of_draws(raw, values[: self.draws], left_out, shares, stimuli, metric.biased)
             scores[key] = Score(raw, variation, metric.method, chosen, self._ceilings.get(key))
@@ -113,26 +122,25 @@ class ResponseTarget:
     def _predict(self, index: int, features: NDArray[np.float32], metric: EncodingMetric) -> Score:
         recording, categories = self.target.recordings[index], self.target.categories
         if features.shape[1] < metric.fewest_features:
-            return Score(None, None, f"none: {metric.name.upper()} needs at least {metric.fewest_features} features")
+            reason = f"{metric.name.upper()} needs at least {metric.fewest_features} features"
+            return Score(None, None, none("few-features", reason, varies=True))
         strata = [categories[position] for position in recording.stimuli] if categories else None
         responses = recording.responses
         assert responses is not None
         try:
             folds = metric.fit(features, responses, strata)
         except TooFew as error:
-            return Score(None, None, f"none: {error}")
+            return Score(None, None, none("too-few", str(error), varies=True))
         correlations = correlated(folds, responses)
         raw = median_score(correlations)
         if raw is None:
-            return Score(None, None, "none: every neuroid or prediction is constant")
+            return Score(None, None, none("constant", "every neuroid or prediction is constant"))
         weights, draws = self.target.weights(recording.stimuli), self.target.draws
         values, left_out = scores_under_weights(folds, responses, weights)
         variation = variation_of_test_stimuli(values[:draws], left_out, recording.stimuli)
-        words = (
-            f"{metric.method if variation is not None else 'no interval: too few test stimuli'}; {len(folds)} splits"
-            f"{' stratified by category' if strata else ''}, median over neuroids, mean over splits"
-        )
-        return Score(raw, variation, words, values[draws:], *self._reliable(index, recording, correlations))
+        method = metric.method if variation is not None else NO_INTERVAL
+        method = method.then(splits_code(len(folds), stratified=bool(strata)))
+        return Score(raw, variation, method, values[draws:], *self._reliable(index, recording, correlations))
 
     def _reliable(
         self, index: int, recording: Recording, correlations: NDArray[np.float64]
@@ -144,7 +152,7 @@ class ResponseTarget:
         if reliabilities is None:
             return None, None
         if isinstance(reliabilities, str):
-            return Ceiling(None, None, f"none: {reliabilities}"), None
+            return Ceiling(None, None, none("reliability", reliabilities, varies=True)), None
         positive = reliabilities[reliabilities > 0]
         upper = float(np.median(np.sqrt(positive))) if len(positive) else None
         return Ceiling(None, upper, CEILING), median_score(corrected(correlations, reliabilities))

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from brain_eval.benchmarks.base import CEILED, Ceiling
 from brain_eval.benchmarks.recorded_rdms import metric_label
 from brain_eval.benchmarks.whole_regions import ALL, MEAN
-from brain_eval.inference.intervals import correlation_interval
+from brain_eval.codes import Code
+from brain_eval.inference.intervals import FISHER_Z, correlation_interval, interval_code
 from brain_eval.inference.variation import Spread, joint_variance, stacked, stimulus_variance
-from brain_eval.scoring.ceiling_files import UNKNOWN
+from brain_eval.scoring.ceilings import UNKNOWN, Ceiling
 from brain_eval.scoring.targets import Score, Scores, Target
 
 COLUMNS = (
@@ -18,6 +18,7 @@ COLUMNS = (
     "region", "metric", "raw", "ci_low", "ci_high", "interval_method", "n_draws", "ceiling_lower",
     "ceiling_upper", "ceiled", "ceiling_definition", "n_stimuli", "n_neuroids", "preprocessing",
 )  # fmt: skip
+SPREAD = Code("jackknife+draws", "variance by jackknife and draws")
 
 
 def rows_of_layer(target: Target, scores: Scores, confidence: float) -> Iterator[dict[str, Any]]:
@@ -63,27 +64,25 @@ def _recording_rows(
 
 
 def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
-    cells: dict[str, Any] = {"raw": score.raw, "interval_method": score.words}
+    cells: dict[str, Any] = {"raw": score.raw, "interval_method": score.method}
     if score.raw is not None and score.variation is not None:
         spread = stimulus_variance(score.variation)
         low, high = correlation_interval(score.raw, spread, confidence)
         cells |= {"ci_low": low, "ci_high": high, "n_draws": score.variation.n_draws}
-        cells["interval_method"] = f"{_method(confidence, 'stimuli')}; {score.words}"
+        cells["interval_method"] = _method(confidence, ["stimuli"]).then(score.method)
     return cells
 
 
-def _method(confidence: float, over: str) -> str:
-    return f"Student's t {100 * confidence:g} % interval (Fisher z) over {over}, variance by jackknife and draws"
+def _method(confidence: float, factors: Sequence[str]) -> Code:
+    return interval_code(FISHER_Z, confidence, factors).then(SPREAD, ", ")
 
 
 def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) -> dict[str, Any]:
     """Cells of the ceiling; raw over the upper one where the score has not been ceiled by itself."""
-    cells: dict[str, Any] = {"ceiling_lower": ceiling.lower, "ceiling_upper": ceiling.upper, "ceiled": ceiled}
-    cells["ceiling_definition"] = ceiling.definition
     if ceiled is None and raw is not None and ceiling.upper is not None and ceiling.upper > 0:
-        cells["ceiled"] = raw / ceiling.upper
-        cells["ceiling_definition"] += f"{CEILED} = raw / ceiling_upper"
-    return cells
+        ceiled = raw / ceiling.upper
+    cells: dict[str, Any] = {"ceiling_lower": ceiling.lower, "ceiling_upper": ceiling.upper, "ceiled": ceiled}
+    return cells | {"ceiling_definition": ceiling.definition}
 
 
 def _mean_rows(
@@ -122,23 +121,25 @@ def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] 
     ceilings = [score.ceiling for score in scores if score.ceiling is not None]
     if not ceilings:
         return None
-    lower = [one.lower for one in ceilings if one.lower is not None]
-    upper = [one.upper for one in ceilings if one.upper is not None]
+    lower = [ceiling.lower for ceiling in ceilings if ceiling.lower is not None]
+    upper = [ceiling.upper for ceiling in ceilings if ceiling.upper is not None]
     ceiled = [score.ceiled for score in scores if score.ceiled is not None]
-    known = next((one.definition for one in ceilings if (one.lower, one.upper) != (None, None)), ceilings[0].definition)
-    definition, _, how = known.partition(CEILED)
-    words = ", ".join(f"{name} over {len(ends)}" for name, ends in (("lower", lower), ("upper", upper)) if ends)
-    if words:
-        definition += f"; mean over those of {len(scores)} recordings that have it: {words}"
+    known = next((ceiling for ceiling in ceilings if (ceiling.lower, ceiling.upper) != (None, None)), ceilings[0])
     whole = raw is not None and len(ceiled) == len(scores)
-    if whole:
-        definition += f"{CEILED}{how}, mean over recordings"
     return {
         "ceiling_lower": _mean(lower),
         "ceiling_upper": _mean(upper),
         "ceiled": _mean(ceiled) if whole else None,
-        "ceiling_definition": definition,
+        "ceiling_definition": known.definition and known.definition.then(averaged(lower, upper, len(scores))),
     }
+
+
+def averaged(lower: Sequence[float], upper: Sequence[float], n: int) -> Code | None:
+    """Return over how many of n recordings the ends of a ceiling are averaged; None where no end is known."""
+    ends = {name: len(known) for name, known in (("lower", lower), ("upper", upper)) if known}
+    words = ", ".join(f"{name} over {known}" for name, known in ends.items())
+    code = ":".join(["mean", *(f"{name}-{known}-of-{n}" for name, known in ends.items())])
+    return Code(code, f"mean over those of {n} recordings that have it: {words}") if ends else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -147,22 +148,21 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, Any]:
     """Average scores (not RDMs); undefined where one of them is."""
-    missing = [score.words for score in scores if score.raw is None]
+    missing = [score.method for score in scores if score.raw is None]
     if missing:
         return {"raw": None, "interval_method": missing[0]}
     values = np.array([[score.raw for score in scores]], dtype=np.float64)
     raw = float(values.mean())
-    words = scores[0].words
     variations = [score.variation for score in scores if score.variation is not None]
     if len(variations) < len(scores):
         spread = Spread.of_sample(float(values.var(ddof=1)) / values.size, values.size - 1)
-        method = f"Student's t {100 * confidence:g} % (Fisher z) over the recordings; each: {words}"
+        method = interval_code(FISHER_Z, confidence, ["recordings"]).then(scores[0].method, "; each: ")
         draws = None
     else:
         influence, remainder = stacked(variations)
-        smallest = min(len(one.influence) for one in variations)
+        smallest = min(len(variation.influence) for variation in variations)
         spread = joint_variance(values, influence[None], remainder[None], smallest)
-        method = f"{_method(confidence, 'stimuli and recordings')}; {words}"
+        method = _method(confidence, ["stimuli", "recordings"]).then(scores[0].method)
         draws = int(np.isfinite(remainder).all(axis=0).sum())
     low, high = correlation_interval(raw, spread, confidence)
     return {"raw": raw, "ci_low": low, "ci_high": high, "n_draws": draws, "interval_method": method}

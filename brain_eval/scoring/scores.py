@@ -12,6 +12,7 @@ import brain_eval.benchmarks
 from brain_eval.activations.reader import Activations, open_activations
 from brain_eval.benchmarks.base import Benchmark
 from brain_eval.benchmarks.recorded_rdms import CORRELATION, recorded_as, refuse_absent
+from brain_eval.codes import CODEBOOK, Codebook, none, preprocessing_code
 from brain_eval.files import netcdf_errors
 from brain_eval.metrics import METRICS, RDMS
 from brain_eval.metrics.base import metrics_of_rdms, metrics_of_responses
@@ -44,7 +45,7 @@ def score_model(  # noqa: PLR0913
         specs: benchmarks, each NAME or NAME=FOLDER.
         data: folder of the data sets.
         out: CSV to write, columns COLUMNS; one row per layer, recording and metric, then the means over
-            the recordings of an animal and of a region.
+            the recordings of an animal and of a region. NAME_codebook.csv beside it explains the codes in it.
         rdms_out: NetCDF to write: per benchmark of at most 200 stimuli a variable of its name,
             (layer, row, column) float64, NaN for a layer without an RDM.
         identity: "network,rule,kind,seed".
@@ -75,7 +76,7 @@ def score_model(  # noqa: PLR0913
         ids = benchmark.stimulus_set.stimulus_ids
         sampling = f"{name}, {benchmark.stimulus_set.sha256}, seed {seed}, {draws} draws"
         with open_activations(activations_folder / f"{name}.nc", benchmark) as activations:
-            about: dict[str, Any] = who | {"preprocessing": activations.preprocessing}
+            about: dict[str, Any] = who | {"preprocessing": preprocessing_code(activations.preprocessing)}
             about |= {"benchmark": name, "version": benchmark.description.version}
             for target, responses in _targets(benchmark, chosen, kinds, draws, seed, ceilings, reasons):
                 layers: dict[str, Scores] = {}
@@ -99,6 +100,7 @@ def score_model(  # noqa: PLR0913
             if draws_out is not None:
                 with replacing(draws_out, digest=True) as draws_part, netcdf_errors(draws_out):
                     write_draws(draws_part, who, scored)
+        write_csv(out.with_name(f"{out.stem}_codebook.csv"), CODEBOOK, Codebook.of(rows).rows, digest=True)
         write_csv(out, COLUMNS, rows, digest=True)
 
 
@@ -175,10 +177,11 @@ def score_layer(target: Target, responses: ResponseTarget, activations: Activati
             try:
                 scores |= target.compare(number, upper_triangle(RDMS[target.kind].of_layer(features)))
             except UndefinedRow as error:
-                reason = f"none: {error.what} for stimulus '{target.stimulus_ids[stimuli[error.row]]}'"
-                scores |= {(i, name): Score(None, None, reason) for i in group for name in target.metrics}
+                reason = f"{error.what} for stimulus '{target.stimulus_ids[stimuli[error.row]]}'"
+                method = none("undefined-activity", reason, varies=True)
+                scores |= {(i, name): Score(None, None, method) for i in group for name in target.metrics}
         scores |= responses.score(group, features)
-        for reason in dict.fromkeys(s.words for (i, _), s in scores.items() if i in group and s.raw is None):
+        for reason in dict.fromkeys(s.method.meaning for (i, _), s in scores.items() if i in group and s.raw is None):
             # tqdm's own way past its progress bar.
             text = f"brain_eval: warning: {where}, {sessions}: {reason.removeprefix('none: ')}; its scores stay empty"
             tqdm.write(text, file=sys.stderr)

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brain_eval.benchmarks.base import Benchmark, Ceiling, Recording
+from brain_eval.benchmarks.base import Benchmark, Recording
 from brain_eval.benchmarks.recorded_rdms import CORRELATION
+from brain_eval.codes import Code, none
 from brain_eval.inference.resampling import (
     Matrix,
     Moments,
@@ -24,8 +25,8 @@ from brain_eval.metrics.base import RdmMetric
 from brain_eval.metrics.rdms import UndefinedSimilarity, Vector, upper_triangle
 from brain_eval.metrics.similarity import correlate
 from brain_eval.scoring.ceiling_files import SPLITS as SPLITS
-from brain_eval.scoring.ceiling_files import UNKNOWN, ceilings_of
-from brain_eval.scoring.ceilings import leave_one_out
+from brain_eval.scoring.ceiling_files import ceilings_of
+from brain_eval.scoring.ceilings import UNKNOWN, Ceiling, leave_one_out
 from nmnc.errors import UserError
 
 #: Where every draw is computed anew: so many draws, of so many groups of stimuli (below that, of stimuli).
@@ -43,14 +44,14 @@ class Score:
     Attributes:
         raw: the similarity.
         variation: over the resampled units.
-        words: how the draws were made, or why there is no score.
+        method: how the draws were made, or why there is no score.
         halves: (2 * SPLITS_OF_STIMULI,) scores of the halves of the stimuli, for the choice of layers.
         ceiling, ceiled: the same for the ceiling, where it is not raw over a ceiling of the recording.
     """
 
     raw: float | None
     variation: Variation | None
-    words: str
+    method: Code
     halves: Vector | None = None
     ceiling: Ceiling | None = None
     ceiled: float | None = None
@@ -67,12 +68,12 @@ class Resampled:
     Attributes:
         counts: (draws, units) float64: how often each unit is drawn.
         unit: (stimuli,) the unit of each stimulus of the set.
-        words: for interval_method.
+        method: what the units are, where they are not the stimuli.
     """
 
     counts: Matrix
     unit: NDArray[np.intp]
-    words: str
+    method: Code | None = None
 
     def weights(self, stimuli: NDArray[np.intp]) -> Matrix:
         """Return (draws, n) float64 counts of these stimuli."""
@@ -114,7 +115,7 @@ class Target:
         self.strata = stimulus_strata([recording.stimuli for recording in self.recordings], self.stimulus_ids)
         n = len(self.stimulus_ids)
         counts = bootstrap_counts(self.strata, n, draws, generator(seed, self.name, "stimuli"))
-        self._fine = Resampled(counts.astype(np.float64), np.arange(n), "")
+        self._fine = Resampled(counts.astype(np.float64), np.arange(n))
         self._coarse = self._groups_of_stimuli(min(draws, RECOMPUTED_DRAWS))
         self.halves = split_halves(self.strata, n, SPLITS_OF_STIMULI, generator(seed, self.name, "halves for layers"))
         self._weights = [self.weights(self.stimuli(group)) for group in self.groups]
@@ -132,12 +133,16 @@ class Target:
         ordered = np.concatenate([np.zeros(0, np.intp), *self.strata])
         n, rng = len(self.stimulus_ids), generator(self.seed, self.name, "groups of stimuli")
         if len(ordered) <= 2 * RECOMPUTED_UNITS:
-            return Resampled(self._fine.counts[:draws], np.arange(n), "")
+            return Resampled(self._fine.counts[:draws], np.arange(n))
         unit = np.zeros(n, dtype=np.intp)
         for positions in self.strata:
             unit[rng.permutation(positions)] = np.arange(len(positions)) % RECOMPUTED_UNITS
         counts = bootstrap_counts([np.arange(RECOMPUTED_UNITS)], RECOMPUTED_UNITS, draws, rng)
-        return Resampled(counts.astype(np.float64), unit, f"stimuli in {RECOMPUTED_UNITS} random groups")
+        return Resampled(
+            counts.astype(np.float64),
+            unit,
+            Code(f"groups:{RECOMPUTED_UNITS}", f"stimuli in {RECOMPUTED_UNITS} random groups"),
+        )
 
     def _moments(self, transform: Transform, pairs: Vector, weights: Matrix) -> Moments | None:
         """Moments where a metric with this transform is a Pearson correlation."""
@@ -177,7 +182,7 @@ class Target:
             try:
                 raw = correlate(model, recorded, metric)
             except UndefinedSimilarity:
-                scores[index, name] = Score(None, None, "none: the RDM is constant")
+                scores[index, name] = Score(None, None, none("constant-rdm", "the RDM is constant"))
                 continue
             if metric.draws is not None:
                 scores[index, name] = self._drawn(index, raw, metric, model, recorded)
@@ -201,7 +206,8 @@ class Target:
         values = metric.draws(model, recorded, np.concatenate(rows))
         draws, left_out, halves = np.split(values, np.cumsum([len(part) for part in rows[:2]]))
         variation = variation_of_draws(raw, draws, left_out, resampled.counts[:, units], units, metric.biased)
-        return Score(raw, variation, "; ".join(filter(None, (resampled.words, metric.method))), halves)
+        method = resampled.method.then(metric.method) if resampled.method else metric.method
+        return Score(raw, variation, method, halves)
 
     def ceiling_of_subjects(self, indices: Sequence[int], metric: str) -> Ceiling:
         """Leave-one-out ceiling over animals, or sessions of one animal, that saw the same stimuli; else unknown."""
@@ -223,7 +229,7 @@ class Target:
         try:
             return leave_one_out(rdms, metric, labels[what], what)
         except UndefinedSimilarity as error:  # RDMs that are not constant may cancel in their mean
-            return Ceiling(None, None, f"none: {error}")
+            return Ceiling(None, None, none("leave-one-out", str(error)))
 
 
 def _grouped(keys: Sequence[object]) -> list[list[int]]:

@@ -67,7 +67,10 @@ class Study:
             identity=identity, metrics=metrics, **options,
         )  # fmt: skip
         with (self.folder / out).open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+        with (self.folder / out.replace(".csv", "_codebook.csv")).open(newline="", encoding="utf-8") as file:
+            meanings = {(row["column"], row["code"]): row["meaning"] for row in csv.DictReader(file)}
+        return [{column: meanings.get((column, cell), cell) for column, cell in row.items()} for row in rows]
 
     def score_of(self, benchmark: Any, layers: Any, **options: Any) -> Any:
         self.write(benchmark, layers)

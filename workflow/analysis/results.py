@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from brain_eval.codes import CODEBOOK, CODED, Codebook
 from brain_eval.inference.comparisons import COLUMNS as COMPARISONS
 from brain_eval.inference.draws import Drawn, read_draws
 from brain_eval.inference.layer_choice import COLUMNS as LAYERS
@@ -42,7 +43,7 @@ CLAIMS = (
 #: Columns whose cells are labels: text as it was written, also where it looks like a number or like NaN.
 LABELS = frozenset({
     "network", "rule", "kind", "label", "sweep", "layer", "space", "subspace", "quantity", "benchmark", "version",
-    "session", "animal", "species", "region", "metric", "interval_method", "ceiling_definition", "preprocessing",
+    "session", "animal", "species", "region", "metric", *CODED, *CODEBOOK,
 })  # fmt: skip
 #: Columns whose cells must be numbers, or empty. Other columns are numbers wherever all of their cells are.
 NUMBERS = frozenset({
@@ -82,6 +83,7 @@ COLLECTED = {
     "comparisons": COMPARISONS,
     "layers": LAYERS,
     "timing": TIMING,
+    "codebook": CODEBOOK,
 }
 TABLES = {
     "runs": Table("tables/runs.csv", (*IDENTITY, "scored"), "python -m nmnc runs"),
@@ -162,6 +164,8 @@ class Results:
         missing = [column for column in table.columns if column not in header]
         if missing:
             raise UserError(f"{path} lacks the column {missing[0]}; delete it and run: {command}")
+        if name != "claims" and any(" " in row.get("interval_method", "") for row in rows):
+            raise UserError(f"{path}: of an earlier version, without codes in interval_method; rerun: {command}")
         if run is not None:
             _check_run_table(name, run, rows, path)
         return header, rows
@@ -182,13 +186,21 @@ class Results:
 
     def draws(self, run: Run) -> dict[tuple[str, str], Drawn]:
         """Return the draws beside a run's scores; none where the file is not there, as beside scores made by hand."""
-        path = self.beside_scores(run, "draws")
+        path = self.beside_scores(run, "draws.nc")
         return read_draws(path, run.cells) if path.exists() else {}
 
+    def codebook(self, run: Run | None = None) -> Codebook:
+        """Return the meanings of the codes in the study's tables, or in a run's scores; none beside scores by hand."""
+        path = self.path("codebook") if run is None else self.beside_scores(run, "codebook.csv")
+        if run is not None and not path.exists():
+            return Codebook()
+        rows = self.rows("codebook") if run is None else read_rows(path, CODEBOOK, f"delete it and run: {SCORE}")[1]
+        return Codebook({(row["column"], row["code"]): row["meaning"] for row in rows})
+
     def beside_scores(self, run: Run, name: str) -> Path:
-        """Return the path of a NetCDF file beside a run's scores: draws or rdms."""
+        """Return the path of a file beside a run's scores: draws.nc, rdms.nc or codebook.csv."""
         path = self.path("scores", run)
-        return path.with_name(f"{path.stem}_{name}.nc")
+        return path.with_name(f"{path.stem}_{name}")
 
     def provenance(self, run: Run) -> dict[str, Any]:
         """Return the provenance.json of a run that the study trained.
@@ -273,6 +285,17 @@ def check_numbers(rows: Sequence[Row], columns: Sequence[str], path: Path) -> No
 def number(row: Row, column: str) -> float | None:
     """Return a cell as a number, None where it is empty."""
     return None if row[column] == "" else float(row[column])
+
+
+def spelled(table: pd.DataFrame, codebook: Codebook) -> pd.DataFrame:
+    """Return a table with the meaning of each code in place of the code."""
+    columns = [column for column in CODED if column in table]
+    return table.assign(
+        **{
+            column: table[column].map(lambda code, column=column: codebook.get((column, code), code))
+            for column in columns
+        }
+    )
 
 
 def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:

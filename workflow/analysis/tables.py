@@ -6,14 +6,16 @@ have ten significant digits. So the same files give the same bytes.
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from brain_eval.codes import Codebook
 from brain_eval.inference.comparisons import ScoredRun, compare_rules
 from brain_eval.inference.draws import Drawn
-from brain_eval.inference.intervals import t_interval
+from brain_eval.inference.intervals import STUDENT, interval_code, t_interval
 from brain_eval.inference.layer_choice import choose_layers
 from nmnc.files.reading import check_complete
 from nmnc.files.writing import replacing
@@ -46,7 +48,7 @@ class _Files:
 
 
 def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
-    """Write tables/NAME.csv (scores, means, accuracy, epochs, alignment, comparisons, layers, timing) and tables/wide/.
+    """Write tables/NAME.csv, each NAME of COLLECTED, and tables/wide/.
 
     Args:
         results_folder: results/STUDY, with tables/runs.csv and the files of every run it lists.
@@ -56,7 +58,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     seeds), lowest and highest seed, mean number of perturbations so far. epochs.csv: the same seed by
     seed. means.csv: see `wide_tables.mean_rows`. comparisons.csv: see `comparisons.compare_rules`.
     layers.csv: see `layers.choose_layers`. timing.csv alone holds times. wide/: the means for reading,
-    see `wide_tables.wide_files`.
+    see `wide_tables.wide_files`. codebook.csv: the meaning of every code in the others.
 
     Raises:
         UserError: a file is missing or is not what its stage writes; names the command that makes it.
@@ -66,9 +68,9 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     _check_complete(results, runs)
     trained = [files for files in runs if files.run.is_trained]
     scored = [files.scored for files in runs]
-    tables: dict[str, Iterable[dict[str, Any]]] = {
-        "scores": [row for files in runs for row in files.scores],
-        "means": mean_rows(scored, confidence),
+    tables: dict[str, list[dict[str, Any]]] = {
+        "scores": [dict(row) for files in runs for row in files.scores],
+        "means": list(mean_rows(scored, confidence)),
         "accuracy": _accuracy(trained, confidence),
         "epochs": [files.run.cells | row for files in trained for row in files.epochs],
         "alignment": [files.run.cells | row for files in trained for row in files.alignment],
@@ -76,13 +78,16 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         "layers": [files.run.cells | row for files in runs for row in choose_layers(files.draws)],
         "timing": _timing(trained),
     }
+    codebook = Codebook(itertools.chain.from_iterable(results.codebook(files.run).items() for files in runs))
+    codebook |= Codebook.of(itertools.chain.from_iterable(tables.values()))
+    tables["codebook"] = list(codebook.rows)
     # All is computed before anything is written: a mistake found late leaves the old tables whole.
     columns = {name: (*known, *NEWER.get(name, ())) for name, known in COLLECTED.items()}
     texts = {name: [_cells(row, columns[name]) for row in rows] for name, rows in tables.items()}
     accuracy, means, layers = (
         [dict(zip(columns[name], row, strict=True)) for row in texts[name]] for name in ("accuracy", "means", "layers")
     )
-    wide = wide_files(scored, accuracy, means, layers, confidence)
+    wide = wide_files(scored, accuracy, means, layers, confidence, codebook)
     for name, rows in texts.items():
         with (
             replacing(results.path(name), digest=True) as temporary,
@@ -129,7 +134,7 @@ def _accuracy(runs: Sequence[_Files], confidence: float) -> list[dict[str, Any]]
         if values:
             mean, low, high, _, n = t_interval(values, confidence)
             row |= {"mean": mean, "ci_low": low, "ci_high": high, "min": min(values), "max": max(values)}
-            row["interval_method"] = f"Student's t {100 * confidence:g} % interval over seeds" if n > 1 else ""
+            row["interval_method"] = interval_code(STUDENT, confidence, ["seeds"]) if n > 1 else None
         rows.append(row | {"perturbations": sum(counts) / len(counts) if counts else None})
     return rows
 

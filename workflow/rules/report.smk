@@ -35,6 +35,7 @@ rule tables:
         networks=[f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
         scores=per_identity(f"{RESULTS}/scores/{{folder}}.csv"),
         draws=per_identity(f"{RESULTS}/scores/{{folder}}_draws.nc"),
+        codebooks=per_identity(f"{RESULTS}/scores/{{folder}}_codebook.csv"),
         sources=sources("workflow.analysis.tables"),
     output:
         [
@@ -52,6 +53,7 @@ rule tables:
                 "comparisons",
                 "layers",
                 "timing",
+                "codebook",
             ]
         ],
         directory(f"{RESULTS}/tables/wide"),

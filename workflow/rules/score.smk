@@ -14,6 +14,7 @@ rule score:
         scores=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}.csv",
         rdms=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_rdms.nc",
         draws=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_draws.nc",
+        codebook=f"{RESULTS}/scores/{{network}}/{{label}}/seed{{seed}}_codebook.csv",
     log:
         f"{RESULTS}/logs/score/{{network}}-{{label}}-seed{{seed}}.log",
     benchmark:

@@ -139,7 +139,7 @@ def test_too_few_repetitions_for_halves_leave_the_ceiling_empty() -> None:
     _, repetitions = simulated(3, 0)
     found = split_half_all(repetitions, ["spearman"], 3, 0, "crossnobis")["spearman"]
     assert (found.lower, found.upper) == (None, None)
-    assert "needs 3 images with 4 repetitions each, got 0" in found.definition
+    assert "needs 3 images with 4 repetitions each, got 0" in found.definition.meaning
 
 
 def test_without_any_repetitions_crossnobis_is_refused_and_nothing_is_written(study: Any) -> None:

@@ -72,11 +72,11 @@ def test_rows_hold_brain_scores_numbers(
         "n_neuroids": 4, "version": "MajajHong2015.V4.public-pls v4",
     }  # fmt: skip
     assert {key: row[key] for key in expected} == expected
-    assert "raw^2 / ceiling_upper" in row["ceiling_definition"]
-    assert row["preprocessing"].endswith("image taken as 8 degrees wide")
+    assert "raw^2 / ceiling_upper" in row["ceiling_definition"].meaning
+    assert row["preprocessing"].meaning.endswith("image taken as 8 degrees wide")
     # Ten logits are too few for 25 components: told, not fatal, and not a number.
     assert (empty["layer"], empty["raw"], empty["ceiled"]) == ("logits", None, None)
-    assert empty["interval_method"].startswith("none: ")
+    assert empty["interval_method"].meaning.startswith("none: ")
     assert "layer 'logits': Brain-Score's MajajHong2015public.V4-pls" in capsys.readouterr().err
 
 

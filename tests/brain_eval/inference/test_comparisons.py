@@ -113,7 +113,7 @@ def test_scores_are_tested_over_seeds_stimuli_and_recordings_jointly(region: str
     assert errors_to(row["p"] / 2, parts) * np.sqrt(variance) == pytest.approx(abs(mean), rel=1e-6)
     assert (row["n"], row["n_recordings"], row["n_stimuli"]) == (4, 2 if region == "IT" else 1, STIMULI)
     over = "over seeds, stimuli and recordings" if region == "IT" else "over seeds and stimuli"
-    assert row["interval_method"] == f"Student's t 95 % interval of rule_a - rule_b, paired by seed, {over}"
+    assert row["interval_method"].meaning == f"Student's t 95 % interval of rule_a - rule_b, paired by seed, {over}"
 
 
 def test_without_draws_rules_are_compared_over_seeds_by_students_t() -> None:
@@ -125,7 +125,7 @@ def test_without_draws_rules_are_compared_over_seeds_by_students_t() -> None:
     interval = oracle.confidence_interval(0.9)
     found = [row[key] for key in ("ci_low", "ci_high", "p")]
     assert found == pytest.approx([interval.low, interval.high, oracle.pvalue])
-    assert row["interval_method"] == "Student's t 90 % interval of rule_a - rule_b, paired by seed, over seeds"
+    assert row["interval_method"].meaning == "Student's t 90 % interval of rule_a - rule_b, paired by seed, over seeds"
     assert "n_stimuli" not in row
 
 
@@ -134,21 +134,21 @@ def test_draws_of_another_seed_or_benchmark_version_are_not_paired() -> None:
     runs = runs_of(3)
     other = drawn(rng, sampling="another")
     runs[-1] = ScoredRun("net", "b", "2", 0.5, score_rows(other), {("bench", "spearman"): other})
-    assert row_of(compare_rules(runs), "IT")["interval_method"].endswith("over seeds")
+    assert row_of(compare_rules(runs), "IT")["interval_method"].meaning.endswith("over seeds")
 
 
 def test_one_seed_is_tested_over_stimuli_and_says_so() -> None:
     row = row_of(compare_rules(runs_of(1)), "V4")
     assert row["n"] == 1
     assert row["p"] is not None
-    assert row["interval_method"].endswith("over stimuli; one seed: says nothing of other seeds")
+    assert row["interval_method"].meaning.endswith("of one seed and valid for it alone, over stimuli")
     assert next(row for row in compare_rules(runs_of(1)) if row["quantity"] == "test_accuracy")["p"] is None
 
 
 def test_from_eight_seeds_on_seeds_are_resampled() -> None:
     few, many = (row_of(compare_rules(runs_of(seeds)), "V4") for seeds in (7, 8))
-    assert few["interval_method"].startswith("Student's t")
-    assert many["interval_method"].startswith("bootstrap of seeds (2000 draws, expanded percentiles) 95 %")
+    assert few["interval_method"].meaning.startswith("Student's t")
+    assert many["interval_method"].meaning.startswith("bootstrap of seeds (2000 draws, expanded percentiles) 95 %")
     runs = runs_of(8)
     mean, variance, parts = joint_by_loops(runs, "V4", "fc")
     half = errors_to(0.025, parts) * np.sqrt(variance)
@@ -163,7 +163,7 @@ def test_two_recordings_are_never_resampled() -> None:
     mean, variance, parts = joint_by_loops(runs, "IT", "fc")
     half = errors_to(0.025, parts) * np.sqrt(variance)
     assert (row["ci_low"], row["ci_high"]) == pytest.approx((mean - half, mean + half), rel=1e-6)
-    assert row["interval_method"].startswith("Student's t 95 %")
+    assert row["interval_method"].meaning.startswith("Student's t 95 %")
 
 
 @pytest.mark.parametrize("recordings", [1, 2, 4, 8])
@@ -188,8 +188,8 @@ def test_a_run_that_lacks_a_recordings_draws_is_compared_over_seeds_alone() -> N
         one = runs[-1].draws["bench", "spearman"]
         getattr(one, broken)[..., 1, :] = False if broken == "recorded" else np.nan
         rows = compare_rules(runs)
-        assert row_of(rows, "IT")["interval_method"].endswith("over seeds")
-        assert row_of(rows, "V4")["interval_method"].endswith("over seeds and stimuli")
+        assert row_of(rows, "IT")["interval_method"].meaning.endswith("over seeds")
+        assert row_of(rows, "V4")["interval_method"].meaning.endswith("over seeds and stimuli")
 
 
 def test_resampled_means_have_the_variance_asked_for() -> None:

@@ -92,7 +92,7 @@ def test_sessions_of_one_subject_are_left_out_together() -> None:
     honest = leave_one_out(twice, "spearman", subjects)
     assert (honest.lower, honest.upper) == pytest.approx(tuple(vars(leave_one_out(rdms, "spearman")).values())[:2])
     assert leave_one_out(twice, "spearman").lower > honest.lower + 0.1
-    assert "3 subjects (6 RDMs" in honest.definition
+    assert "3 subjects (6 RDMs" in honest.definition.meaning
 
 
 def test_leave_one_out_refuses_one_subject_and_unlike_stimuli() -> None:
@@ -127,7 +127,7 @@ def test_split_half_lower_is_the_correlation_of_two_halves() -> None:
 def test_split_half_applies_spearman_brown() -> None:
     found = ceiling_of_halves(np.array([0.4, 0.6]), 10)
     assert (found.lower, found.upper) == pytest.approx((0.5, np.sqrt(2 * 0.5 / 1.5)))
-    assert "2 random splits; 10 images" in found.definition
+    assert "2 random splits; 10 images" in found.definition.meaning
 
 
 def test_without_noise_the_ceiling_is_one_and_without_signal_unknown() -> None:
@@ -139,7 +139,7 @@ def test_without_noise_the_ceiling_is_one_and_without_signal_unknown() -> None:
     assert found.lower == pytest.approx(0, abs=0.1)
     unknown = ceiling_of_halves(np.array([-0.1, 0.02]), 30)
     assert unknown.upper is None
-    assert "not positive" in unknown.definition
+    assert "not positive" in unknown.definition.meaning
 
 
 @pytest.mark.parametrize("metric", ["tau-a", "cosine", "whitened-cosine"])
@@ -148,7 +148,7 @@ def test_what_is_no_correlation_has_no_upper_split_half_ceiling(metric: str) -> 
     found = split_half(repetitions, metric, 3, 0)
     assert found.upper is None
     assert 0 < found.lower < 1
-    assert f"upper unknown for {metric}" in found.definition
+    assert f"upper unknown for {metric}" in found.definition.meaning
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -245,7 +245,7 @@ def test_a_ceiling_that_is_undefined_names_the_stimulus() -> None:
     repetitions[0, 6] = 0.0
     repetitions[1, 2] = np.nan  # is left out: the row among those used is another one
     (first, _) = ceiling_files.ceilings_of(benchmark_with(repetitions), ["spearman"], 0, None)
-    assert first["spearman"].definition == (
+    assert first["spearman"].definition.meaning == (
         "none: activity is constant for stimulus_id '6' in a half of the repetitions, so its correlations are undefined"
     )
 
@@ -328,7 +328,9 @@ def test_repetitions_too_few_for_halves_leave_the_ceiling_empty(kind: str) -> No
     _, repetitions = simulated_repetitions(1.0, n=10)
     found = split_half_all(repetitions[:1], ["spearman"], 3, 0, kind)["spearman"]
     assert (found.lower, found.upper) == (None, None)
-    assert re.match(r"none: a split-half ceiling needs 3 images with \d repetitions each, got 0", found.definition)
+    assert re.match(
+        r"none: a split-half ceiling needs 3 images with \d repetitions each, got 0", found.definition.meaning
+    )
     repetitions[0, 0, 0] = np.inf
     with pytest.raises(UserError, match="repetition 0 holds infinity in row 0"):
         split_half_all(repetitions, ["spearman"], 3, 0, kind)
@@ -341,4 +343,4 @@ def test_a_half_without_contrast_gives_an_unknown_ceiling_not_a_number() -> None
         split_half(repetitions, "spearman", 3)
     found = split_half_all(repetitions, ["spearman"], 3, 0)["spearman"]
     assert (found.lower, found.upper) == (None, None)
-    assert "constant in row 6" in found.definition
+    assert "constant in row 6" in found.definition.meaning

@@ -41,7 +41,7 @@ def test_it_is_the_mean_cka_of_the_averages_of_two_halves(unbiased: bool, missin
     ceiling = split_half_responses(repetitions, partial(linear_cka, unbiased=unbiased), 4, 7)
     assert ceiling.lower == pytest.approx(np.mean(found), abs=1e-12)
     assert ceiling.upper is None
-    assert "4 random splits; 30 images" in ceiling.definition
+    assert "4 random splits; 30 images" in ceiling.definition.meaning
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -67,12 +67,12 @@ def test_images_seen_once_do_not_count_and_too_few_leave_it_empty() -> None:
     repetitions = repetitions_of(1.0)
     repetitions[1:, 5:] = np.nan
     some = split_half_responses(repetitions, linear_cka, 3, 0)
-    assert "5 images" in some.definition
+    assert "5 images" in some.definition.meaning
     assert some.lower is not None
     repetitions[1:, 3:] = np.nan
     few = split_half_responses(repetitions, linear_cka, 3, 0)
     assert (few.lower, few.upper) == (None, None)
-    assert few.definition.startswith("none: unbiased CKA needs features of at least 4 stimuli")
+    assert few.definition.meaning.startswith("none: unbiased CKA needs features of at least 4 stimuli")
 
 
 def test_an_infinite_response_is_refused() -> None:
@@ -93,4 +93,4 @@ def test_animals_whose_rdms_cancel_leave_an_empty_ceiling_and_not_an_error() -> 
     target = Target(Benchmark(about, stimuli, both), {"spearman": metrics_of_rdms()["spearman"]}, 10, 0)
     ceiling = target.ceiling_of_subjects([0, 1], "spearman")
     assert (ceiling.lower, ceiling.upper) == (None, None)
-    assert ceiling.definition.startswith("none: an RDM is constant")
+    assert ceiling.definition.meaning.startswith("none: an RDM is constant")

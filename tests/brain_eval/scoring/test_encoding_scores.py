@@ -208,7 +208,7 @@ def test_a_recording_too_small_for_a_regression_has_an_empty_score_with_the_reas
     target, scores = scores_of(benchmark_of(responses), features, [regression])
     (row,) = rows_of_layer(target, scores, 0.95)
     assert row["raw"] is None
-    assert row["interval_method"].startswith(f"none: {reason}")
+    assert row["interval_method"].meaning.startswith(f"none: {reason}")
 
 
 def test_a_recording_too_small_leaves_its_region_empty_in_every_table(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_as_many_test_stimuli_as_a_correlation_needs_leave_no_interval() -> None
     (row,) = rows_of_layer(target, scores, 0.95)
     assert row["raw"] is not None
     assert row.get("ci_low") is None
-    assert row["interval_method"].startswith("no interval: too few test stimuli; 10 splits")
+    assert row["interval_method"].meaning.startswith("no interval: too few test stimuli; 10 splits")
     assert variation_of_test_stimuli(np.zeros(0), np.arange(3.0), np.arange(3)) is None
 
 
@@ -250,7 +250,7 @@ def test_repetitions_too_few_for_a_reliability_leave_the_ceiling_empty(kept: str
     (row,) = rows_of_layer(target, scores, 0.95)
     assert row["raw"] is not None
     assert row["ceiling_upper"] is row["ceiled"] is None
-    assert row["ceiling_definition"].startswith("none: ")
+    assert row["ceiling_definition"].meaning.startswith("none: ")
 
 
 def test_brain_scores_categories_are_the_strata_of_its_assemblies_splits() -> None:
@@ -263,6 +263,6 @@ def test_brain_scores_categories_are_the_strata_of_its_assemblies_splits() -> No
         _, scores = scores_of(benchmark_of(responses, labels, stratified), features)
         oracle = cross_validated(features, responses, "ridge", strata=labels if stratified else None)
         assert scores[0, "ridge"].raw == median_score(oracle)
-        assert ("stratified by category" in scores[0, "ridge"].words) == stratified
+        assert ("stratified by category" in scores[0, "ridge"].method.meaning) == stratified
     _, scores = scores_of(benchmark_of(responses, ["only", *labels[1:]], True), features)
-    assert scores[0, "ridge"].words.startswith("none: the stimuli cannot be stratified")
+    assert scores[0, "ridge"].method.meaning.startswith("none: the stimuli cannot be stratified")

@@ -102,7 +102,7 @@ def test_of_many_stimuli_groups_are_drawn_together_where_each_draw_is_computed_a
     weights = coarse.weights(np.arange(n))
     assert all(len(set(weights[:, coarse.unit == u].T.tolist()[0])) >= 1 for u in range(3))
     assert (weights[:, coarse.unit == 7] == weights[:, coarse.unit == 7][:, :1]).all()
-    assert coarse.words == "stimuli in 100 random groups"
+    assert coarse.method.meaning == "stimuli in 100 random groups"
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -146,7 +146,7 @@ def test_cka_is_scored_where_there_are_responses(
         oracle = linear_cka(features[recording.stimuli], recording.responses, unbiased)
         assert row["raw"] == pytest.approx(oracle, abs=1e-10)
         assert row["ci_low"] < row["raw"] < row["ci_high"]
-        assert f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC" in row["interval_method"]
+        assert f"linear CKA, {'unbiased' if unbiased else 'biased'} HSIC" in row["interval_method"].meaning
     assert all(row["ceiling_upper"] is row["ceiled"] is None for row in rows)
     halves = split_half_responses(
         benchmark.recordings[0].repetitions, partial(linear_cka, unbiased=unbiased), SPLITS, target.seed
@@ -184,16 +184,19 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(
     assert rows[0]["ceiled"] == median_score(corrected(correlations, reliabilities))
     assert rows[0]["ceiling_upper"] == pytest.approx(np.median(np.sqrt(reliabilities[reliabilities > 0])))
     assert rows[0]["ceiled"] > rows[0]["raw"]
-    assert "reliability" in rows[0]["ceiling_definition"]
+    assert "reliability" in rows[0]["ceiling_definition"].meaning
     assert rows[0]["ci_low"] <= rows[0]["raw"] <= rows[0]["ci_high"]
-    assert "over stimuli, variance by jackknife and draws; test stimuli are drawn" in rows[0]["interval_method"]
-    assert "pairs" not in rows[0]["interval_method"]
-    assert "test stimuli are drawn, fits are kept (their own variation is not included)" in rows[0]["interval_method"]
-    assert "stratified" not in rows[0]["interval_method"]
+    assert "over stimuli, variance by jackknife and draws; test stimuli are drawn" in rows[0]["interval_method"].meaning
+    assert "pairs" not in rows[0]["interval_method"].meaning
+    assert (
+        "test stimuli are drawn, fits are kept (their own variation is not included)"
+        in rows[0]["interval_method"].meaning
+    )
+    assert "stratified" not in rows[0]["interval_method"].meaning
     assert rows[1]["ceiling_upper"] is rows[1]["ceiled"] is None
     # Of its 30 stimuli a split tests 3, none of which can be left out.
-    assert rows[1]["interval_method"].startswith("no interval: too few test stimuli")
-    assert "over the recordings" in rows[2]["interval_method"]
+    assert rows[1]["interval_method"].meaning.startswith("no interval: too few test stimuli")
+    assert "over the recordings" in rows[2]["interval_method"].meaning
 
 
 @pytest.mark.parametrize("known", ["ABC", "AC"])
@@ -216,14 +219,13 @@ def test_means_over_recordings_average_ceilings_and_say_over_how_many(
         own = [one for one in rows[:3] if one["session"] in known]
         assert row["ceiling_upper"] == pytest.approx(np.mean([one["ceiling_upper"] for one in own]))
         assert row["ceiling_lower"] is None
-        ceiling, _, ceiled = rows[0]["ceiling_definition"].partition("; ceiled")
-        over = f"{ceiling}; mean over those of 3 recordings that have it: upper over {len(own)}"
+        over = f"mean over those of 3 recordings that have it: upper over {len(own)}"
+        assert row["ceiling_definition"].meaning == f"{rows[0]['ceiling_definition'].meaning}; {over}"
+        assert str(row["ceiling_definition"]) == f"reliability:10/mean:upper-{len(own)}-of-3"
         if known == "ABC":
             assert row["ceiled"] == pytest.approx(np.mean([one["ceiled"] for one in own]))
-            assert row["ceiling_definition"] == f"{over}; ceiled{ceiled}, mean over recordings"
         else:
             assert row["ceiled"] is None
-            assert row["ceiling_definition"] == over  # tables and figures show all that stands before "; ceiled"
 
 
 def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(
@@ -232,7 +234,7 @@ def test_pls_of_fewer_features_than_components_is_empty_and_warned_of(
     target, scores = score(made, ["pls"], features=made[1][:, :10])
     rows = list(rows_of_layer(target, scores, 0.95))
     assert {row["raw"] for row in rows} == {None}
-    assert rows[0]["interval_method"] == "none: PLS needs at least 25 features"
+    assert rows[0]["interval_method"].meaning == "none: PLS needs at least 25 features"
     assert "PLS needs at least 25 features; its scores stay empty" in capsys.readouterr().err
 
 

@@ -15,9 +15,10 @@ from matplotlib.colors import to_hex
 
 import workflow.analysis.report.study
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
+from brain_eval.codes import Codebook
 from brain_eval.inference.layer_choice import CHOSEN
 from workflow.analysis.report import write_report
-from workflow.analysis.results import TABLES
+from workflow.analysis.results import TABLES, spelled
 
 LAYERS = ("conv1", "conv2", "fc")
 HOSTILE = "<i>nmnc<b> & $b$='20'"
@@ -31,8 +32,12 @@ RULES = {
 SEEDS = (0, 1)
 EPOCHS = 2
 #: As unlike what the report could know itself as the numbers.
-ACCURACY_INTERVAL = "Student's t 87 % interval over seeds"
-MEANS_INTERVAL = "Student's t 88 % interval over seeds and stimuli"
+ACCURACY_INTERVAL, MEANS_INTERVAL = "t:87:seeds", "t:88:seeds+stimuli"
+CODES = {
+    ("interval_method", ACCURACY_INTERVAL): "Student's t 87 % interval over seeds",
+    ("interval_method", MEANS_INTERVAL): "Student's t 88 % interval over seeds and stimuli",
+    ("ceiling_definition", "stated"): "a stated definition",
+}
 #: benchmark -> its recordings: (session, animal, species, region, neuroids, ceiling or None)
 RECORDINGS: dict[str, list[tuple[str, str, str, str, int | None, tuple[float, float] | None]]] = {
     "objects": [
@@ -122,10 +127,10 @@ def alignment_table(rng: np.random.Generator) -> pd.DataFrame:
 
 def _score(raw: float, ceiling: tuple[float, float] | None, what: str) -> dict[str, Any]:
     row: dict[str, Any] = {"raw": raw, "ci_low": raw - 0.04, "ci_high": raw + 0.05, "n_draws": 1000}
-    row |= {"interval_method": f"percentile 95 % of bootstrap over {what}"}
+    row |= {"interval_method": f"percentile:95:{what}"}
     if ceiling is not None:
         row |= {"ceiling_lower": ceiling[0], "ceiling_upper": ceiling[1], "ceiled": raw / ceiling[1]}
-        row |= {"ceiling_definition": "a stated definition; ceiled = raw / ceiling_upper"}
+        row |= {"ceiling_definition": "stated"}
     return row
 
 
@@ -139,7 +144,7 @@ def scores_table(rng: np.random.Generator) -> pd.DataFrame:
                     for metric in ("spearman", "rho-a"):
                         where = {"layer": layer, "benchmark": benchmark, "version": 1, "metric": metric}
                         where |= {"species": species, "region": region, "n_stimuli": STIMULI[benchmark]}
-                        where |= {"preprocessing": "resize 32, mean 0.5, std 0.25"}
+                        where |= {"preprocessing": "p-32"}
                         raws = 0.2 + 0.05 * rng.standard_normal(len(own))
                         for (session, animal, _, _, neuroids, ceiling), raw in zip(own, raws, strict=True):
                             rows.append(
@@ -161,7 +166,7 @@ def scores_table(rng: np.random.Generator) -> pd.DataFrame:
                                 | _score(
                                     float(np.mean(values)),
                                     ceiling if animal == "all" else None,
-                                    "stimuli and recordings jointly",
+                                    "stimuli+recordings",
                                 )
                             )
     return pd.DataFrame(rows)
@@ -290,6 +295,7 @@ def build(root: Path, seed: int = 0) -> FakeStudy:
         "layers": layers_table(rng),
         "comparisons": pd.DataFrame([{"rule_a": "nmnc", "rule_b": "vnc", "difference": 0.0123, "n": 3}]),
         "timing": pd.DataFrame([{"stage": "train", "seconds": 61.25}]),
+        "codebook": pd.DataFrame(Codebook(CODES).rows),
     }
     for name, table in tables.items():
         table = table.reindex(columns=[*table.columns, *(set(TABLES[name].columns) - set(table.columns))])
@@ -335,8 +341,8 @@ def tables() -> dict[str, pd.DataFrame]:
         "runs": pd.DataFrame(identities()),
         "epochs": epochs,
         "alignment": alignment,
-        "scores": scores,
-        "means": means_table(scores),
+        "scores": spelled(scores, Codebook(CODES)),
+        "means": spelled(means_table(scores), Codebook(CODES)),
         "layers": layers_table(rng),
     }
 

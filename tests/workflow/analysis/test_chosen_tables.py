@@ -150,7 +150,7 @@ def test_one_seed_without_draws_has_no_interval() -> None:
 @pytest.mark.parametrize("other", [drawn(1, sampling="another"), drawn(1, ("210322", "201025"))])
 def test_draws_of_other_stimuli_or_recordings_are_not_mixed(other: Drawn) -> None:
     layers, runs = made([drawn(0), other])
-    assert cell_of(list(chosen_pages(layers, runs))).method.endswith("over seeds")
+    assert cell_of(list(chosen_pages(layers, runs))).method.meaning.endswith("over seeds")
 
 
 def test_what_a_reader_of_a_benchmark_must_know_is_said_below_the_table() -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from brain_eval.codes import CODEBOOK, CODED
 from brain_eval.inference import intervals as statistics
 from brain_eval.inference.draws import Drawn
 from brain_eval.scoring.scores import COLUMNS as SCORE_COLUMNS
@@ -52,7 +53,7 @@ def score_rows(identity: Any, layers: Any, rng: Any) -> Iterator[Any]:
                 yield identity | {
                     "layer": layer, "benchmark": "bench", "version": 1, "session": session, "animal": animal,
                     "species": species, "region": region, "metric": metric, "raw": f"{rng.normal(0.2, 0.05):.10g}",
-                    "ceiling_definition": 'words, with a comma and "quotes"', "n_stimuli": 92,
+                    "ceiling_definition": 'a,code,with:"quotes"', "n_stimuli": 92,
                 }  # fmt: skip
 
 
@@ -139,14 +140,14 @@ def test_accuracy_is_the_mean_over_seeds_with_students_interval(results: Path) -
 def test_the_confidence_asked_for_reaches_both_tables(results: Path, confidence: float) -> None:
     write_tables(results, confidence)
     accuracy, comparisons = table(results, "accuracy"), table(results, "comparisons")
-    words = f"Student's t {100 * confidence:g} % interval"
+    percent = f"{100 * confidence:g}"
     for row in accuracy[accuracy["rule"].eq("nmnc b=1")].itertuples():
         error = (row.ci_high - row.mean) / stats.t.ppf((1 + confidence) / 2, 2)
         epochs = table(results, "epochs").query("rule == 'nmnc b=1' and epoch == @row.epoch")
         assert error == pytest.approx(stats.sem(epochs["test_accuracy"]), abs=1e-8)
-        assert row.interval_method == f"{words} over seeds"
+        assert row.interval_method == f"t:{percent}:seeds"
     known = comparisons.dropna(subset=["ci_low"])
-    assert known["interval_method"].str.startswith(words).all()
+    assert known["interval_method"].str.startswith(f"t-paired:{percent}:").all()
     half = (known["ci_high"] - known["ci_low"]) / 2
     t = stats.t.ppf((1 + confidence) / 2, 2)
     p = 2 * stats.t.sf(known["mean_difference"].abs() / (half / t), 2)
@@ -222,7 +223,7 @@ def test_comparisons_are_paired_t_tests_of_a_minus_b(results: Path) -> None:
         assert found == pytest.approx(((a - b).mean(), interval.low, interval.high, oracle.pvalue), abs=1e-8)
         assert row.n == 3
         assert list(RULES).index(row.rule_a) < list(RULES).index(row.rule_b)
-        assert "rule_a - rule_b" in row.interval_method
+        assert row.interval_method == "t-paired:95:seeds"
 
 
 def test_final_accuracy_is_compared_at_the_last_epoch_of_each_run(results: Path) -> None:
@@ -420,8 +421,33 @@ def test_draws_beside_the_scores_reach_comparisons_and_layers(results: Path, mon
     write_tables(results)
     comparisons, layers = table(results, "comparisons"), table(results, "layers")
     with_draws = comparisons["region"].eq("IT") & comparisons["metric"].eq("spearman")
-    assert comparisons.loc[with_draws, "interval_method"].str.endswith("over seeds and stimuli").all()
+    assert comparisons.loc[with_draws, "interval_method"].eq("t-paired:95:seeds+stimuli").all()
     assert comparisons.loc[with_draws, "n_stimuli"].eq(92).all()
-    assert comparisons.loc[~with_draws, "interval_method"].str.endswith("over seeds").all()
+    assert comparisons.loc[~with_draws, "interval_method"].eq("t-paired:95:seeds").all()
     assert len(layers) == 14 * (len(LAYERS) + 1)  # the runs
     assert layers.groupby(["network", "rule", "seed"])["chosen"].sum().eq(1).all()
+
+
+def test_every_code_in_the_tables_is_explained_once(results):
+    book = {"column": "ceiling_definition", "code": 'a,code,with:"quotes"', "meaning": "so and so"}
+    for path in list((results / "scores").rglob("seed*.csv")):
+        write(path.with_name(f"{path.stem}_codebook.csv"), CODEBOOK, [book])
+    write_tables(results)
+    codebook = table(results, "codebook").set_index(["column", "code"])["meaning"]
+    assert codebook.index.is_unique
+    for name in ("scores", "means", "accuracy", "comparisons"):
+        found = table(results, name)
+        for column in (column for column in CODED if column in found):
+            assert {(column, code) for code in found[column].dropna()} <= set(codebook.index)
+    assert codebook["ceiling_definition", book["code"]] == "so and so"
+    assert codebook["interval_method", "t:95:seeds"] == "Student's t 95 % interval over seeds"
+
+
+def test_scores_with_sentences_for_codes_name_the_command_to_rerun(results):
+    path = results / "scores/net/vnc/seed1.csv"
+    rows = [row | {"interval_method": "over stimuli"} for row in csv.DictReader(path.read_text().splitlines())]
+    write(path, SCORE_COLUMNS, rows)
+    with pytest.raises(
+        UserError, match=r"net/vnc/seed1\.csv: of an earlier version, .*; rerun: python -m brain_eval score"
+    ):
+        write_tables(results)

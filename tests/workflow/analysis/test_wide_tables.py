@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from brain_eval.codes import Code, Codebook
 from brain_eval.inference.comparisons import ScoredRun
 from brain_eval.inference.draws import Drawn
 from brain_eval.inference.layer_choice import CHOSEN
@@ -48,8 +49,8 @@ def score_rows(network: str, rule: str, kind: str, seed: str, rng: np.random.Gen
                 "network": network, "rule": rule, "kind": kind, "seed": seed, "layer": layer, "benchmark": "bench",
                 "session": session, "animal": animal, "species": species, "region": region, "metric": "rho-a",
                 "raw": f"{rng.normal(0.2, 0.05):.10g}", "ci_low": "0.1", "ci_high": "0.4",
-                "interval_method": "words of scores.csv", "ceiling_lower": low, "ceiling_upper": high,
-                "ceiling_definition": "a definition; ceiled = raw / ceiling_upper" if low else "", "n_stimuli": "92",
+                "interval_method": "code-of-scores.csv", "ceiling_lower": low, "ceiling_upper": high,
+                "ceiling_definition": "a definition" if low else "", "n_stimuli": "92",
             }  # fmt: skip
             rows.append(row)
     return rows
@@ -95,7 +96,7 @@ def test_rows_are_means_over_seeds_with_students_interval_where_no_draws_are_kno
                 low, high = stats.t.interval(0.9, 2, np.mean(values), stats.sem(values))
                 assert cell is not None
                 assert (cell.mean, cell.low, cell.high) == pytest.approx((np.mean(values), low, high), abs=1e-12)
-                assert (cell.n, cell.method) == (3, "Student's t 90 % interval over seeds")
+                assert (cell.n, cell.method and cell.method.meaning) == (3, "Student's t 90 % interval over seeds")
 
 
 def test_pixels_stand_in_every_layer_with_their_own_interval() -> None:
@@ -104,7 +105,7 @@ def test_pixels_stand_in_every_layer_with_their_own_interval() -> None:
     first, second = (cells_of(page, number)["pixels"] for number in (0, 1))
     assert first == second
     assert first[0] is not None
-    assert (first[0].low, first[0].high, first[0].method) == (0.1, 0.4, "words of scores.csv")
+    assert (first[0].low, first[0].high, str(first[0].method)) == (0.1, 0.4, "code-of-scores.csv")
     assert first[0].mean == raws(runs, "pixels", "pixels", "V4")[0]
 
 
@@ -132,7 +133,7 @@ def test_one_seed_and_recording_with_draws_has_fishers_interval_over_stimuli() -
         half = stats.t.ppf(0.975, 39) * np.sqrt(variance) / (1 - 0.3**2)
         assert cell is not None
         assert (cell.low, cell.high) == pytest.approx(np.tanh(np.arctanh(0.3) + np.array([-half, half])), abs=1e-9)
-        assert cell.method == "Student's t 95 % interval (Fisher z) over stimuli"
+        assert cell.method == Code("t-fisher-z:95:stimuli", "Student's t 95 % interval (Fisher z) over stimuli")
 
 
 def test_stimuli_widen_the_interval_over_seeds() -> None:
@@ -188,7 +189,6 @@ def test_unknown_ceilings_are_unknown_and_never_one() -> None:
     assert "| noise ceiling |  | 0.310 to 0.420 | unknown |" in markdown_text(page)
     assert r"\multicolumn{2}{l}{noise ceiling} & 0.310 to 0.420 & unknown \\" in latex_text(page)
     assert "a definition." in page.note
-    assert "ceiled" not in page.note
 
 
 def layers_rows() -> list[dict[str, str]]:
@@ -205,18 +205,18 @@ def layers_rows() -> list[dict[str, str]]:
 def accuracy_rows() -> list[dict[str, str]]:
     return [
         {"network": network, "rule": rule, "epoch": epoch, "n_seeds": "3", "mean": mean, "ci_low": "0.35",
-         "ci_high": "0.45", "interval_method": "words of accuracy.csv"}
+         "ci_high": "0.45", "interval_method": "code-of-accuracy.csv"}
         for network, rule in (("net", "backprop"), ("net", HOSTILE), ("wide_net", "backprop"))
         for epoch, mean in (("0", "0.1"), ("1", "0.4"))
     ]  # fmt: skip
 
 
 def test_accuracy_is_that_of_the_last_epoch() -> None:
-    page = accuracy_page(accuracy_rows())
+    page = accuracy_page(accuracy_rows(), Codebook({("interval_method", "code-of-accuracy.csv"): "made so"}))
     assert page.columns == ("net", "wide_net")
-    assert cells_of(page)["backprop"] == (Cell(0.4, 0.35, 0.45, 3, "words of accuracy.csv"),) * 2
+    assert cells_of(page)["backprop"] == (Cell(0.4, 0.35, 0.45, 3, Code("code-of-accuracy.csv", "made so")),) * 2
     assert cells_of(page)[HOSTILE][1] is None
-    assert "words of accuracy.csv" in page.note
+    assert "Interval: made so." in page.note
     assert "ceiling" not in csv_text(page)
 
 

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.whole_regions import MEAN
 from workflow.analysis.figures.summary import distinct
 
@@ -96,10 +95,9 @@ def ceiling_handles(kinds: Iterable[str | None]) -> list[Artist]:
 
 
 def ceiling_text(rows: pd.DataFrame) -> str:
-    """How the ceilings of some rows were made, in the words of the table itself; "unknown" where empty."""
+    """How the ceilings of some rows were made; "unknown" where empty."""
     known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
-    # How `ceiled` was formed belongs to the table; no figure shows it.
-    definitions = list(dict.fromkeys(d.partition(CEILED)[0] for d in distinct(known["ceiling_definition"])))
+    definitions = distinct(known["ceiling_definition"])
     if not definitions:
         return "Noise ceiling: unknown."
     return f"Grey, noise ceiling (a line where one end alone is known): {' / '.join(definitions).rstrip('.')}."

@@ -22,7 +22,7 @@ from workflow.analysis.figures.style import (
     styled,
 )
 from workflow.analysis.figures.summary import count_text, distinct, groups, recorded_text, recordings_text
-from workflow.analysis.wide_tables.intervals import methods, told_by_region
+from workflow.analysis.wide_tables.intervals import by_region
 
 
 def region_title(species: str, region: str) -> str:
@@ -127,8 +127,8 @@ def _bars_text(means: pd.DataFrame) -> str:
 
 
 def _by_region(means: pd.DataFrame) -> str:
-    told = ((region_title(*key), means_text(rows)) for key, rows in groups(means, ["species", "region"]))
-    return told_by_region(told) or means_text(means)
+    methods = ((region_title(*key), means_text(rows)) for key, rows in groups(means, ["species", "region"]))
+    return by_region(methods) or means_text(means)
 
 
 def simulated_note(rows: pd.DataFrame) -> str:
@@ -137,5 +137,5 @@ def simulated_note(rows: pd.DataFrame) -> str:
 
 
 def means_text(means: pd.DataFrame) -> str:
-    """How the intervals of some rows of means.csv were made, in the words of the table itself."""
-    return methods(means["interval_method"].fillna("")) or "no interval in the table"
+    """How the intervals of some rows of means.csv were made."""
+    return "; ".join(distinct(means["interval_method"])) or "no interval in the table"

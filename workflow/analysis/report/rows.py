@@ -76,7 +76,7 @@ def readable_tables(study: Study) -> list[dict[str, Any]]:
     """Rule x region at the layer chosen on held-out images, a table per metric (tables/wide/chosen_METRIC)."""
     layers = _records(study.text_tables["layers"])
     tables = []
-    for page in chosen_pages(layers, study.scored, study.confidence):
+    for page in chosen_pages(layers, study.scored, study.confidence, study.codebook):
         [section] = page.sections
         rows = [
             {

@@ -9,13 +9,14 @@ import pandas as pd
 
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark
+from brain_eval.codes import Codebook
 from brain_eval.files import open_netcdf, refuse_another
 from brain_eval.inference.comparisons import ScoredRun
 from nmnc.errors import UserError
 from nmnc.files.reading import parse_yaml, read_text
 from workflow.analysis.figures import ModelRdms
 from workflow.analysis.report.claims import Claims, read_claims
-from workflow.analysis.results import COLLECTED, IDENTITY, SCORE, Results, Run, typed
+from workflow.analysis.results import COLLECTED, IDENTITY, SCORE, Results, Run, spelled, typed
 
 #: Tables that every study has.
 TABLES = ("runs", *COLLECTED)
@@ -34,6 +35,7 @@ class Study:
         provenance: provenance.json of each run trained here.
         scored: every scored run with its rows of scores.csv, as text, and its draws where they are.
         rdms: each benchmark that has stored model RDMs, with those of every scored rule's first seed.
+        codebook: of the codes in the text tables and in `scored`; the tables with numbers have the meanings instead.
         confidence: coverage of the study's intervals.
         claims: verdicts and their figures, None where the study has none.
     """
@@ -46,6 +48,7 @@ class Study:
     provenance: list[dict[str, Any]]
     scored: list[ScoredRun]
     rdms: list[tuple[Benchmark, list[ModelRdms]]]
+    codebook: Codebook
     confidence: float = 0.95
     claims: Claims | None = None
 
@@ -65,7 +68,8 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
     study = Results(results)
     names = [*TABLES, *(["sweeps"] if study.path("sweeps").exists() else [])]
     texts = {name: study.frame(name) for name in names}
-    tables = {name: typed(table, study.path(name)) for name, table in texts.items()}
+    codebook = study.codebook()
+    tables = {name: spelled(typed(table, study.path(name)), codebook) for name, table in texts.items()}
     _refuse_unlike(tables["scores"], tables["means"], results)
     benchmarks = list(tables["scores"]["benchmark"].unique())
     runs = study.runs()
@@ -78,6 +82,7 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
         provenance=[study.provenance(run) for run in runs if run.is_trained],
         scored=[_scored_run(study, run, texts["scores"]) for run in runs if run.scored],
         rdms=_read_rdms(study, runs, benchmarks, evaluation.get("benchmark_folders") or {}, data),
+        codebook=codebook,
         confidence=float(evaluation.get("confidence", 0.95)),
         claims=read_claims(study),
     )
@@ -126,7 +131,7 @@ def _read_rdms(
             scored.setdefault(run.identity[:2], []).append(run)
     for seeds in scored.values():
         first = min(seeds, key=lambda run: run.identity.seed)
-        for name, model in model_rdms(study.beside_scores(first, "rdms"), first, names):
+        for name, model in model_rdms(study.beside_scores(first, "rdms.nc"), first, names):
             found.setdefault(name, []).append(replace(model, n_seeds=len({run.identity.seed for run in seeds})))
     return [
         (load_benchmark(f"{name}={folders[name]}" if name in folders else name, data), found[name])

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from brain_eval.codes import UNEXPLAINED, Codebook
 from brain_eval.inference.comparisons import ScoredRun
 from nmnc.files.writing import replacing
 from workflow.analysis.wide_tables.accuracy import accuracy_page
@@ -20,6 +21,7 @@ def wide_files(
     means: Sequence[Mapping[str, str]],
     layers: Sequence[Mapping[str, str]],
     confidence: float = 0.95,
+    codebook: Codebook = UNEXPLAINED,
 ) -> dict[str, str]:
     """Return the text of every file of tables/wide, by name.
 
@@ -29,10 +31,11 @@ def wide_files(
         means: rows of means.csv.
         layers: rows of layers.csv; may be empty.
         confidence: coverage of the intervals.
+        codebook: of the codes in all of them.
     """
-    pages = [*layer_pages(means, runs), *chosen_pages(layers, runs, confidence)]
+    pages = [*layer_pages(means, runs, codebook), *chosen_pages(layers, runs, confidence, codebook)]
     if accuracy:
-        pages.append(accuracy_page(accuracy))
+        pages.append(accuracy_page(accuracy, codebook))
     return {f"{page.name}.{ending}": write(page) for page in pages for ending, write in FORMATS.items()}
 
 

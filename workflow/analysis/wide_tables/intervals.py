@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from brain_eval.codes import Code
 from brain_eval.inference.draws import Drawn, Recordings, draws_of_region
-from brain_eval.inference.intervals import correlation_interval, enumerated, t_interval
+from brain_eval.inference.intervals import FISHER_Z, STUDENT, correlation_interval, interval_code, t_interval
 from brain_eval.inference.layer_choice import variance_of_choice
 from brain_eval.inference.variation import joint_variance
 
@@ -16,7 +17,7 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-    method: str
+    method: Code
     variance: float
 
 
@@ -52,7 +53,7 @@ def joint_interval(
     if further:
         spread = spread.and_also(further, max(joint.smallest - 1, 1))
     low, high = correlation_interval(float(values.mean()), spread, confidence)
-    return Interval(low, high, words(confidence, joint.factors, "(Fisher z) "), spread.variance)
+    return Interval(low, high, interval_code(FISHER_Z, confidence, joint.factors), spread.variance)
 
 
 def chosen_interval(
@@ -73,13 +74,13 @@ def chosen_interval(
 
 def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]], which: Recordings) -> float:
     """See layers.variance_of_choice, of the scores averaged over recordings; 0 where their draws are not known."""
-    known = [one for one in drawn if one is not None]
-    if len(known) < len(drawn) or len({(one.sampling, one.labels, one.layers) for one in known}) != 1:
+    known = [draws for draws in drawn if draws is not None]
+    if len(known) < len(drawn) or len({(draws.sampling, draws.labels, draws.layers) for draws in known}) != 1:
         return 0.0
-    own = which.among(known[0].labels)
+    places = which.among(known[0].labels)
     chosen = np.array([[share.get(layer, 0.0) for layer in known[0].layers] for share in shares])
     scores, influence, remainder = (
-        np.stack([getattr(one, name)[:, own].mean(axis=1, dtype=np.float64) for one in known])
+        np.stack([getattr(draws, name)[:, places].mean(axis=1, dtype=np.float64) for draws in known])
         for name in ("raw", "influence", "remainder")
     )
     if not np.isfinite(scores[chosen > 0]).all() or not np.isfinite(influence[chosen > 0]).all():
@@ -87,31 +88,17 @@ def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]]
     return variance_of_choice(scores, influence, remainder, chosen, known[0].half.shape[2] // 2)
 
 
-def over_seeds(values: Sequence[float], confidence: float) -> tuple[float, float | None, float | None, str]:
-    """Mean of several seeds, the ends of an interval that holds them alone and how it was made; none of one seed."""
+def over_seeds(values: Sequence[float], confidence: float) -> tuple[float, float | None, float | None, Code | None]:
+    """Mean of several seeds, the ends of an interval that holds them alone and how it was made; None with one seed."""
     mean, low, high, _, n = t_interval(values, confidence)
-    return mean, low, high, words(confidence, ["seeds"]) if n > 1 else ""
+    return mean, low, high, interval_code(STUDENT, confidence, ["seeds"]) if n > 1 else None
 
 
-def words(confidence: float, over: Sequence[str], scale: str = "") -> str:
-    """How an interval was made."""
-    return f"Student's t {100 * confidence:g} % interval {scale}over {enumerated(over)}"
-
-
-def told_by_region(told: Iterable[tuple[str, str]]) -> str:
+def by_region(methods: Iterable[tuple[str, str]]) -> str:
     """One text from (region, how its intervals were made): once where all agree, else each with its regions."""
     regions: dict[str, list[str]] = {}
-    for region, how in told:
+    for region, how in methods:
         regions.setdefault(how, []).append(region)
     if len(regions) < 2:
         return next(iter(regions), "")
     return "; ".join(f"{how} ({', '.join(titles)})" for how, titles in regions.items())
-
-
-def methods(every: Iterable[str]) -> str:
-    """The different ways in which intervals were made; what they are over stands together."""
-    over: dict[str, list[str]] = {}
-    for method in dict.fromkeys(method for method in every if method):
-        how, _, what = method.partition(" over ")
-        over.setdefault(how, []).append(what)
-    return "; ".join(f"{how} over {', or '.join(whats)}" if any(whats) else how for how, whats in over.items())

@@ -33,9 +33,9 @@ def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[d
 
 
 def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: float) -> tuple[Any, ...]:
-    """Number of seeds, mean, ends of the interval and how it was made; None, "" where there is no such thing."""
+    """Number of seeds, mean, ends of the interval and how it was made; None where there is no such thing."""
     if not members:
-        return 0, None, None, None, ""
+        return 0, None, None, None, None
     values, (_, row) = [float(row["raw"]) for _, row in members], members[0]
     drawn = [run.draws.get((row["benchmark"], row["metric"])) for run, _ in members]
     shares = [{row["layer"]: 1.0}] * len(members)
@@ -45,4 +45,4 @@ def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: fl
     if len(values) > 1:
         return len(values), *over_seeds(values, confidence)
     low, high = (float(row[end]) if row[end] != "" else None for end in ("ci_low", "ci_high"))
-    return 1, values[0], low, high, row["interval_method"] if low is not None else ""
+    return 1, values[0], low, high, row["interval_method"] if low is not None else None

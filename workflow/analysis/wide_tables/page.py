@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from brain_eval.codes import Code
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -13,7 +15,7 @@ class Cell:
         mean: over seeds.
         low, high: ends of the interval, None where there is none.
         n: seeds behind it.
-        method: how the interval was made; empty without one.
+        method: how the interval was made; None without one.
         note: what stands beside the number, e.g. a layer.
     """
 
@@ -21,7 +23,7 @@ class Cell:
     low: float | None
     high: float | None
     n: int
-    method: str = ""
+    method: Code | None = None
     note: str = ""
 
     @property
@@ -78,9 +80,14 @@ def file_stem(*parts: str) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
 
 
-def listed(words: Iterable[str], separator: str = "; ") -> str:
-    """The different non-empty words, in order of appearance."""
-    return separator.join(dict.fromkeys(word for word in words if word))
+def listed(texts: Iterable[str], separator: str = "; ") -> str:
+    """The different non-empty texts, in order of appearance."""
+    return separator.join(dict.fromkeys(text for text in texts if text))
+
+
+def methods_of(cells: Iterable[Cell | None]) -> str:
+    """How the intervals of some cells were made, in words."""
+    return listed(cell.method.meaning for cell in cells if cell and cell.method)
 
 
 def count_of(cells: Iterable[Cell | None]) -> str:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from brain_eval.benchmarks import MODULES, module_of
-from brain_eval.benchmarks.base import CEILED
 from brain_eval.benchmarks.whole_regions import whole_regions
+from brain_eval.codes import UNEXPLAINED, Codebook
 from brain_eval.inference.comparisons import ScoredRun
 from brain_eval.inference.draws import Recordings
 from brain_eval.inference.layer_choice import CHOSEN
 from brain_eval.metrics.labels import metric_note
-from workflow.analysis.wide_tables.intervals import chosen_interval, methods, over_seeds, told_by_region
-from workflow.analysis.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed
+from workflow.analysis.wide_tables.intervals import by_region, chosen_interval, over_seeds
+from workflow.analysis.wide_tables.page import Ceiling, Cell, Page, Section, file_stem, listed, methods_of
 
 PREFIXES = ("layers_", "chosen_")
 Row = Mapping[str, str]
@@ -34,12 +34,15 @@ class Region(NamedTuple):
         return where if self.species == self.benchmark else f"{where} ({self.benchmark})"
 
 
-def layer_pages(means: Sequence[Mapping[str, Any]], runs: Sequence[ScoredRun]) -> Iterator[Page]:
+def layer_pages(
+    means: Sequence[Mapping[str, Any]], runs: Sequence[ScoredRun], codebook: Codebook = UNEXPLAINED
+) -> Iterator[Page]:
     """Yield a page per metric and network: a table per layer, a row per rule, and pixels in each.
 
     Args:
         means: rows of means.csv.
         runs: with their rows of scores.csv, for ceilings and numbers of stimuli.
+        codebook: of the codes in both.
     """
     shown = list(whole_regions(means))
     pixels = [row for row in shown if row["kind"] == "pixels"]
@@ -51,16 +54,18 @@ def layer_pages(means: Sequence[Mapping[str, Any]], runs: Sequence[ScoredRun]) -
             reference = [row for row in pixels if row["metric"] == metric] if own else []
             scored = [row for row in whole if (row["network"], row["metric"]) == (network, metric)]
             if here:
-                yield _layer_page(metric, network, here, reference, scored)
+                yield _layer_page((metric, network), here, reference, scored, codebook)
 
 
 def _layer_page(
-    metric: str, network: str, here: Sequence[Mapping[str, Any]], pixels: Sequence[Mapping[str, Any]], scored: list[Row]
-) -> Page:
+    of: tuple[str, str], here: Sequence[Mapping[str, Any]], pixels: Sequence[Mapping[str, Any]], scored: list[Row],
+    codebook: Codebook,
+) -> Page:  # fmt: skip
+    metric, network = of
     regions = list(dict.fromkeys(_region(row) for row in here))
     ceilings = tuple(_ceiling(scored, region) for region in regions)
-    cells = {(row["rule"], row["layer"], _region(row)): _mean(row) for row in here}
-    beside = {_region(row): _mean(row) for row in pixels}
+    cells = {(row["rule"], row["layer"], _region(row)): _mean(row, codebook) for row in here}
+    beside = {_region(row): _mean(row, codebook) for row in pixels}
     sections = []
     for layer in dict.fromkeys(row["layer"] for row in here):
         rules = dict.fromkeys(row["rule"] for row in here if row["layer"] == layer)
@@ -71,7 +76,7 @@ def _layer_page(
     note = (
         f"Raw {metric} of {network}'s layers with each region, mean over seeds. {metric_note(metric)}"
         + f"Interval: {made}. " * bool(made)
-        + _about(scored, regions)
+        + _about(scored, regions, codebook)
     )
     title = f"Similarity, every layer: {network}, {metric}"
     columns = tuple(region.title for region in regions)
@@ -82,19 +87,21 @@ def _layer_page(
 def _made(regions: Sequence[Region], rows: Sequence[Sequence[Cell | None]]) -> str:
     """How the intervals were made, region by region where they differ; rows have a cell per region."""
     columns = zip(regions, zip(*rows, strict=True), strict=True)
-    told = ((region.title, methods(cell.method for cell in column if cell)) for region, column in columns)
-    return told_by_region((title, made) for title, made in told if made)
+    return by_region((region.title, made) for region, column in columns if (made := methods_of(column)))
 
 
-def _mean(row: Mapping[str, Any]) -> Cell | None:
+def _mean(row: Mapping[str, Any], codebook: Codebook) -> Cell | None:
     """The cell of a row of means.csv; None without a score."""
     if row["mean"] in ("", None):
         return None
     low, high = (None if row[end] in ("", None) else float(row[end]) for end in ("ci_low", "ci_high"))
-    return Cell(float(row["mean"]), low, high, int(row["n_seeds"]), row["interval_method"])
+    method = codebook.find("interval_method", row["interval_method"])
+    return Cell(float(row["mean"]), low, high, int(row["n_seeds"]), method)
 
 
-def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[Page]:
+def chosen_pages(
+    layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: float = 0.95, codebook: Codebook = UNEXPLAINED
+) -> Iterator[Page]:
     """Yield a page per metric: rules of all networks, each at the layer chosen on held-out images.
 
     The interval is over seeds, stimuli and recordings jointly where the scores' draws are known, the
@@ -104,6 +111,7 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
         layers: rows of layers.csv.
         runs: with their rows of scores.csv, for ceilings and numbers of stimuli, and their draws.
         confidence: coverage of the intervals.
+        codebook: of the codes in these rows.
     """
     own = [row for row in layers if row["layer"] == CHOSEN and row["half"] != ""]
     whole = list(whole_regions([row for run in runs for row in run.scores]))
@@ -124,7 +132,7 @@ def chosen_pages(layers: Sequence[Row], runs: Sequence[ScoredRun], confidence: f
             f"half, over many random halves; beside it the layer chosen most often. {metric_note(metric)}"
             + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is in it. "
             * bool(made)
-            + f"Ceilings are those of all stimuli. {_about(scored, regions)}"
+            + f"Ceilings are those of all stimuli. {_about(scored, regions, codebook)}"
         )
         ceilings = tuple(_ceiling(scored, region) for region in regions)
         title = f"Similarity at the layer chosen on held-out images: {metric}"
@@ -178,16 +186,17 @@ def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
     return lower, upper
 
 
-def _about(rows: Sequence[Row], regions: Sequence[Region]) -> str:
+def _about(rows: Sequence[Row], regions: Sequence[Region], codebook: Codebook) -> str:
     """Stimuli and neuroids of every region, those of equal numbers together, and how ceilings are defined."""
     sizes: dict[str, list[str]] = {}
-    definitions = []
+    definitions: list[str] = []
     for region in regions:
         own = [row for row in rows if _region(row) == region]
         stimuli = listed((row["n_stimuli"] for row in own), " / ") or "unknown number of"
         neuroids = listed((row["n_neuroids"] for row in own), " / ") or "unknown number of"
         sizes.setdefault(f"{stimuli} stimuli, {neuroids} neuroids", []).append(region.title)
-        definitions += [row["ceiling_definition"].partition(CEILED)[0] for row in own]
+        codes = (codebook.find("ceiling_definition", row["ceiling_definition"]) for row in own)
+        definitions += [code.meaning for code in codes if code]
     known = listed(definitions)
     ceiling = f"Noise ceiling, lower to upper: {known}." if known else "Noise ceiling: unknown."
     parts = [f"{', '.join(titles)}: {size}" for size, titles in sizes.items()]
