@@ -134,7 +134,7 @@ class ResponseTarget:
         correlations = correlated(folds, responses)
         raw = median_score(correlations)
         if raw is None:
-            return Score(None, None, none("constant", "every neuroid or prediction is constant"))
+            return Score(None, None, none("constant-prediction", "every neuroid or prediction is constant"))
         weights, draws = self.target.weights(recording.stimuli), self.target.draws
         values, left_out = scores_under_weights(folds, responses, weights)
         variation = variation_of_test_stimuli(values[:draws], left_out, recording.stimuli)

@@ -146,7 +146,7 @@ def test_the_attributes_say_where_the_values_come_from(model: Model, toy: dict[s
         attributes = dataset.attrs
     assert attributes["model"] == "net"
     assert attributes["weights_sha256"] == "weights"
-    assert attributes["preprocessing"] == model.preprocessing.describe()
+    assert attributes["preprocessing"] == model.preprocessing.to_json()
     assert attributes["decoding"] == decoding()
     assert attributes["stimulus_set"] == "toy"
     assert attributes["stimulus_set_sha256"] == toy["toy"].stimulus_set.sha256

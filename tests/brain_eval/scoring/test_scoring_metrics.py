@@ -186,17 +186,13 @@ def test_ridge_is_the_median_over_neuroids_ceiled_by_their_reliability(
     assert rows[0]["ceiled"] > rows[0]["raw"]
     assert "reliability" in rows[0]["ceiling_definition"].meaning
     assert rows[0]["ci_low"] <= rows[0]["raw"] <= rows[0]["ci_high"]
-    assert "over stimuli, variance by jackknife and draws; test stimuli are drawn" in rows[0]["interval_method"].meaning
-    assert "pairs" not in rows[0]["interval_method"].meaning
-    assert (
-        "test stimuli are drawn, fits are kept (their own variation is not included)"
-        in rows[0]["interval_method"].meaning
-    )
-    assert "stratified" not in rows[0]["interval_method"].meaning
+    assert str(rows[0]["interval_method"]) == "t-fisher-z:95:stimuli/jackknife+draws/test-stimuli/splits:10"
+    meaning = rows[0]["interval_method"].meaning
+    assert "test stimuli are drawn, fits are kept (their own variation is not included)" in meaning
     assert rows[1]["ceiling_upper"] is rows[1]["ceiled"] is None
     # Of its 30 stimuli a split tests 3, none of which can be left out.
     assert rows[1]["interval_method"].meaning.startswith("no interval: too few test stimuli")
-    assert "over the recordings" in rows[2]["interval_method"].meaning
+    assert str(rows[2]["interval_method"]).startswith("t-fisher-z:95:recordings/")
 
 
 @pytest.mark.parametrize("known", ["ABC", "AC"])

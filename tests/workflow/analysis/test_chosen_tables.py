@@ -77,7 +77,7 @@ def test_the_chosen_layer_has_its_held_out_score_and_its_name() -> None:
     shares, held_out = shares_and_scores(layers)
     low, high = stats.t.interval(0.9, 2, held_out.mean(), stats.sem(held_out))
     assert (cell.mean, cell.low, cell.high, cell.n) == pytest.approx((held_out.mean(), low, high, 3))
-    assert cell.method == "Student's t 90 % interval over seeds"
+    assert str(cell.method) == "t:90:seeds"
     assert cell.note == f"fc {100 * shares[:, 1].mean():.0f} %"
     assert 0.5 < shares[:, 1].mean() < 1
     assert (page.name, page.sections[0].ceilings) == ("chosen_rho-a", ((0.31, 0.42),))
@@ -109,7 +109,7 @@ def test_its_interval_is_over_seeds_stimuli_and_recordings_in_the_shares_of_the_
     reach = spread.quantile(0.025) * np.sqrt(spread.variance) / (1 - middle**2)
     assert cell.mean == pytest.approx(middle)
     assert (cell.low, cell.high) == pytest.approx(np.tanh(np.arctanh(middle) + np.array([-reach, reach])), abs=1e-9)
-    assert cell.method == "Student's t 95 % interval (Fisher z) over seeds, stimuli and recordings"
+    assert str(cell.method) == "t-fisher-z:95:seeds+stimuli+recordings"
 
 
 def test_stimuli_that_all_seeds_share_widen_it() -> None:
@@ -136,21 +136,21 @@ def test_where_one_layer_is_always_chosen_it_is_that_layers_interval_at_the_held
     # Fisher's z: the same width on the scale on which a correlation's spread does not depend on it, divided by it.
     widths = [(np.arctanh(one.high) - np.arctanh(one.low)) * (1 - one.mean**2) for one in (cell, whole)]
     assert widths[0] == pytest.approx(widths[1], rel=1e-9)
-    assert cell.method == "Student's t 95 % interval (Fisher z) over stimuli"
+    assert str(cell.method) == "t-fisher-z:95:stimuli"
 
 
 def test_one_seed_without_draws_has_no_interval() -> None:
     layers, runs = made([drawn(0)])
     [page] = chosen_pages(layers, without_draws(runs))
     cell = cell_of([page])
-    assert (cell.low, cell.high, cell.method, cell.n) == (None, None, "", 1)
+    assert (cell.low, cell.high, cell.method, cell.n) == (None, None, None, 1)
     assert "Interval:" not in page.note
 
 
 @pytest.mark.parametrize("other", [drawn(1, sampling="another"), drawn(1, ("210322", "201025"))])
 def test_draws_of_other_stimuli_or_recordings_are_not_mixed(other: Drawn) -> None:
     layers, runs = made([drawn(0), other])
-    assert cell_of(list(chosen_pages(layers, runs))).method.meaning.endswith("over seeds")
+    assert str(cell_of(list(chosen_pages(layers, runs))).method) == "t:95:seeds"
 
 
 def test_what_a_reader_of_a_benchmark_must_know_is_said_below_the_table() -> None:

@@ -154,14 +154,14 @@ def test_what_is_known_of_a_ceiling_can_be_seen(
     tables: Tables, ends: tuple[float, float], label: str, dashes: str | None
 ) -> None:
     scores, means, styles = tables["scores"], tables["means"], palette(tables["runs"])
-    known = scores.assign(ceiling_lower=ends[0], ceiling_upper=ends[1], ceiling_definition="told; ceiled = raw / it")
+    known = scores.assign(ceiling_lower=ends[0], ceiling_upper=ends[1], ceiling_definition="halves")
     for draw, benchmark in ((similarity_figure, "objects"), (sessions_figure, "scenes")):
         figure = draw(known, means, benchmark, "spearman", "convnet", styles)
         legend = figure.figure.legends[0]
         assert [text.get_text() for text in legend.get_texts()][-1] == label
         handle: Any = legend.legend_handles[-1]
         assert (handle.get_linestyle() if dashes else None) == dashes
-        assert "Grey, noise ceiling (a line where one end alone is known): told. " in figure.caption
+        assert "Grey, noise ceiling (a line where one end alone is known): halves. " in figure.caption
         unknown = draw(scores.assign(ceiling_lower=np.nan, ceiling_upper=np.nan), means, benchmark, "spearman",
                        "convnet", styles)  # fmt: skip
         assert "ceiling" not in unknown.figure.legends[0].get_texts()[-1].get_text()

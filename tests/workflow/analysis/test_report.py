@@ -73,6 +73,13 @@ def page(html: str) -> Page:
     return Page(html)
 
 
+def test_codes_are_spelled_out_once_and_listed_as_they_are(html: str) -> None:
+    rows = html[html.index("<summary>codebook") :]
+    assert "<td>ceiling_definition</td><td>stated</td><td>a stated definition</td>" in rows
+    assert "<b>interval_method</b> t:88:seeds+stimuli" in html[html.index("<summary>means") :]
+    assert "Interval: Student&#39;s t 88 % interval over seeds and stimuli." in html
+
+
 def test_nothing_is_loaded_from_anywhere(page: Page, html: str) -> None:
     assert not page.all("link")
     assert not page.all("iframe")

@@ -428,7 +428,7 @@ def test_draws_beside_the_scores_reach_comparisons_and_layers(results: Path, mon
     assert layers.groupby(["network", "rule", "seed"])["chosen"].sum().eq(1).all()
 
 
-def test_every_code_in_the_tables_is_explained_once(results):
+def test_every_code_in_the_tables_is_explained_once(results: Path) -> None:
     book = {"column": "ceiling_definition", "code": 'a,code,with:"quotes"', "meaning": "so and so"}
     for path in list((results / "scores").rglob("seed*.csv")):
         write(path.with_name(f"{path.stem}_codebook.csv"), CODEBOOK, [book])
@@ -443,7 +443,7 @@ def test_every_code_in_the_tables_is_explained_once(results):
     assert codebook["interval_method", "t:95:seeds"] == "Student's t 95 % interval over seeds"
 
 
-def test_scores_with_sentences_for_codes_name_the_command_to_rerun(results):
+def test_scores_with_sentences_for_codes_name_the_command_to_rerun(results: Path) -> None:
     path = results / "scores/net/vnc/seed1.csv"
     rows = [row | {"interval_method": "over stimuli"} for row in csv.DictReader(path.read_text().splitlines())]
     write(path, SCORE_COLUMNS, rows)

@@ -149,7 +149,7 @@ def test_stimuli_widen_the_interval_over_seeds() -> None:
     assert found is not None
     assert alone is not None
     assert found.mean == pytest.approx(alone.mean)
-    assert found.method.endswith("over seeds and stimuli")
+    assert str(found.method) == "t-fisher-z:95:seeds+stimuli"
     # Seeds of the same stimuli share their luck with them: more seeds do not average it away.
     shared = np.sqrt((0.02**2) * 40 / 2)
     assert found.high - found.low > 2 * 1.96 * shared
@@ -165,7 +165,7 @@ def test_draws_of_other_stimuli_are_not_mixed() -> None:
         runs.append(ScoredRun("net", "vnc", str(seed), None, rows, {("bench", "rho-a"): one}))
     [cell] = cells_of(next(iter(pages_of(runs))))["vnc"]
     assert cell is not None
-    assert cell.method.endswith("over seeds")
+    assert str(cell.method) == "t:95:seeds"
 
 
 def test_an_undefined_score_is_left_out_and_counted() -> None:
