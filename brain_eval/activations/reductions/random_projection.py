@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from brain_eval.activations.reductions.reduction import Kept, Layer, Method, Reduction
@@ -95,11 +96,7 @@ def error_bound(n: int, k: int, failure: float = FAILURE) -> float | None:
     needed = 2 * log(n * (n - 1) / failure) / k
     if needed >= 1 / 6:
         return None
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle**2 / 2 - middle**3 / 3 < needed else (low, middle)
-    return high
+    return float(brentq(lambda error: error**2 / 2 - error**3 / 3 - needed, 0.0, 1.0))
 
 
 def bound_in_words(n: int, k: int) -> str:
