@@ -13,7 +13,7 @@ from nmnc.errors import UserError, did_you_mean
 from workflow.analysis.figures import save_all
 from workflow.analysis.figures.style import CaptionedFigure, legend_below, plain, styled
 from workflow.claims.panels import Request, bars, draw_panels, page
-from workflow.claims.predictions import Predictions
+from workflow.claims.predictions import FigureEntry, Predictions
 
 VERDICT_COLORS = {"supported": "#009E73", "undecided": "#BBBBBB", "refuted": "#D55E00", "not run": "#FFFFFF"}
 
@@ -32,14 +32,13 @@ def draw_claims(
         folder: figures/claims of the study.
 
     Raises:
-        UserError: the predictions list a figure of a table that does not exist.
+        UserError: the predictions list a figure of a table or column that does not exist.
     """
     figures = [verdict_figure(tables["claims"], predictions)]
     runs = runs.drop_duplicates("rule").set_index("rule")
     for claim, name, entry in predictions.figures():
-        if entry.table not in tables:
-            raise UserError(f"{claim}.figures.{name}: no table {entry.table!r}{did_you_mean(entry.table, tables)}")
-        draw = {"compared": compared_figure, "border": border_figure}.get(entry.table, draw_panels)
+        _check(f"{claim}.figures.{name}", entry, tables)
+        draw = SPECIAL.get(entry.table, draw_panels)
         request = Request(claim, entry, tables, runs, predictions.names)
         drawn = draw(request)
         if drawn is not None:
@@ -50,6 +49,19 @@ def draw_claims(
             caption = f"{shows} {_conclusion(tables['claims'], claim)} Mean over seeds{interval} (n = {seeds} seeds)."
             figures.append(CaptionedFigure(f"claims_{claim}-{name}", f"{claim}: {entry.title}", caption, shows, figure))
     save_all(figures, folder)
+
+
+def _check(place: str, entry: FigureEntry, tables: dict[str, pd.DataFrame]) -> None:
+    """Raise UserError for a figure of a table or column that does not exist."""
+    if entry.table not in tables:
+        raise UserError(f"{place}: no table {entry.table!r}{did_you_mean(entry.table, tables)}")
+    columns = list(map(str, tables[entry.table]))
+    if entry.table not in SPECIAL and not (entry.panels and entry.x):
+        raise UserError(f"{place}: panels and x are missing; give columns of {entry.table}: {', '.join(columns)}")
+    optional = () if entry.table in SPECIAL else (*entry.panels, entry.x, entry.colours, entry.dashes, entry.lines)
+    for column in filter(None, (*entry.where, *optional)):
+        if columns and column not in columns:
+            raise UserError(f"{place}: table {entry.table} has no column {column!r}{did_you_mean(column, columns)}")
 
 
 def _conclusion(verdicts: pd.DataFrame, claim: str) -> str:
@@ -133,3 +145,7 @@ def border_figure(request: Request) -> tuple[Figure, pd.DataFrame] | None:
     over.set_title(f"{a} better in {100 * (table['cosine_difference'] > 0).mean():.0f} %")
     legend_below(figure, handles)
     return figure, rows
+
+
+#: Tables with a figure of another form than `draw_panels` gives them.
+SPECIAL = {"compared": compared_figure, "border": border_figure}

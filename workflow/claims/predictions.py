@@ -92,7 +92,7 @@ class FigureEntry(Section):
     title: str
     caption: str
     table: str
-    where: dict[str, list[Any]] = Field({})
+    where: dict[str, list[str | float]] = Field({})
     panels: list[str] = Field([])
     columns: int = Field(4, ge=1, le=4)
     height: float = Field(2.2, gt=0)

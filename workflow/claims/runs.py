@@ -1,9 +1,7 @@
 """The finished runs of a study as data frames: what the claims are computed from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
@@ -21,50 +19,41 @@ LAST_EPOCHS = 2
 RECORDS = ("epochs", "alignment", "manifold", "scores")
 
 
-@dataclass(frozen=True)
-class Runs:
+class Runs(Results):
     """A study's results; runs that are not finished yet are left out.
 
-    Attributes:
-        folder: results/STUDY, with tables/runs.csv, tables/sweeps.csv and the runs' own files; or a published study,
-            whose tables/claims/runs hold the rows of those files.
+    Its folder is results/STUDY with the runs' files, or a published study whose tables/claims/runs have their rows.
     """
-
-    folder: Path
-
-    @property
-    def _results(self) -> Results:
-        return Results(self.folder)
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """runs.csv: one row per run with its parameters."""
-        return self._results.numbers("runs")
+        return self.numbers("runs")
 
     @cached_property
     def sweeps(self) -> pd.DataFrame:
         """sweeps.csv: sweep, rule, label, value."""
-        return self._results.numbers("sweeps")
+        return self.numbers("sweeps")
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """epochs.csv of all finished runs, with network, rule, kind and seed."""
-        return self._results.collected("epochs")
+        return self.collected("epochs")
 
     @cached_property
     def alignment(self) -> pd.DataFrame:
         """alignment.csv of all finished runs."""
-        return self._results.collected("alignment")
+        return self.collected("alignment")
 
     @cached_property
     def manifold(self) -> pd.DataFrame:
         """Dimensions, alpha and principal angles of the trained networks (python -m nmnc diagnose)."""
-        return self._results.collected("manifold")
+        return self.collected("manifold")
 
     @cached_property
     def scores(self) -> pd.DataFrame:
         """Scores of the networks that were compared with recordings; whole regions only."""
-        scores = self._results.collected("scores")
+        scores = self.collected("scores")
         return scores if scores.empty else rows_of_whole_regions(scores)
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -15,6 +15,8 @@ from workflow.claims.predictions import Predictions, load_predictions
 from workflow.claims.quantities import AccuracyDifference, DimensionSlope, GapClosed, widths
 from workflow.claims.runs import RECORDS, Runs
 from workflow.claims.verdicts import effects, verdicts
+
+Table: TypeAlias = Callable[[Runs, float], pd.DataFrame]
 
 
 def write_claims(results: Path, predictions: Path, tier: str, confidence: float = 0.95) -> None:
@@ -62,11 +64,6 @@ def summary(frame: pd.DataFrame, by: Sequence[str], value: str, confidence: floa
         mean, low, high, _, n = t_interval(group[value].to_numpy(), confidence)
         rows.append((*(key if isinstance(key, tuple) else (key,)), mean, low, high, n))
     return pd.DataFrame(rows, columns=columns)
-
-
-def alignment(runs: Runs, confidence: float) -> pd.DataFrame:
-    """Cosine with backprop's gradient per network, rule, epoch, layer and space."""
-    return summary(runs.alignment, ("network", "rule", "epoch", "layer", "space"), "cosine", confidence)
 
 
 def row_space(runs: Runs, confidence: float) -> pd.DataFrame:
@@ -152,17 +149,6 @@ def spent(runs: Runs, table: pd.DataFrame) -> pd.DataFrame:
     return points.merge(table.rename(columns={"rule": "label"}), on="label") if len(table) else table
 
 
-def similarity(runs: Runs, confidence: float) -> pd.DataFrame:
-    """Raw similarity to whole regions per network, rule and layer."""
-    by = ("network", "rule", "benchmark", "species", "region", "metric", "layer")
-    return summary(runs.scores, by, "raw", confidence)
-
-
-def signal_losses(runs: Runs, confidence: float) -> pd.DataFrame:
-    """Cosine of exact signals and of the rules' own with backprop's gradient after training."""
-    return summary(signals.losses(runs), ("network", "rule", "layer", "space", "signal"), "value", confidence)
-
-
 def compared(runs: Runs, predictions: Predictions, confidence: float) -> pd.DataFrame:
     """Test accuracy of every rule that the accuracy predictions of a claim compare, per claim, network and rule."""
     found = {}
@@ -182,15 +168,22 @@ def border(runs: Runs, predictions: Predictions) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def of_column(rows: Callable[[Runs], pd.DataFrame], by: Sequence[str], value: str) -> Table:
+    """Make a table of the means of a column of some rows."""
+    return lambda runs, confidence: summary(rows(runs), by, value, confidence)
+
+
 #: Tables that follow from the runs alone.
-TABLES: dict[str, Callable[[Runs, float], pd.DataFrame]] = {
-    "alignment": alignment,
+TABLES: dict[str, Table] = {
+    "alignment": of_column(lambda runs: runs.alignment, ("network", "rule", "epoch", "layer", "space"), "cosine"),
     "row_space": row_space,
     "angles": angles,
     "dimension": dimension,
     "slopes": slopes,
     "accuracy": accuracy,
     "sweeps": sweeps,
-    "similarity": similarity,
-    "signals": signal_losses,
+    "similarity": of_column(
+        lambda runs: runs.scores, ("network", "rule", "benchmark", "species", "region", "metric", "layer"), "raw"
+    ),
+    "signals": of_column(signals.losses, ("network", "rule", "layer", "space", "signal"), "value"),
 }

@@ -392,12 +392,30 @@ def test_figures_name_rules_in_words_and_take_numbers_from_the_runs() -> None:
     assert request.caption(pd.DataFrame({"rule": ["vnc"]})) == "8 and 128 images"
 
 
-def test_a_figure_of_a_table_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    content = prediction()
-    content["claims"]["C4"]["figures"] = {"luck": {"title": "x", "caption": "x", "table": "sweep"}}
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"table": "sweep"}, r"C4\.figures\.luck: no table 'sweep'; did you mean 'sweeps'\?"),
+        (
+            {"table": "accuracy"},
+            r"C4\.figures\.luck: panels and x are missing; give columns of accuracy: network, rule",
+        ),
+        (
+            {"table": "border", "where": {"prediciton": ["C4.1"]}},
+            r"border has no column 'prediciton'; did you mean 'pre",
+        ),
+        (
+            {"table": "accuracy", "panels": ["network"], "x": "epcoh"},
+            r"accuracy has no column 'epcoh'; did you mean 'ep",
+        ),
+    ],
+)
+def test_a_figure_of_what_does_not_exist_is_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    content = prediction(quantity="law_agreement", arguments={"a": "nmnc", "b": "vnc"})
+    content["claims"]["C4"]["figures"] = {"luck": {"title": "x", "caption": "x"} | entry}
     file = tmp_path / "predictions.yaml"
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     folder = claims_study.write(tmp_path / "study")
-    with pytest.raises(UserError, match=r"C4\.figures\.luck: no table 'sweep'; did you mean 'sweeps'\?"):
+    with pytest.raises(UserError, match=message):
         write_claims(folder, file, "CPU")
     assert not (folder / "tables" / "claims.csv").exists()
