@@ -85,6 +85,13 @@ def test_the_committed_coverage_is_nominal() -> None:
     assert table["covered"].between(0.93, 0.98).all()
 
 
+def test_rsatoolboxs_two_factor_bootstrap_covers_as_often_with_wider_intervals() -> None:
+    table = pd.read_csv(REFERENCE / "interval_coverage_two_factor.csv")
+    assert len(table) == 2 * 4 * 4
+    assert table["covered_by_rsatoolbox"].ge(0.955).all()
+    assert (table["median_width_of_rsatoolbox"] / table["median_width"]).between(1.0, 3.2).all()
+
+
 def test_the_committed_coverage_of_cka_is_nominal() -> None:
     table = pd.read_csv(REFERENCE / "interval_coverage_cka.csv")
     enough = table[table["n_stimuli"].eq(92)]
