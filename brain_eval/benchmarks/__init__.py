@@ -33,12 +33,9 @@ MODULES: Registry[ModuleType] = Registry(
 
 
 def load_benchmark(spec: str, data_folder: Path) -> Benchmark:
-    """Load and check a benchmark.
+    """Load and check a benchmark; absent files are downloaded to the data folder.
 
-    Args:
-        spec: NAME of a registered benchmark, or NAME=FOLDER for a folder of the user's own, whose
-            benchmark.yaml gives the same name.
-        data_folder: where the data sets lie; absent files are downloaded to there.
+    Args: spec, NAME of a registered benchmark, or NAME=FOLDER for a user's folder, whose benchmark.yaml has that name.
 
     Raises:
         UserError: unknown name ("did you mean"), or whatever the source finds wrong with its files.
@@ -69,9 +66,9 @@ def listing(data: Path) -> str:
 
 
 def listing_of_files(data: Path) -> str:
-    """Return a text table of the files behind the benchmarks: where each belongs, its hash, its address, here or not.
+    """Return a text table of the files behind the benchmarks: place, size, hash, address, here or not.
 
-    What a machine without network needs: the files can be brought by hand. Reads and hashes, downloads nothing.
+    With it a machine without network can be given the files by hand. Reads and hashes, downloads nothing.
     """
     rows = [("benchmark", "place", "bytes", "hash", "address", "here")]
     for name in MODULES:
@@ -89,11 +86,9 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def fetch_all(specs: list[str], data: Path, out: Path) -> None:
-    """Find or download the benchmarks' files, check them, write OUT/NAME.json for each.
+    """Find or download the benchmarks' files, check them, write OUT/NAME.json for each, without absolute paths.
 
-    The JSON says what scores.csv needs to be traced back: name, version, species, regions, citation,
-    licence, note, simulated, n_stimuli, stimulus_set_sha256, recordings, files; and not_used, where something
-    of a folder is not. It holds no absolute path.
+    The JSON has what scores.csv needs to be traced back, and not_used: what of a folder is not used.
 
     Raises:
         UserError: as `load_benchmark`; a name given twice; an unreadable image in a user's folder.

@@ -63,12 +63,10 @@ def stimuli_from_files(
     categories: Sequence[str] = (),
     degrees: Sequence[float] = (),
 ) -> StimulusSet:
-    """Return the stimulus set of image files, one per id, decoded when they are read.
-
-    Its sha256 is that of the files' bytes.
+    """Return the stimulus set of image files, one per id, decoded when read; its sha256 is of the files' bytes.
 
     Raises:
-        UserError: a file that cannot be read, as `nmnc.data.images.read_file`; when images are read, as `decode_image`.
+        UserError: a file that cannot be read; when images are read, one that cannot be decoded.
     """
 
     names = [f"{path} (stimulus_id '{stimulus_id}')" for path, stimulus_id in zip(paths, stimulus_ids, strict=True)]
@@ -129,10 +127,10 @@ def without_means(
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of a source: where it lies below the data folder, and what it must be.
+    """A file of a source: where it is below the data folder, and what it must be.
 
     Attributes:
-        path: below the data folder; brainio/... lies in $BRAINIO_HOME where that is set.
+        path: below the data folder; brainio/... is in $BRAINIO_HOME where that is set.
         url: where it can be downloaded without credentials.
         size: bytes, None where the source does not say.
         sha256, sha1: hex digests; one of them, or both, checked where given.

@@ -137,11 +137,11 @@ def load(data_folder: Path) -> Benchmark:
 def union_of_sessions(
     sessions: dict[str, list[_Image]],
 ) -> tuple[tuple[str, ...], list[_Image], dict[str, NDArray[np.intp]]]:
-    """One stimulus per image file, shared between the sessions that showed the same bytes.
+    """Return one stimulus per image file, shared between the sessions that showed the same bytes.
 
-    Sessions 210322 and 210325 share 600 images, 210225 and 210621 share one: each is one stimulus,
-    named by the session that comes first ("210322_image0601"). 210621 holds two pairs of equal files,
-    recorded as two presentations each: those keep two ids, as no recording may point to a stimulus twice.
+    Sessions 210322 and 210325 share 600 images, 210225 and 210621 share one: each is one stimulus, named by the
+    session that comes first ("210322_image0601"). 210621 has two pairs of equal files, recorded as two presentations
+    each: those keep two ids, as no recording may point to a stimulus twice.
 
     Args:
         sessions: name -> its images, in the order of its responses.

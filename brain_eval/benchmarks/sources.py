@@ -14,17 +14,13 @@ TIMEOUT = 30
 
 
 def ensure(files: Sequence[DataFile], data_folder: Path) -> list[Path]:
-    """Return the path of every file, all verified; download those that are absent.
+    """Return the path of every file, all verified; download those that are absent to `place(file, data_folder)`.
 
     Every call hashes every file: 25 MB take 20 ms, and a remembered hash could be stale.
 
-    Args:
-        files: what the source needs, with its hashes.
-        data_folder: a file lies at `place(file, data_folder)`, and is downloaded to there.
-
     Raises:
-        UserError: a file is truncated or has another hash (names both), or is absent and cannot be
-            downloaded (names URL, hash and place). A file that is there is never overwritten.
+        UserError: a file is truncated or has another hash (names both), or is absent and cannot be downloaded (names
+            URL, hash and place). A file that is there is never overwritten.
     """
     if data_folder.exists() and not data_folder.is_dir():
         raise UserError(f"the data folder {data_folder} is not a folder; set NMNC_DATA or --data to one")

@@ -30,8 +30,7 @@ class Content(NamedTuple):
     """A variable with its labels.
 
     Attributes:
-        name: of the variable.
-        dims: names of its dimensions.
+        name, dims: of the variable.
         values: float64, NaN where missing (_FillValue, missing_value, or never written), scaled by scale_factor.
         labels: name -> labels, for those that the file has.
         unused: names of the file's other variables.
@@ -45,11 +44,11 @@ class Content(NamedTuple):
 
 
 def read_content(path: Path, name: str, labels: Sequence[str]) -> Content:
-    """Read the variable `name`, or the file's only other one, and those of the labels that there are.
+    """Read the variable `name`, or the file's only other one, and those of the labels that exist.
 
     Raises:
-        UserError: no NetCDF file, no such variable, values that are no numbers, infinite or huge, a label that is
-            missing or not UTF-8 (names the file, the label and its position).
+        UserError: not NetCDF, no such variable, values that are not numbers, infinite or huge, a label that is missing
+            or not UTF-8 (names the file, the label and its position).
     """
     _refuse_half_precision(path)
     with open_netcdf(path, ADVICE) as file:

@@ -1,4 +1,4 @@
-"""responses.nc and rdm.nc of a benchmark folder -> recordings."""
+"""responses.nc of a benchmark folder -> recordings."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +25,15 @@ def read_responses(
     """Read responses: (neuroid, presentation [, repetition]) in any order, NaN for what was not recorded.
 
     Args:
-        path: NetCDF with the variable `responses` (or one variable of another name), stimulus_id along
-            presentation (several times where trials lie along it), and perhaps animal and session along neuroid.
+        path: NetCDF with the variable `responses` (or one variable of another name), stimulus_id along presentation
+            (several times where trials lie along it), and perhaps animal and session along neuroid.
         labels: session, animal, species, region; the first two only where the file does not give them.
         stimulus_ids: of the stimulus set.
         centre: subtract each neuroid's mean over the recording's stimuli.
 
     Returns:
-        One recording per session and animal, in the order in which they first occur, each with the stimuli that any
-        of its neuroids has responses to; and notes on what of the file is not used.
+        One recording per session and animal, in the order of their first occurrence, each with the stimuli that any of
+        its neuroids has responses to; and notes on what of the file is not used.
 
     Raises:
         UserError: unreadable, other dims, an unknown id, infinity, a stimulus that some neuroids of a recording have
@@ -150,11 +150,8 @@ def _refuse_same_trials(content: Content, trials: Sequence[str], there: NDArray[
 def _refuse_gaps(trials: Array, who: str, ids: Sequence[str], names: Sequence[str]) -> None:
     """Refuse infinity, and responses that are missing for some neuroids of a recording throughout.
 
-    Args:
-        trials: (repetitions, n, neuroids) of the stimuli that were shown.
-        who: file and recording.
-        ids: of the stimuli.
-        names: of the neuroids.
+    Args: trials (repetitions, n, neuroids) of the stimuli `ids` that were shown and the neuroids `names`; `who` names
+    file and recording.
     """
     if len(ids) < 3:
         raise UserError(f"{who} has responses to {len(ids)} stimuli; an RDM can be compared from 3 on, add some")

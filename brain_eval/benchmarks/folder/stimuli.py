@@ -75,12 +75,9 @@ def _hint(unknown: str, known: Sequence[str]) -> str:
 
 
 def read_stimuli(name: str, folder: Path) -> tuple[StimulusSet, list[str]]:
-    """Read stimuli.csv and check that every image is there; images are decoded when they are read.
+    """Read stimuli.csv and check that every image exists; return the stimulus set and notes on what is not used.
 
-    Blanks around cells are no part of them, and lines of empty cells no stimuli.
-
-    Returns:
-        The stimulus set, and notes on columns and files that are not used.
+    Images are decoded when they are read. Blanks around cells are dropped, and lines of empty cells skipped.
 
     Raises:
         UserError: a column or an image is missing, an id is empty or duplicated, degrees is not a size, an image is

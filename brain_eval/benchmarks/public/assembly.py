@@ -44,8 +44,7 @@ class PublicAssembly:
     """What Brain-Score knows of an assembly and its stimulus set, and how it is read.
 
     Attributes:
-        identifier: of the assembly, e.g. "dicarlo.MajajHong2015.public".
-        stimulus_set: identifier of the stimulus set, e.g. "hvm-public".
+        identifier, stimulus_set: e.g. "dicarlo.MajajHong2015.public" and "hvm-public".
         assembly, table, images: pins of the .nc, .csv and .zip file.
         species: of the animals.
         degrees: width of the images in degrees of visual angle.

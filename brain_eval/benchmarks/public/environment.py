@@ -23,12 +23,12 @@ def prepare() -> None:
 
 @contextmanager
 def brainscore(home: Path) -> Iterator[None]:
-    """Brain-Score ready to load data and to score, for as long as the context lasts.
+    """Context manager: Brain-Score ready to load data and to score.
 
     Args:
-        home: folder of its data files, HOME/<sha1>/<filename>. Both this and the folder of the images
-            that it pads or crops (here a temporary one: two processes would delete each other's) are
-            read from the environment only once, so they are set where Brain-Score keeps them.
+        home: folder of its data files, HOME/<sha1>/<filename>. Brain-Score reads this folder, and that of the images
+            that it pads or crops, from the environment only once, so they are set where it keeps them. The images'
+            folder is a temporary one: two processes would delete each other's.
     """
     prepare()
     from brainscore_core.supported_data_standards.brainio import fetch
