@@ -52,7 +52,7 @@ class Request(NamedTuple):
 
     def caption(self, rows: pd.DataFrame) -> str:
         """Return the entry's caption with the runs' parameters."""
-        first = next((label for label in (*self.entry.bases, *rows["rule"]) if label in self.runs.index), None)
+        first = next((label for label in (*self.entry.bases, *rows.get("rule", ())) if label in self.runs.index), None)
 
         def value(found: re.Match[str]) -> str:
             label, parameter = found[1] or first, found[2]
@@ -97,11 +97,10 @@ def draw_panels(request: Request) -> tuple[Figure, pd.DataFrame] | None:
     dashes = dict(zip(rows[entry.dashes].unique() if entry.dashes else [""], cycle(DASHES), strict=False))
     for number, (axis, (values, part)) in enumerate(zip(axes, parts, strict=True)):
         _draw(axis, part, entry, styles, dashes)
-        title = ", ".join(map(request.word, values))
-        swept = entry.x == "value"
-        axis.set(
-            title=plain(request.settings(part)) if swept else title, xlabel=title if swept else request.word(entry.x)
-        )
+        title, x = ", ".join(map(request.word, values, entry.panels)), request.word(entry.x)
+        if entry.x == "value":
+            title, x = plain(request.settings(part)), title
+        axis.set(title=title, xlabel=x)
         if number % entry.columns == 0:
             axis.set_ylabel(plain(entry.y))
     named = {request.word(value, entry.colours): style for value, style in styles.items()}
