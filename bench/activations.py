@@ -41,9 +41,10 @@ from PIL import Image
 from scipy.stats import spearmanr
 from side_by_side import COLUMNS, compare, compare_by_both_clocks, facts, timed, write
 
-from brain_eval.activations.extraction import DEFAULT, Settings, extract
+from brain_eval.activations.extraction import DEFAULT, extract
 from brain_eval.activations.models import Model, load_model
 from brain_eval.activations.reductions.reduction import Reduction
+from brain_eval.activations.settings import Activations
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet, stimuli_in_memory
 from brain_eval.metrics.similarity import correlation_rdm, upper_triangle
 
@@ -100,7 +101,7 @@ class Extraction:
     """Our extraction as a function to be timed, and what it wrote."""
 
     def __init__(
-        self, model: Model, stimuli: StimulusSet, sizes: Sizes, scratch: Path, settings: Settings = DEFAULT
+        self, model: Model, stimuli: StimulusSet, sizes: Sizes, scratch: Path, settings: Activations = DEFAULT
     ) -> None:
         self.model, self.benchmark, self.batch, self.settings = model, benchmark_of(stimuli), sizes.batch, settings
         self.folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -157,7 +158,12 @@ def against_the_bare_pass(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
         for words, layout in {"": torch.channels_last, ", contiguous": torch.contiguous_format}.items():
             # A network of its own: extraction lays its weights out in place.
             own = network("torchvision:resnet18", layers, sizes.image_size)
-            settings = Settings(reduction=reduction, channels_last=False if words else None)
+            settings = Activations(
+                reduction=reduction.name,
+                reduction_dimensions=reduction.dimensions,
+                reduction_seed=reduction.seed,
+                channels_last=False if words else None,
+            )
             ours = Extraction(own, stimuli, sizes, scratch, settings)
             rows += compare_by_both_clocks(
                 "activations", f"ResNet-18 at {sizes.image_size}, {len(images)} images, {case}{words}",
@@ -217,7 +223,7 @@ def _wrapped(
     def read(indices: NDArray[np.intp]) -> list[np.ndarray]:
         return [np.asarray(Image.open(paths[i])) for i in indices]
 
-    stimuli, settings = StimulusSet("files", tuple(paths), read, "files"), Settings(channels_last=channels_last)
+    stimuli, settings = StimulusSet("files", tuple(paths), read, "files"), Activations(channels_last=channels_last)
     ours = Extraction(own, stimuli, sizes, scratch, settings)
     theirs: list[Any] = []
 
@@ -251,13 +257,13 @@ def options(sizes: Sizes, scratch: Path) -> list[dict[str, Any]]:
     stimuli = stimuli_in_memory("noise", [str(i) for i in range(len(images))], images)
     plain = Extraction(
         network("torchvision:resnet18", RESNET_LAYERS, sizes.image_size), stimuli, sizes, scratch,
-        Settings(channels_last=False),
+        Activations(channels_last=False),
     )  # fmt: skip
     rows = []
     for name, settings in {
-        "channels last": Settings(channels_last=True),
-        "bfloat16": Settings(dtype="bfloat16", channels_last=False),
-        "bfloat16, channels last": Settings(dtype="bfloat16", channels_last=True),
+        "channels last": Activations(channels_last=True),
+        "bfloat16": Activations(dtype="bfloat16", channels_last=False),
+        "bfloat16, channels last": Activations(dtype="bfloat16", channels_last=True),
     }.items():
         ours = Extraction(
             network("torchvision:resnet18", RESNET_LAYERS, sizes.image_size), stimuli, sizes, scratch, settings

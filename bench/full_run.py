@@ -15,11 +15,11 @@ from typing import Any
 from side_by_side import facts, write
 from step_time import images
 
-from nmnc.config import Dataset as DatasetSection
-from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.data.dataset import Dataset, load_dataset
 from nmnc.device import prepare_torch
 from nmnc.errors import UserError
+from nmnc.settings import Dataset as DatasetSection
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.trainer import Trainer
 
 COLUMNS = (

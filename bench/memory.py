@@ -19,8 +19,8 @@ import torch
 from peak_memory import peak_resident
 from step_time import images
 
-from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.device import prepare_torch
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.provenance import git_commit, hardware
 from nmnc.training.trainer import Trainer
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.measure.diagnostics import output_error
 from nmnc.networks import Network
 from nmnc.noise.manifold import principal_basis
+from nmnc.settings import Noise
 
 
 def svd_basis(activity: Tensor, dimensions: int) -> Tensor:

@@ -14,9 +14,9 @@ import torch
 from plain_nmnc import PlainNmnc, gram_basis, svd_basis
 from side_by_side import compare, write
 
-from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.data.dataset import Dataset
 from nmnc.device import prepare_torch
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.trainer import Trainer
 
 Steps = Callable[[], None]

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from brain_eval.activations.reductions import REDUCTIONS
-from brain_eval.metrics import METRICS, RDMS
+from brain_eval.activations.settings import Activations
+from brain_eval.options import Config, benchmarks_of, read_evaluation, section_options
+from brain_eval.scoring.settings import Scoring
+from brain_eval.settings import Evaluation
 from nmnc.command_line import finite, run_command
 from nmnc.errors import UserError
 
@@ -19,9 +21,11 @@ app = typer.Typer(
 )
 
 Benchmarks = Annotated[
-    list[str], typer.Option("--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--benchmark", help="NAME, or NAME=FOLDER for a folder of your own; repeatable; left out: those of --config."
+    ),
 ]
-Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, callback=finite, help="Coverage of each interval.")]
 Kind = Annotated[
     str,
     typer.Option(
@@ -29,6 +33,11 @@ Kind = Annotated[
     ),
 ]
 Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")]
+
+
+def activations_of(evaluation: Evaluation) -> Activations:
+    """Return the part that says what is kept of a network's activity."""
+    return evaluation.activations
 
 
 def _moved(context: typer.Context) -> None:
@@ -51,50 +60,51 @@ def benchmarks(
 
 
 @app.command()
+@section_options(scoring=Evaluation.scoring, kept=activations_of)
 def check(
-    benchmark: Annotated[list[str] | None, typer.Option(help="NAME, or NAME=FOLDER of your own; repeatable.")] = None,
+    scoring: Scoring,
+    kept: Activations,
+    evaluation: Evaluation | None,
+    benchmark: Benchmarks = None,
     model_spec: Annotated[
         list[str] | None,
         typer.Option(
-            help='JSON {"network": "MODULE:FUNCTION", "arguments": {}, "weights": "FILE", "weights_key": "KEY", '
-            '"layers": ["..."], "preprocessing": {..}, "kind": .., "channel_axis": ..}; all but network may be left '
-            "out; repeatable."
+            help='JSON of a model: {"network": "MODULE:FUNCTION", ..}, keys as in evaluation.models; repeatable.'
         ),
     ] = None,
     data: Data = Path("data"),
-    metrics: Annotated[str, typer.Option(help="Comma-separated, as of score: what the folders must have data for.")] = (
-        "spearman,rho-a"
-    ),
-    recorded_rdms: Annotated[str, typer.Option(help="Comma-separated, as of score.")] = "correlation",
-    reduction: Annotated[str, typer.Option(help="As of extract: which channels must be known depends on it.")] = "none",
-    channel_axis: Annotated[str | None, typer.Option(help="As of extract, for models without their own.")] = None,
 ) -> None:
     """Load folders of your own, and reference models, which see images, to refuse mistakes early."""
-    from brain_eval.check import check_all
+    from brain_eval.check import check_all, read_model
 
-    check_all(
-        model_spec or [], benchmark or [], data, metrics.split(","), recorded_rdms.split(","),
-        reduction=reduction, channel_axis=channel_axis,
-    )  # fmt: skip
+    models = dict(map(read_model, model_spec or [])) | (evaluation.models if evaluation else {})
+    specs = benchmarks_of(benchmark, evaluation) if benchmark or evaluation else []
+    check_all(models, specs, data, scoring, kept)
 
 
 @app.command()
 def fetch(
-    benchmark: Benchmarks,
     out: Annotated[Path, typer.Option(help="Folder; one NAME.json per benchmark is written there.")],
+    benchmark: Benchmarks = None,
     data: Data = Path("data"),
+    config: Config = None,
 ) -> None:
     """Find or download each benchmark's files, check their hashes, write OUT/NAME.json for each."""
     from brain_eval.benchmarks import fetch_all
 
-    fetch_all(benchmark, data, out)
+    fetch_all(benchmarks_of(benchmark, read_evaluation(config) if config else None), data, out)
 
 
 @app.command()
-def extract(  # noqa: PLR0913
-    model: Annotated[str, typer.Option(help="network.pt, MODULE:FUNCTION, torchvision:NAME, timm:NAME, pixels.")],
-    benchmark: Benchmarks,
+@section_options(kept=activations_of)
+def extract(  # noqa: PLR0913 (options of a command)
+    kept: Activations,
+    evaluation: Evaluation | None,
     out: Annotated[Path, typer.Option(help="Folder; one NAME.nc per benchmark is written there.")],
+    model: Annotated[
+        str, typer.Option(help="network.pt, MODULE:FUNCTION, torchvision:NAME, timm:NAME, pixels, or NAME of --config.")
+    ],
+    benchmark: Benchmarks = None,
     data: Data = Path("data"),
     layers: Annotated[
         str, typer.Option(help="Comma-separated LAYER or LAYER@STEP; empty: all stages, or the children that run.")
@@ -110,76 +120,44 @@ def extract(  # noqa: PLR0913
             help='JSON {"image_size": 32, "channels": 3, "mean": [..], "std": [..]}, or a .json file with it.'
         ),
     ] = "",
+    network: Kind = "",
     batch_size: Annotated[int, typer.Option(min=1, max=10**6)] = 256,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Torch's threads.")] = 1,
-    memory_gb: Annotated[
-        float, typer.Option(min=0.01, max=10**5, callback=finite, help="For batches and buffers, which shrink to fit.")
-    ] = 2.0,
-    reduction: Annotated[str, typer.Option(help=f"One of {', '.join(REDUCTIONS)}.")] = "none",
-    reduction_dimensions: Annotated[
-        int, typer.Option(min=1, max=10**7, help="Most values a layer after the last two.")
-    ] = 1000,
-    reduction_seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random projection.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16 by autocast.")] = "float32",
-    channels_last: Annotated[
-        bool | None,
-        typer.Option(
-            "--channels-last/--contiguous",
-            help="Memory layout of the computation; neither: channels last on a CPU, where the network takes it.",
-        ),
-    ] = None,
-    compression: Annotated[bool, typer.Option("--compression", help="Compress the files, without loss.")] = False,
-    channel_axis: Annotated[
-        str | None, typer.Option(help="first or last: of layers whose channels no image of another size shows.")
-    ] = None,
-    network: Kind = "",
 ) -> None:
     """Write a model's activations to every stimulus of the benchmarks, as NetCDF."""
-    from brain_eval.activations.extraction import Settings, extract_all
-    from brain_eval.activations.models import load_model
-    from brain_eval.activations.reductions.reduction import Reduction
+    from brain_eval.activations.extraction import extract_all
+    from brain_eval.activations.models import load_model, load_reference
 
-    kept = Reduction(reduction, reduction_dimensions, reduction_seed)
-    settings = Settings(memory_gb, kept, dtype, channels_last, compression, channel_axis)
-    loaded = load_model(model, layers, weights, arguments, preprocessing, kind=network, weights_key=weights_key)
-    extract_all(loaded, benchmark, data, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
+    if evaluation and model in evaluation.models:
+        given = evaluation.models[model]
+        loaded = load_reference(given, data)
+        kept = kept.model_copy(update={"channel_axis": given.channel_axis or kept.channel_axis})
+    else:
+        loaded = load_model(model, layers, weights, arguments, preprocessing, kind=network, weights_key=weights_key)
+    specs = benchmarks_of(benchmark, evaluation)
+    extract_all(loaded, specs, data, out, batch_size=batch_size, device=device, threads=threads, settings=kept)
 
 
 @app.command()
-def score(  # noqa: PLR0913
+@section_options(settings=Evaluation.scoring)
+def score(  # noqa: PLR0913 (options of a command)
+    settings: Scoring,
+    evaluation: Evaluation | None,
     activations: Annotated[Path, typer.Option(help="Folder with one NAME.nc per benchmark.")],
-    benchmark: Benchmarks,
     out: Annotated[Path, typer.Option(help="CSV of scores to write.")],
     rdms: Annotated[Path, typer.Option(help="NetCDF of the model's RDMs to write (small benchmarks only).")],
+    benchmark: Benchmarks = None,
     data: Data = Path("data"),
     identity: Annotated[str, typer.Option(help="network,rule,kind,seed: who is scored.")] = "network,rule,kind,0",
-    metrics: Annotated[
-        str,
-        typer.Option(
-            help=f"Comma-separated: {', '.join(METRICS)}. CKA, ridge and pls score recordings that have responses."
-        ),
-    ] = "spearman,rho-a",
-    draws: Annotated[int, typer.Option(min=1, max=10**6, help="Bootstrap draws.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
-    confidence: Confidence = 0.95,
     draws_file: Annotated[Path | None, typer.Option(help="NetCDF of the draws to write, to compare models.")] = None,
     ceilings: Annotated[Path | None, typer.Option(help="Folder that keeps noise ceilings between calls.")] = None,
-    recorded_rdms: Annotated[
-        str,
-        typer.Option(
-            help=f"Comma-separated kinds of the recordings' RDMs: {', '.join(RDMS)}. The last two need repetitions."
-        ),
-    ] = "correlation",
 ) -> None:
     """Compare one model with each benchmark's recordings, layer by layer."""
-    from brain_eval.scoring.scores import score_model
+    from brain_eval.scoring.scores import Outputs, score_model
 
-    score_model(
-        activations, benchmark, data, out, rdms,
-        identity=identity, metrics=metrics.split(","), draws=draws, seed=seed, confidence=confidence,
-        draws_out=draws_file, ceilings=ceilings, recorded_rdms=recorded_rdms.split(","),
-    )  # fmt: skip
+    outputs, specs = Outputs(out, rdms, draws_file), benchmarks_of(benchmark, evaluation)
+    score_model(activations, specs, data, outputs, identity=identity, settings=settings, ceilings=ceilings)
 
 
 for _name in ("tables", "claims", "report"):

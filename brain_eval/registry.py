@@ -41,9 +41,16 @@ class Registry(Generic[T]):
 
     def module(self, name: str) -> str:
         """Return the full name of a record's module; what depends on the record depends on that code."""
+        try:
+            return f"{self.package}.{self.modules[self.checked(name)]}"
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def checked(self, name: str) -> str:
+        """Return the name; ValueError for an unknown one, as pydantic's validators raise it."""
         if name not in self.modules:
-            raise UserError(f"unknown {self.what} {name!r}{did_you_mean(name, self.modules)}")
-        return f"{self.package}.{self.modules[name]}"
+            raise ValueError(f"unknown {self.what} {name!r}{did_you_mean(name, self.modules)}")
+        return name
 
     def known(self, names: Iterable[str]) -> list[str]:
         """Return names without blanks around them, each once; UserError for an unknown one."""

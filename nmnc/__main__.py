@@ -1,13 +1,14 @@
 """Command line: python -m nmnc COMMAND. Each command is one stage of the workflow."""
 
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nmnc.command_line import finite, run_command
-from nmnc.config import load_study
+from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 from nmnc.files.writing import write_csv, write_text
 from nmnc.runs import data_folder, parameters, sweep_points
@@ -23,6 +24,13 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Option(help="The study's YAML file.")]
 
 
+def load_whole(config: Path) -> Study:
+    """Read a study with the sections of packages that score it (entry point nmnc.study), where one is installed."""
+    readers = [load_study, *(entry.load() for entry in entry_points(group="nmnc.study"))]
+    study: Study = readers[-1](config)
+    return study
+
+
 @app.command()
 def check(
     config: Config,
@@ -31,7 +39,7 @@ def check(
     ] = False,
 ) -> None:
     """Check a study's file, its data, its networks and its rules; silent when all is well."""
-    study = load_study(config)
+    study = load_whole(config)
     if settings:
         return
     from nmnc.training.job import check as check_study
@@ -91,7 +99,7 @@ def runs(
     sweeps: Annotated[Path | None, typer.Option(help="CSV file to write the points of the sweeps to.")] = None,
 ) -> None:
     """Write the table of runs: labels, kinds, seeds and every parameter."""
-    study = load_study(config)
+    study = load_whole(config)
     rows = list(parameters(study))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(out, columns, rows, digest=True)

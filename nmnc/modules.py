@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nmnc.errors import UserError, did_you_mean, in_one_line
-
-#: Before the colon these name a library of networks, not a module of the user's.
-LIBRARIES = ("torchvision", "timm")
+from nmnc.sections import LIBRARIES
 
 
 @contextmanager

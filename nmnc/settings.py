@@ -1,77 +1,19 @@
 """The sections of a study that decide the weights: data set, networks, training, noise, rules and their sweeps."""
 
-import math
-import re
-from collections.abc import Iterator
-from itertools import product
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, SerializeAsAny
 
-from nmnc.errors import did_you_mean
-from nmnc.validation import leaves, short
-
-#: What a name is made of: it becomes a folder, a part of file names and of Snakemake's wildcards.
-NAME_PATTERN, MOST_CHARACTERS = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", 200
-Place = TypeVar("Place", str, Path)
-
-#: Most bytes in the name of a file or folder (ext4, APFS and others).
-MOST_BYTES_OF_A_NAME = 255
-#: Characters that mean something else where Snakemake reads a path.
-NOT_IN_PATHS = "{}"
-#: Most points in all sweeps of a study together.
-MOST_POINTS = 5_000
-
-
-def usable_path(value: Place) -> Place:
-    """Return a path as it is; ValueError for characters that Snakemake would not take as written, or too many."""
-    text = str(value)
-    unusable = next((mark for mark in text if mark in NOT_IN_PATHS or ord(mark) < 32 or ord(mark) == 127), None)
-    if unusable is not None:
-        raise ValueError(f"a path cannot have the character {unusable!r} here; rename the file or folder")
-    if any(0xD800 <= ord(mark) < 0xE000 for mark in text):
-        raise ValueError("the path is not UTF-8 text; rename the file or folder")
-    if any(len(part.encode()) > MOST_BYTES_OF_A_NAME for part in Path(text).parts) or len(text) > 3000:
-        raise ValueError(f"the path is too long ({len(text)} characters); shorten it")
-    return value
-
-
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=MOST_CHARACTERS)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-PathText = Annotated[str, Field(min_length=1), AfterValidator(usable_path)]
-UserPath = Annotated[Path, AfterValidator(usable_path)]
-
-
-class Section(BaseModel):
-    """Base of all sections: an unknown key is an error, values do not change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as true; a number is not meant by it, nor true by 1."""
-        kinds = leaves(cls.model_fields[str(info.field_name)].annotation)
-        booleans = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
-        if booleans and kinds & {int, float} and bool not in kinds:
-            raise ValueError("Input should be a number, not true or false")
-        if bool in kinds and not isinstance(value, bool | None):
-            raise ValueError("Input should be true or false")
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _each_once(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, list) and info.field_name not in ("mean", "std") and len(set(value)) != len(value):
-            raise ValueError(f"{info.field_name} are repeated; give each once")
-        return value
+from nmnc.sections import Name, PathText, Section, Seed
 
 
 class Dataset(Section):
     """The images a network is trained and tested on."""
 
-    name: PathText = Field(description="digits, cifar10, an .npz file, or a folder train/CLASS/*, test/CLASS/*")
+    name: PathText = Field(
+        description="or an .npz file, or a folder train/CLASS/*, test/CLASS/*",
+        json_schema_extra={"registry": "nmnc.data.sources:SOURCES"},
+    )
     train_images: int | None = Field(None, ge=1, le=10**9, description="use the first N training images; empty: all")
     test_images: int | None = Field(None, ge=1, le=10**9, description="use the first N test images; empty: all")
     image_size: int | None = Field(
@@ -88,7 +30,10 @@ class Dataset(Section):
 class NetworkEntry(Section):
     """One network of the study."""
 
-    kind: str = Field(description="convnet, mlp, resnet, alexnet, or MODULE:FUNCTION that returns stages (see docs)")
+    kind: str = Field(
+        description="or MODULE:FUNCTION that returns stages (docs/adding-a-network.md)",
+        json_schema_extra={"registry": "nmnc.networks:NETWORKS"},
+    )
     arguments: dict[str, Any] = Field({}, description="arguments of that network")
 
 
@@ -178,13 +123,14 @@ class Noise(Section):
     )
 
 
+#: Most points in all sweeps of a study together.
+MOST_POINTS = 5_000
+
+
 class RuleEntry(Section):
     """One learning rule; `noise` and `training` override single values of the study's sections."""
 
-    kind: str = Field(
-        description="backprop, vnc, nmnc, random_subspace, smooth_subspace, spectral, fa, dfa, kolen_pollack, "
-        "weight_mirror, fdfa, usf, frsf, brsf or untrained"
-    )
+    kind: str = Field(description="which rule", json_schema_extra={"registry": "nmnc.rule_kinds:RULES"})
     networks: list[Name] | None = Field(None, description="train only these networks by it; empty: all")
     seeds: list[Seed] | None = Field(None, min_length=1, description="empty: the study's")
     noise: dict[str, Any] = Field({}, description="values of the section noise that differ for this rule")
@@ -208,8 +154,6 @@ class Sweep(Section):
     seeds: list[Seed] | None = Field(None, min_length=1, description="empty: as the rule")
 
 
-#: Kinds of rules that perturb images of the batch: the first `noise.images` of them.
-PERTURBING = ("vnc", "nmnc", "random_subspace", "smooth_subspace", "spectral", "fdfa")
 #: Test images whose activity `python -m nmnc diagnose` looks at, unless told otherwise.
 ACTIVITY_IMAGES = 1000
 
@@ -225,51 +169,5 @@ class Run(Section):
 
     kind: str
     training: Training
-    noise: Noise
+    noise: SerializeAsAny[Noise]
     diagnostics: Diagnostics
-
-
-class Point(NamedTuple):
-    """One point of a sweep: the rule it copies, its values by key, its own label and entry."""
-
-    rule: str
-    values: dict[str, Any]
-    label: str
-    entry: RuleEntry
-
-
-def points_of(rules: dict[str, RuleEntry], training: Training, noise: Noise, sweep: Sweep) -> Iterator[Point]:
-    """The points of a sweep over rules of a study with these sections; ValueError for an unknown rule or key."""
-    number = len(sweep.rules) * math.prod(len(values) for values in sweep.values.values())
-    if number > MOST_POINTS:
-        raise ValueError(f"{number} points, at most {MOST_POINTS} are possible; give fewer values")
-    for key, given in sweep.values.items():
-        if any(value in given[:place] for place, value in enumerate(given)):
-            raise ValueError(f"values.{key}: a value is repeated; give each once")
-    bases = {"training": training.model_dump(), "noise": noise.model_dump()}
-    for rule, chosen in product(sweep.rules, product(*sweep.values.values())):
-        if rule not in rules:
-            raise ValueError(f"unknown rule {rule!r}{did_you_mean(rule, rules)}")
-        entry = rules[rule]
-        values = dict(zip(sweep.values, chosen, strict=True))
-        sections = {"training": entry.training | sweep.training, "noise": entry.noise | sweep.noise}
-        schedule = (bases["training"] | sections["training"])["schedule"]
-        same = not sweep.noise and sweep.training.keys() <= ({"epochs"} if schedule == "constant" else set())
-        for key, value in values.items():
-            section, _, name = key.partition(".")
-            if section not in bases or name not in bases[section]:
-                known = [f"{part}.{field}" for part, fields in bases.items() for field in fields]
-                raise ValueError(f"unknown key {key!r}{did_you_mean(key, known)}")
-            same = same and (bases[section] | sections[section])[name] == value
-            sections[section][name] = value
-        if same:
-            yield Point(rule, values, rule, entry)
-            continue
-        words = [rule, *(f"{key.partition('.')[2]}-{value}" for key, value in values.items())]
-        label = "-".join(words)
-        if not re.fullmatch(NAME_PATTERN, label) or len(label) > MOST_CHARACTERS:
-            raise ValueError(
-                f"{short(label)} cannot be a label: letters, digits, _ . - only, at most 200; give other values"
-            )
-        changed = {"networks": sweep.networks or entry.networks, "seeds": sweep.seeds or entry.seeds}
-        yield Point(rule, values, label, entry.model_copy(update=sections | changed))

@@ -24,12 +24,12 @@ def short(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def overlay(base: S, override: dict[str, Any], place: str) -> S:
-    """`base` with some values replaced, checked again; ValueError names the place."""
+def overlay(base: BaseModel, override: dict[str, Any], place: str, model: type[S]) -> S:
+    """`base` with some values replaced, checked as `model`; ValueError names the place."""
     try:
-        return type(base)(**(base.model_dump() | override))
+        return model(**(base.model_dump() | override))
     except ValidationError as error:
-        raise ValueError(f"{place}.{one_line(error, type(base))}") from None
+        raise ValueError(f"{place}.{one_line(error, model)}") from None
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:

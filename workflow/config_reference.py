@@ -1,8 +1,9 @@
-"""config/README.md from the models in nmnc/config.py: python -m workflow.config_reference."""
+"""config/README.md from the models of a study: python -m workflow.config_reference."""
 
 import json
 import types
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,15 +11,17 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import AfterValidator, BaseModel
 from pydantic.fields import FieldInfo
 
-from nmnc.config import Study
-from nmnc.settings import usable_path
+from brain_eval.registry import Registry
+from nmnc.sections import usable_path
+from workflow.study import Study
 
 README = Path(__file__).resolve().parent.parent / "config" / "README.md"
 COMMAND = "python -m workflow.config_reference"
 HEAD = f"""# What may stand in a study's file
 
 Every `.yaml` file of this folder is one study: `snakemake --cores 2 --configfile config/NAME.yaml` runs it.
-This page is written by `{COMMAND}` from the models in `nmnc/config.py`; change those, then run it again.
+This page is written by `{COMMAND}` from the models of the sections in `workflow/study.py`, `nmnc/settings.py` and
+`brain_eval/settings.py`; change those, then run it again.
 
 An unknown key is refused before anything runs. *Required* keys have no default; *empty* means that the key
 may be left out or set to nothing.
@@ -69,7 +72,7 @@ def _table(place: str, section: type[BaseModel]) -> str:
     for key, field in section.model_fields.items():
         words = (
             f"`{key}`",
-            _type(field.annotation),
+            _names(field) or _type(field.annotation),
             _default(field),
             _constraints(field),
             _escaped(description_of(field)),
@@ -82,6 +85,15 @@ def _table(place: str, section: type[BaseModel]) -> str:
 def _escaped(words: str) -> str:
     """A glob's star would begin italics."""
     return words.replace("*", "\\*")
+
+
+def _names(field: FieldInfo) -> str:
+    """The names in the registry that a field chooses from, "" for other fields."""
+    if not isinstance(field.json_schema_extra, dict) or "registry" not in field.json_schema_extra:
+        return ""
+    module, _, registry = str(field.json_schema_extra["registry"]).partition(":")
+    names = " or ".join(f"`{name}`" for name in getattr(import_module(module), registry))
+    return f"list of {names}" if get_origin(field.annotation) is list else names
 
 
 def _type(annotation: Any) -> str:
@@ -143,6 +155,8 @@ def _limits(metadata: Iterable[Any]) -> list[str]:
             words.append(f"at most {limit.max_length} characters")
         elif isinstance(limit, AfterValidator) and limit.func is usable_path:
             words.append("no braces or control characters")
+        elif isinstance(limit, AfterValidator) and isinstance(getattr(limit.func, "__self__", None), Registry):
+            pass  # its names stand under `type`
         elif getattr(limit, "pattern", None) == NAME:
             words.append("letters, digits, `_ . -`, first a letter or digit")
         else:

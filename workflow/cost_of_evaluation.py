@@ -25,7 +25,7 @@ from brain_eval.scoring.ceilings import split_half_all
 from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.scores import MOST_STIMULI_STORED
 from brain_eval.scoring.targets import SPLITS, Target
-from nmnc.config import Evaluation
+from brain_eval.settings import Evaluation
 from nmnc.data.images import Pixels
 from workflow.cost_of_training import Shape, once, seconds_of
 

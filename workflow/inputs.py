@@ -1,10 +1,11 @@
 """Files of the user's that jobs depend on: declared as inputs, so that a change of them reruns what it must."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from nmnc.config import Study
 from nmnc.modules import module_files
 from nmnc.runs import data_folder
+from workflow.study import Study
 
 
 def _below(folder: Path) -> list[Path]:
@@ -44,3 +45,20 @@ def model_files(study: Study, name: str) -> list[Path]:
         module_files(model.network) if ":" in model.network else [Path(model.network), *module_files(model.kind or "")]
     )
     return own + ([data_folder(study) / model.weights] if model.weights else [])
+
+
+def stamps(study: Study) -> Iterator[str]:
+    """Path, time of change and size of each file of the user's that the checks read."""
+    for name in study.networks:
+        yield from (_stamp(file) for file in network_files(study, name))
+    for name in study.evaluation.models:
+        yield from (_stamp(file) for file in model_files(study, name))
+    yield from (_stamp(file) for file in (*benchmark_files(study), *dataset_files(study)))
+
+
+def _stamp(path: Path) -> str:
+    try:
+        state = path.stat()
+    except OSError:
+        return f"{path} absent\n"
+    return f"{path} {state.st_mtime_ns} {state.st_size}\n"

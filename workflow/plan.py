@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from nmnc import runs
 from nmnc.command_line import run_command
-from nmnc.config import Study, load_study
 from nmnc.errors import UserError
+from workflow.study import Study, diagnosed, load_study
 
 if TYPE_CHECKING:
     import torch
@@ -122,14 +122,14 @@ def _training(
         number = sum(len(study.seeds_of(label)) for label in labels)
         files.append(Part(f"checkpoints of {name}", number, mean(cost.size for cost in costs.values())))
         # The target `claims` measures manifolds; a study that is made for it says which.
-        measured = 0 if study.diagnosed is None else sum(one.network == name for one in runs.diagnosed(study))
+        measured = 0 if study.diagnosed is None else sum(one.network == name for one in diagnosed(study))
         if measured:
             network = costs[labels[0]].network
             seconds = start + loading + manifold_seconds(network, images, study.diagnostics.images, device)
             jobs.append(Part(f"diagnose {name}", measured, seconds, training=True))
-        scored = sum(one.network == name for one in runs.scored(study))
-        if scored:
-            models[name] = scored, _as_model(costs[labels[0]].network, images)
+        compared = sum(identity.network == name for identity in study.scored())
+        if compared:
+            models[name] = compared, _as_model(costs[labels[0]].network, images)
     return jobs, files, models
 
 

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nmnc.command_line import run_command
-from nmnc.config import Study, load_study, study_from
+from nmnc.config import study_from
 from nmnc.errors import UserError
 from nmnc.files.reading import read_object, read_rows
 from nmnc.files.writing import only_writer, write_text
 from nmnc.runs import Identity, results_folder, trained
+from workflow.study import Study, load_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +88,7 @@ def bring_back(study: Study, published: Path) -> int:
         raise UserError(f"{published / 'provenance.json'}: a run lacks one of {', '.join(IDENTITY)}; {advice}")
     tables = {name: _table(published, name) for name in PLACES}
     results = results_folder(study)
-    fitting = dict(_fitting(study, study_from(provenance["config"], str(published)), provenance["runs"]))
+    fitting = dict(_fitting(study, study_from(provenance["config"], str(published), Study), provenance["runs"]))
     wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
     shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
     for run, about in wanted.items():

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from nmnc.command_line import run_command
-from nmnc.config import Study, load_study
 from nmnc.errors import UserError
 from nmnc.files.reading import read_json, read_object
 from nmnc.files.writing import write_text
 from nmnc.runs import results_folder, trained
 from nmnc.training.provenance import git_commit
+from workflow.study import Study, load_study
 
 #: Tables of more bytes than this are published as .csv.gz.
 LARGEST = 900_000

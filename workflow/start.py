@@ -11,18 +11,18 @@ from typing import Any
 from brain_eval.benchmarks import MODULES
 from nmnc import runs
 from nmnc.command_line import system_error
-from nmnc.config import Study, load_study
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.sources import closure
-from workflow.evaluation import check_options, stamps
+from workflow.inputs import stamps
 from workflow.owners import clear_stale_lock, locks, remember_owner
 from workflow.records import brought_back
+from workflow.study import Study, load_study
 
 DEFAULT = Path("config/default.yaml")
 
 
-def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tuple[Path, Study, list[str]]:
-    """The study's file, the checked study, and its benchmarks as NAME or NAME=FOLDER.
+def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tuple[Path, Study]:
+    """The study's file and the checked study.
 
     A mistake ends Snakemake here, before any job, with one line and exit status 2.
     """
@@ -45,7 +45,7 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
         # Snakemake would wrap SystemExit and a traceback around the line.
         sys.stderr.flush()
         os._exit(2)
-    return path, study, specs
+    return path, study
 
 
 def shortest(path: Path) -> Path:
@@ -60,7 +60,7 @@ def benchmark_specs(study: Study, path: Path) -> list[str]:
         if name not in folders and name not in MODULES:
             hint = did_you_mean(name, [*MODULES, *folders])
             raise UserError(f"{path}: evaluation.benchmarks: unknown benchmark {name!r}{hint}")
-    return [f"{name}={folders[name]}" if name in folders else name for name in study.evaluation.benchmarks]
+    return study.evaluation.specs()
 
 
 def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
@@ -69,7 +69,7 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
     It needs torch, so it runs once per content of the study, of our sources and of the user's files.
     """
     root = Path(__file__).resolve().parent.parent
-    evaluation = check_options(study, specs)
+    evaluation = bool(study.evaluation.models or any("=" in spec for spec in specs))
     digest = hashlib.sha256(path.read_bytes() + os.environ.get("NMNC_DATA", "").encode())
     for source in closure(root, ["nmnc.training.job", *(["brain_eval.check"] if evaluation else [])]):
         digest.update((root / source).read_bytes())
@@ -80,7 +80,8 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
         return
     _pass_or_refuse(["nmnc", "check", "--config", str(path)], path)
     if evaluation:
-        _pass_or_refuse(["brain_eval", "check", *evaluation], path)
+        data = str(runs.data_folder(study))
+        _pass_or_refuse(["brain_eval", "check", "--config", str(path), "--data", data], path)
     passed.parent.mkdir(parents=True, exist_ok=True)
     passed.touch()
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from brain_eval.activations.models import Model
 from brain_eval.activations.reductions import REDUCTIONS
 from brain_eval.activations.reductions.reduction import WHOLE, Kept, Reduction, kept_of, notes
 from brain_eval.activations.repeats import Repeats, Sample, refuse_changes, rows_to_repeat, state_of
+from brain_eval.activations.settings import Activations
 from brain_eval.activations.writer import Shape
 from brain_eval.benchmarks import load_benchmark
 from brain_eval.benchmarks.base import Benchmark, StimulusSet
@@ -38,31 +38,7 @@ RESIZING = 16
 FIRST_PART = 8
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What of the activations is kept, and how they are computed.
-
-    Attributes:
-        memory_gb: for batches and buffers, beside the process itself and the network's weights.
-        reduction: of each layer.
-        dtype, channels_last: see `layer_probe.laid_out`.
-        compression: of the file, without loss.
-        channel_axis: "first" or "last": where the channels of those layers lie that do not show it.
-    """
-
-    memory_gb: float = 2.0
-    reduction: Reduction = WHOLE
-    dtype: str = "float32"
-    channels_last: bool | None = None
-    compression: bool = False
-    channel_axis: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.channel_axis not in (None, "first", "last"):
-            raise UserError(f"--channel-axis {self.channel_axis}: unknown; use first or last")
-
-
-DEFAULT = Settings()
+DEFAULT = Activations()
 
 
 def extract_all(
@@ -74,7 +50,7 @@ def extract_all(
     batch_size: int = 256,
     device: str = "auto",
     threads: int = 1,
-    settings: Settings = DEFAULT,
+    settings: Activations = DEFAULT,
 ) -> None:
     """Load the benchmarks and write OUT/NAME.nc for each; see `extract`.
 
@@ -102,7 +78,7 @@ def extract(
     batch_size: int = 256,
     device: str = "auto",
     threads: int = 1,
-    settings: Settings = DEFAULT,
+    settings: Activations = DEFAULT,
 ) -> None:
     """Write OUT/NAME.nc for each benchmark, all layers from one forward pass over its stimuli.
 
@@ -145,6 +121,11 @@ def extract(
         job.run()
 
 
+def reduction_of(settings: Activations) -> Reduction:
+    """The reduction that a section asks for."""
+    return Reduction(settings.reduction, settings.reduction_dimensions, settings.reduction_seed)
+
+
 def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
     """Extents of each layer's output along its axes, 1 where it has fewer than three; raises as `layer_probe.probe`."""
     outputs = probe(model, Computation(device)).outputs
@@ -173,13 +154,13 @@ class _Job:
         stimuli: StimulusSet,
         path: Path,
         computation: Computation,
-        settings: Settings,
+        settings: Activations,
         found: Probe,
         batch_size: int,
     ) -> None:
         self.model, self.stimuli, self.path = model, stimuli, path
         self.computation, self.settings = computation, settings
-        self.n, self.reduction = len(stimuli.stimulus_ids), settings.reduction
+        self.n, self.reduction = len(stimuli.stimulus_ids), reduction_of(settings)
         self.fitted = self.reduction.method.fitted
         self.kept = kept_layers(model, found.outputs, self.reduction, self.n, computation.device)
         self.repeats = Repeats(model, computation, found, self.kept)
@@ -343,9 +324,9 @@ def _refuse_not_finite(
     )
 
 
-def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, settings: Settings) -> dict[str, str]:
+def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, settings: Activations) -> dict[str, str]:
     """Everything the values depend on, and so the key by which a file is kept or rewritten."""
-    reduction = REDUCTIONS.module(settings.reduction.name)
+    reduction = REDUCTIONS.module(settings.reduction)
     code = hashlib.sha256((model.code_sha256 + code_digest(__name__, reduction)).encode())
     return {
         "model": model.name,
@@ -356,7 +337,7 @@ def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, se
         "stimulus_set": stimuli.name,
         "stimulus_set_sha256": stimuli.sha256,
         "layers": ",".join(model.layers),
-        "reduction": settings.reduction.describe(),
+        "reduction": reduction_of(settings).describe(),
         **computation.describe(),
         "compression": "zlib" if settings.compression else "none",
         "nmnc_brain_version": version("nmnc-brain"),

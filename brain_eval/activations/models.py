@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from torch import nn
 
 from brain_eval.activations.chosen_layers import Chosen, default_layers, named_layers, refuse_script
 from brain_eval.activations.preprocessing import EXAMPLE, Preprocessing
+from brain_eval.activations.settings import ReferenceModel
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import parse_json
-from nmnc.modules import LIBRARIES, code_sha256, import_function, running_users_code
+from nmnc.modules import code_sha256, import_function, running_users_code
 from nmnc.networks.weights import as_float32, check_values, fill
+from nmnc.sections import LIBRARIES
 
 #: Arguments of torchvision's and timm's networks that load weights, or download them.
 LOADING = re.compile(r"^(weights(_.*)?|pretrained.*|checkpoint.*|cache_dir|state_dict|.*_(url|weights|checkpoint))$")
@@ -111,6 +114,16 @@ def load_model(
         steps=chosen.steps,
         note=chosen.note,
     )
+
+
+def load_reference(model: ReferenceModel, data: Path) -> Model:
+    """Build or read a reference model of a study; its file of weights lies below `data`. Raises as `load_model`."""
+    weights = None if model.weights is None else data / model.weights
+    seen = "" if model.preprocessing is None else model.preprocessing.model_dump_json()
+    return load_model(
+        model.network, ",".join(model.layers), weights, json.dumps(model.arguments), seen,
+        kind=model.kind or "", weights_key=model.weights_key or "",
+    )  # fmt: skip
 
 
 def _from_checkpoint(path: Path, kind: str) -> tuple[str, nn.Module, Preprocessing, str]:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from brain_eval.scoring.rdm_files import Rdms, whole_rdm, write_rdms
 from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.rows import COLUMNS as COLUMNS
 from brain_eval.scoring.rows import rows_of_layer
+from brain_eval.scoring.settings import Scoring
 from brain_eval.scoring.targets import Score, Scores, Target, pairs_of
 from nmnc.errors import UserError
 from nmnc.files.writing import claimed, replacing, write_csv
@@ -33,38 +34,54 @@ MOST_STIMULI_STORED = 200
 WAIT = 600.0
 
 
-def score_model(  # noqa: PLR0913
-    activations_folder: Path, specs: Sequence[str], data: Path, out: Path, rdms_out: Path, *,
-    identity: str, metrics: Sequence[str], draws: int, seed: int, confidence: float,
-    draws_out: Path | None = None, ceilings: Path | None = None, recorded_rdms: Sequence[str] = (CORRELATION,),
-) -> None:  # fmt: skip
+class Outputs(NamedTuple):
+    """Files that `score_model` writes.
+
+    Attributes:
+        scores: CSV, columns COLUMNS; one row per layer, recording and metric, then the means over the recordings of
+            an animal and of a region. NAME_codebook.csv beside it explains the codes in it.
+        rdms: NetCDF; per benchmark of at most 200 stimuli a variable of its name, (layer, row, column) float64, NaN
+            for a layer without an RDM.
+        draws: NetCDF (see brain_eval.inference.draws), for comparisons of models; None: not written.
+    """
+
+    scores: Path
+    rdms: Path
+    draws: Path | None = None
+
+
+def score_model(
+    activations_folder: Path,
+    specs: Sequence[str],
+    data: Path,
+    outputs: Outputs,
+    *,
+    identity: str,
+    settings: Scoring,
+    ceilings: Path | None = None,
+) -> None:
     """Compare one model's layers with every recording of the benchmarks and write the scores.
 
     Args:
         activations_folder: holds BENCHMARK.nc, as `extract` writes it.
         specs: benchmarks, each NAME or NAME=FOLDER.
         data: folder of the data sets.
-        out: CSV to write, columns COLUMNS; one row per layer, recording and metric, then the means over
-            the recordings of an animal and of a region. NAME_codebook.csv beside it explains the codes in it.
-        rdms_out: NetCDF to write: per benchmark of at most 200 stimuli a variable of its name,
-            (layer, row, column) float64, NaN for a layer without an RDM.
+        outputs: files to write.
         identity: "network,rule,kind,seed".
-        metrics: names in brain_eval.metrics.METRICS; those that need responses give rows for recordings that have
-            them only.
-        draws, seed, confidence: of the bootstrap. Its draws depend on the seed and the benchmark, not
-            on the model, so that models are compared on the same resampled stimuli.
-        draws_out: NetCDF to write (see brain_eval.inference.draws), for comparisons of models.
-        ceilings: folder in which noise ceilings are kept between calls; None: computed anew.
-        recorded_rdms: kinds of the recordings' RDMs, names in brain_eval.metrics.RDMS; metrics of RDMs are
-            computed for each. A recording that lacks a kind (crossnobis takes repetitions) has no rows for
-            it, and is warned of. In the column `metric` all but correlation stand before the metric's name.
+        settings: metrics, kinds of the recordings' RDMs, and the bootstrap. Metrics of responses give rows for
+            recordings with responses only. A recording that lacks a kind of RDM (crossnobis takes repetitions) has no
+            rows for it, and is warned of. The draws depend on the seed and the benchmark, not on the model, so that
+            models are compared on the same resampled stimuli.
+        ceilings: folder in which noise ceilings are kept between calls; None: they are computed in every call.
 
     Raises:
         UserError: unknown metric, RDM or benchmark, an RDM that no recording has, activations missing or of
             other stimuli, NaN in them, a full disk.
     """
     who = _identity(identity)
-    chosen, kinds = METRICS.known(metrics), RDMS.known(recorded_rdms)
+    chosen, kinds = METRICS.known(settings.metrics), RDMS.known(settings.recorded_rdms)
+    draws, seed = settings.bootstrap_draws, settings.seed
+    out, rdms_out, draws_out = outputs
     rows: list[dict[str, Any]] = []
     stored: Rdms = {}
     reasons: dict[str, dict[str, str]] = {}
@@ -83,7 +100,8 @@ def score_model(  # noqa: PLR0913
                 for layer in tqdm(activations.layers, f"score {name}, {target.kind}", disable=None):
                     layers[layer] = _in_order(score_layer(target, responses, activations, layer), chosen)
                     rows += [
-                        about | {"layer": layer, **row} for row in rows_of_layer(target, layers[layer], confidence)
+                        about | {"layer": layer, **row}
+                        for row in rows_of_layer(target, layers[layer], settings.confidence)
                     ]
                 scored.append((target, sampling, layers))
             if len(ids) <= MOST_STIMULI_STORED:

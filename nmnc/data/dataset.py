@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nmnc.config import Dataset as DatasetConfig
 from nmnc.data.class_folders import read_class_folders
 from nmnc.data.images import Pixels, as_uint8
-from nmnc.data.sources import KNOWN, SOURCES, Arrays, read_npz
+from nmnc.data.sources import SOURCES, Arrays, read_npz
 from nmnc.device import refuse_beyond_memory
 from nmnc.errors import UserError, did_you_mean
+from nmnc.settings import Dataset as DatasetConfig
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ def extent_of(config: DatasetConfig, data: Path) -> Extent:
         UserError: as `load_dataset`; of a known data set only where more images or larger ones are asked for than
             can be had.
     """
-    if config.name in KNOWN:
-        shape, classes, sizes = KNOWN[config.name]
+    if config.name in SOURCES:
+        _, _, _, shape, classes, sizes = SOURCES[config.name]
         size = config.image_size
         train, test = _chosen(config, *sizes)
         n_train, n_test = len(range(sizes[0])[train]), len(range(sizes[0 if config.validation_images else 1])[test])
@@ -207,8 +207,8 @@ def _source(config: DatasetConfig, data: Path) -> tuple[Arrays, str, str, str]:
     """The arrays x_train, y_train, x_test, y_test of a data set, its citation, its licence, what was left out."""
     name = config.name
     if name in SOURCES:
-        load, citation, licence = SOURCES[name]
-        return load(data), citation, licence, ""
+        source = SOURCES[name]
+        return source.load(data), source.citation, source.licence, ""
     for path in (Path(name), data / name):
         if path.is_file() and path.suffix == ".npz":
             return read_npz(path), f"the user's file {path.name}", "as given by its owner", ""

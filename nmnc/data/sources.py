@@ -6,7 +6,7 @@ import pickle  # noqa: TID251 (for an Unpickler that refuses all but arrays)
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,22 +120,41 @@ def _read_cifar_batch(path: Path) -> dict[bytes, Any]:
         raise UserError(f"{path}: missing, truncated or not a CIFAR-10 batch ({error}); fetch it again") from None
 
 
-#: name -> (function of the data folder, citation, licence)
-SOURCES: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
-    "digits": (
+class Source(NamedTuple):
+    """A data set by name.
+
+    Attributes:
+        load: gives the arrays x_train, y_train, x_test, y_test, found in the data folder or downloaded to it.
+        citation, licence: of the images.
+        shape: (channels, height, width) of one image.
+        classes: their number.
+        sizes: numbers of training and of test images.
+    """
+
+    load: Callable[[Path], Arrays]
+    citation: str
+    licence: str
+    shape: tuple[int, int, int]
+    classes: int
+    sizes: tuple[int, int]
+
+
+#: To add a data set: a function in a new file here, and one entry.
+SOURCES = {
+    "digits": Source(
         _digits,
         "Alpaydin & Kaynak (1998), Optical Recognition of Handwritten Digits, UCI; copy in scikit-learn",
         "CC BY 4.0",
+        (1, 8, 8),
+        10,
+        (1437, 360),
     ),
-    "cifar10": (
+    "cifar10": Source(
         _cifar10,
         "Krizhevsky (2009), Learning Multiple Layers of Features from Tiny Images",
         "no formal licence; free research use with citation",
+        (3, 32, 32),
+        10,
+        (50_000, 10_000),
     ),
-}
-
-#: Shape of one image, number of classes, and numbers of training and test images of each source.
-KNOWN: dict[str, tuple[tuple[int, int, int], int, tuple[int, int]]] = {
-    "digits": ((1, 8, 8), 10, (1437, 360)),
-    "cifar10": ((3, 32, 32), 10, (50_000, 10_000)),
 }

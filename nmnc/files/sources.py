@@ -1,12 +1,15 @@
-"""Which files of our packages a command is made of, found by following imports."""
+"""Which files of our packages a command is made of, found by following imports and the registries' MODULE:NAME."""
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGES = ("nmnc", "brain_eval", "workflow")
+#: How a registry names what it imports when it is used.
+ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 #: The folder that holds the packages.
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,11 +56,13 @@ def _path(root: Path, module: str) -> Path | None:
 
 
 def _imports(path: Path) -> list[str]:
-    """Names that a file imports, each as a module and, for `from a import b`, as a.b too."""
+    """Names that a file imports, each as a module and, for `from a import b`, as a.b too; modules of MODULE:NAME."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY.fullmatch(node.value):
+            names.append(node.value.partition(":")[0])
     return names

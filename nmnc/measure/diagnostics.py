@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.noise.feedback import relative_error
 from nmnc.noise.manifold import layer_basis
 from nmnc.rules.base import Rule, Untrained
+from nmnc.settings import Noise
 
 COLUMNS = (
     "epoch", "layer", "space", "cosine", "cosine_batch", "alpha_gradient", "alpha_jacobian", "variation",

@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.noise.averaging import averaged_samples
 from nmnc.noise.perturbation import Perturbation
+from nmnc.settings import Noise
 
 
 def effective_samples(noise: Noise) -> float:

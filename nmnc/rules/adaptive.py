@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.noise.feedback import Feedback, effective_samples
 from nmnc.noise.perturbation import Perturbation, within_subspace
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
+from nmnc.settings import Noise
 
 #: A subspace of fewer axes has too few probe axes to grow back on.
 FEWEST = 2

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.networks.replay import Record
+from nmnc.settings import Noise
 
 
 class Rule:

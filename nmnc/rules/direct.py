@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.rules.base import Rule
+from nmnc.settings import Noise
 
 
 class DirectFeedbackAlignment(Rule):

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.networks.backward import carriers, through, ways_back
 from nmnc.rules.base import Rule
+from nmnc.settings import Noise
 
 
 class LayerwiseFeedback(Rule):

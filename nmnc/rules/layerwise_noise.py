@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.backward import Carrier, check_layer, first_layer, response, ways_back
@@ -18,6 +17,7 @@ from nmnc.noise.local_feedback import LocalFeedback
 from nmnc.noise.perturbation import Perturbation
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation
+from nmnc.settings import Noise
 
 
 class LayerwiseNoiseCorrelation(NoiseCorrelation):

@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.replay import Record
@@ -16,6 +15,7 @@ from nmnc.noise.local_feedback import LocalFeedback
 from nmnc.noise.manifold import random_basis
 from nmnc.noise.perturbation import Perturbation, copies, isotropic, mean_jacobians, responses, within_subspace
 from nmnc.rules.base import Rule
+from nmnc.settings import Noise
 
 
 class NoiseCorrelation(Rule):

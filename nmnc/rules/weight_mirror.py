@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.backward import Carrier, padding, response
@@ -13,6 +12,7 @@ from nmnc.networks.replay import Record
 from nmnc.noise.draws import IndependentDraws, make_draws
 from nmnc.noise.feedback import prediction_rate
 from nmnc.rules.layerwise import LayerwiseFeedback
+from nmnc.settings import Noise
 
 
 class WeightMirror(LayerwiseFeedback):

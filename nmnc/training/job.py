@@ -15,6 +15,7 @@ from nmnc.data.dataset import Dataset, extent_of, load_dataset
 from nmnc.device import memory_of, prepare_torch, refuse_beyond_memory
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import read_json
+from nmnc.files.sources import code_digest
 from nmnc.files.writing import claimed, csv_text, only_writer, write_text
 from nmnc.interruption import interruptible
 from nmnc.measure import diagnostics
@@ -116,7 +117,7 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
         "threads": study.threads,
         "device": device.type,
         "torch": torch.__version__,
-        "source": _source_sha256(),
+        "source": code_digest(__name__),  # other code may train other weights
         "network_source": _network_sha256(study.networks[network], dataset),
     }
     folder = results_folder(study)
@@ -221,12 +222,3 @@ def _network_sha256(entry: NetworkEntry, dataset: Dataset) -> str:
 def _now() -> str:
     """The time, ISO 8601, UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _source_sha256() -> str:
-    """Hash of this package's sources: other code may train other weights."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for path in sorted(folder.rglob("*.py")):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\n" + path.read_bytes())
-    return digest.hexdigest()

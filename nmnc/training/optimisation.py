@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nmnc.config import Training
+from nmnc.settings import Training
 
 
 def make_optimiser(weights: Sequence[Tensor], training: Training) -> torch.optim.Optimizer:

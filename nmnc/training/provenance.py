@@ -58,7 +58,7 @@ def _processor() -> str:
 
 def git_commit() -> str | None:
     """Commit of the project's checkout, with "+changes" when files differ; None outside a checkout."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     try:
         run = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from nmnc.config import NetworkEntry, Run
 from nmnc.data.augmentation import Augmentation
 from nmnc.data.dataset import Dataset
 from nmnc.device import memory_of
@@ -24,6 +23,7 @@ from nmnc.networks import build_network, layer_sizes
 from nmnc.networks.replay import recording
 from nmnc.networks.stage_check import check_stages
 from nmnc.rules import make_rule
+from nmnc.settings import NetworkEntry, Run
 from nmnc.training.optimisation import clip, make_optimiser, set_step_size
 from nmnc.training.resume import StateFile
 from nmnc.training.watch import CHECK_EVERY, Watch, collapsed

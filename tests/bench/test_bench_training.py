@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.trainer import Trainer
 from tests.places import BENCH
 

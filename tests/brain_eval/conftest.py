@@ -15,7 +15,8 @@ from PIL import Image
 from brain_eval import benchmarks
 from brain_eval.activations import writer as activation_files
 from brain_eval.benchmarks.folder import benchmark as folder
-from brain_eval.scoring.scores import score_model
+from brain_eval.scoring.scores import Outputs, score_model
+from tests.sections import scoring
 
 
 @pytest.fixture
@@ -60,12 +61,13 @@ class Study:
         identity: str = "net,nmnc,nmnc,7",
         **options: Any,
     ) -> Any:
-        options = {"draws": 60, "seed": 0, "confidence": 0.95} | options
+        ceilings = options.pop("ceilings", None)
+        outputs = Outputs(self.folder / out, self.folder / "rdms.nc", options.pop("draws_out", None))
+        if "draws" in options:
+            options["bootstrap_draws"] = options.pop("draws")
+        settings = scoring(metrics=list(metrics), **options)
         specs = specs or tuple(self.known)
-        score_model(
-            self.folder, specs, self.folder, self.folder / out, self.folder / "rdms.nc",
-            identity=identity, metrics=metrics, **options,
-        )  # fmt: skip
+        score_model(self.folder, specs, self.folder, outputs, identity=identity, settings=settings, ceilings=ceilings)
         with (self.folder / out).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         with (self.folder / out.replace(".csv", "_codebook.csv")).open(newline="", encoding="utf-8") as file:

@@ -13,9 +13,11 @@ import xarray
 import yaml
 from PIL import Image
 
-from brain_eval.check import check_all
+from brain_eval.activations.reductions.reduction import Reduction
+from brain_eval.check import check_all, read_model
 from nmnc.errors import UserError
 from tests.places import ROOT
+from tests.sections import kept, scoring
 
 SEEN = {"image_size": 8, "channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
 CODE = """
@@ -62,12 +64,18 @@ def spec(**changes: Any) -> str:
     return json.dumps(given | {"layers": ["0", "2"]} | changes)
 
 
+def check(models: list[str], benchmarks: list[str], data: Path = Path("data"), **options: Any) -> None:
+    """As the command of the same name."""
+    check_all(dict(map(read_model, models)), benchmarks, data, scoring(), kept(**options))
+
+
 @pytest.mark.usefixtures("folder")
 def test_all_is_well_and_nothing_is_downloaded() -> None:
-    check_all([spec(), spec(weights=None, arguments={"width": 2})], ["mine=mine", "kriegeskorte2008"], Path("data"))
+    check([spec(), spec(name="two", weights=None, arguments={"width": 2})], ["mine=mine", "kriegeskorte2008"])
     assert [path.name for path in Path("data").iterdir()] == ["weights.pt"]
 
 
+SPATIAL = Reduction("spatial_mean")
 NETWORKS = """
 import torch.nn.functional as F
 from torch import nn
@@ -95,22 +103,22 @@ def net(kind):
         ("dropout", {}, "two passes over the same images differ in layer 'conv'"),
         ("full", {}, "layer 'map' is called 0 times in a"),
         ("fixed", {}, None),
-        ("fixed", {"reduction": "spatial_mean"}, r"layer 'map' gives \(4, 4, 4\) .*set --channel-axis"),
-        ("fixed", {"reduction": "spatial_mean", "channel_axis": "last"}, None),
-        ("right", {"reduction": "spatial_mean"}, None),
+        ("fixed", {"reduction": SPATIAL}, r"layer 'map' gives \(4, 4, 4\) .*set --channel-axis"),
+        ("fixed", {"reduction": SPATIAL, "channel_axis": "last"}, None),
+        ("right", {"reduction": SPATIAL}, None),
     ],
 )
 def test_models_are_shown_noise_and_images_of_the_study(
-    kind: str, options: dict[str, str], message: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, options: dict[str, Any], message: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "nets_to_check.py").write_text(NETWORKS)
     monkeypatch.delitem(sys.modules, "nets_to_check", raising=False)
     own = spec(network="nets_to_check:net", arguments={"kind": kind}, weights=None, layers=["conv", "map"])
     if message is None:
-        check_all([own], ["mine=mine"], Path("data"), **options)
+        check([own], ["mine=mine"], **options)
         return
     with pytest.raises(UserError, match=message) as caught:
-        check_all([own], ["mine=mine"], Path("data"), **options)
+        check([own], ["mine=mine"], **options)
     assert "\n" not in str(caught.value)
 
 
@@ -125,14 +133,12 @@ def test_models_are_shown_noise_and_images_of_the_study(
         ({"arguments": {"width": 5}}, "weights do not fit"),
         ({"arguments": {"depth": 5}}, "'depth'"),
         ({"layers": ["7"]}, "no layer '7'"),
-        ({"preprocessing": None}, "say how it sees an image"),
         ({"preprocessing": SEEN | {"image_size": 9}}, "fails on images as 9x9"),
-        ({"preprocessing": {"image_size": 9}}, "needs exactly image_size"),
     ],
 )
 def test_a_wrong_model_is_named_in_one_line(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        check_all([spec(**changes)], [], Path("data"))
+        check([spec(**changes)], [])
     assert str(caught.value).startswith("model mine: ")
     assert "\n" not in str(caught.value)
 
@@ -144,9 +150,9 @@ def test_a_network_file_never_chooses_code(kind: str, folder: Path) -> None:
     torch.save(content, folder / "network.pt")
     (folder / "net_to_check.py").write_text("open('bitten', 'w')")
     with pytest.raises(UserError, match=rf"model mine: network\.pt: asks to run the code {kind}, which no file may"):
-        check_all([spec(network="network.pt", weights=None, layers=[])], [], Path("data"))
+        check([spec(network="network.pt", weights=None, layers=[])], [])
     with pytest.raises(UserError, match=rf"asks to run the code {kind}, which no file may choose"):
-        check_all([spec(network="network.pt", kind="mine:net", weights=None, layers=[])], [], Path("data"))
+        check([spec(network="network.pt", kind="mine:net", weights=None, layers=[])], [])
     assert not Path("bitten").exists()
 
 
@@ -154,26 +160,28 @@ def test_a_network_file_never_chooses_code(kind: str, folder: Path) -> None:
     ("text", "message"),
     [
         ("{", "--model-spec: not JSON"),
-        ("{}", "--model-spec: network: Field required"),
-        ('{"network": "a:b", "layer": []}', "--model-spec: layer: Extra inputs .* its keys are network, name"),
+        ("{}", "--model-spec: network: missing; add it; its keys are name, network"),
+        ('{"network": "a:b", "layer": []}', "--model-spec: layer: unknown key; did you mean 'layers'"),
         ('{"network": "a:b", "layers": "fc"}', "--model-spec: layers: "),
+        ('{"network": "a:b"}', "preprocessing is missing; say how the network sees images"),
+        ('{"network": "a:b", "preprocessing": {"image_size": 9}}', "preprocessing.mean: missing; add it"),
     ],
 )
 def test_a_wrong_description_of_a_model_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        check_all([text], [], Path("data"))
+        check([text], [])
     assert "\n" not in str(caught.value)
 
 
 def test_a_wrong_benchmark_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'kriegeskorte2008'"):
-        check_all([], ["kriegeskorte"], folder)
+        check([], ["kriegeskorte"], folder)
     (folder / "mine/stimuli/b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"b\.png \(stimulus_id 'b'\) cannot be read as an image"):
-        check_all([], ["mine=mine"], folder)
+        check([], ["mine=mine"], folder)
     (folder / "mine/stimuli/b.png").unlink()
     with pytest.raises(UserError, match=r"b\.png of stimulus_id 'b' does not exist"):
-        check_all([], ["mine=mine"], folder)
+        check([], ["mine=mine"], folder)
 
 
 def test_the_command_ends_with_status_2_and_one_line(folder: Path) -> None:

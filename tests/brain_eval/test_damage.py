@@ -19,7 +19,7 @@ from brain_eval.activations.reader import _refuse_another_network, open_activati
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference.draws import read_draws
 from brain_eval.metrics.rdms import correlation_rdm
-from brain_eval.scoring.scores import score_model
+from brain_eval.scoring.scores import Outputs, score_model
 from nmnc.errors import UserError
 from nmnc.files.digests import check_seal, digest_file, seal
 from nmnc.files.reading import read_json, read_rows
@@ -27,6 +27,7 @@ from nmnc.files.writing import replacing, write_csv, write_text
 from nmnc.networks import build_network
 from nmnc.runs import Identity
 from nmnc.training.checkpoint import load_network, load_state, save_network, save_state, weights_sha256
+from tests.sections import scoring
 from workflow.analysis.report.study import model_rdms
 from workflow.analysis.results import Run
 
@@ -108,10 +109,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     activation_files.write(folder / "fake.nc", IDS, shapes, about, [(0, values)], (3, 3))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmarks, "load_benchmark", lambda spec, data: benchmark())
-        score_model(
-            folder, ["fake"], folder, folder / "scores.csv", folder / "rdms.nc", draws_out=folder / "draws.nc",
-            identity=",".join(map(str, RUN.values())), metrics=["spearman"], draws=60, seed=0, confidence=0.95,
-        )  # fmt: skip
+        outputs = Outputs(folder / "scores.csv", folder / "rdms.nc", folder / "draws.nc")
+        identity = ",".join(map(str, RUN.values()))
+        score_model(folder, ["fake"], folder, outputs, identity=identity, settings=scoring(metrics=["spearman"]))
     return folder
 
 

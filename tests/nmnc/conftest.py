@@ -15,10 +15,10 @@ import pytest
 import torch
 import yaml
 
-from nmnc.config import Dataset as DatasetConfig
 from nmnc.config import Study
 from nmnc.data.dataset import Dataset, load_dataset
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
+from nmnc.settings import Dataset as DatasetConfig
 from nmnc.training.trainer import Trainer
 
 KINDS = sorted(set(RULES) - {"untrained"})

@@ -27,7 +27,7 @@ CHECK = ("check", "--config", "study.yaml")
         ({"trainings": 1}, ["study.yaml: trainings: unknown key; did you mean 'training'?"]),
         ({"training": {"epoch": 1}}, ["study.yaml: training.epoch: unknown key; did you mean 'epochs'?"]),
         ({"training": {"epochs": -1}}, ["study.yaml: training.epochs: ", "greater than or equal to 0 (got -1)"]),
-        ({"rules": {"nmnc": {"kind": "nmcn"}}}, ["rules.nmnc on networks.net", "'nmcn'; did you mean 'nmnc'?"]),
+        ({"rules": {"nmnc": {"kind": "nmcn"}}}, ["rules.nmnc.kind", "'nmcn'; did you mean 'nmnc'?"]),
         ({"networks": {"net": {"kind": "convnte"}}}, ["study.yaml: ", "'convnte'", "did you mean 'convnet'?"]),
         ({"networks": {"net": {"kind": "mlp", "arguments": {"hiden": []}}}}, ["'hiden'; did you mean 'hidden'?"]),
         ({"networks": {"net": {"kind": "none:net"}}}, ["No module named 'none'", "PYTHONPATH"]),
@@ -46,8 +46,8 @@ CHECK = ("check", "--config", "study.yaml")
         (
             {"rules": {"nmnc": {"kind": "random_subspace", "noise": {"feedback": "layerwise"}}}},
             [
-                "rules.nmnc on networks.net",
-                "noise.feedback layerwise is of the rules nmnc, vnc only; give random_subspace",
+                "rules.nmnc: ",
+                "noise.feedback layerwise is of the rules vnc, nmnc only; give random_subspace",
             ],
         ),
         ({"dataset": {"name": "absent/toy.npz"}}, ["dataset absent/toy.npz: no such file or folder", "nor in data;"]),

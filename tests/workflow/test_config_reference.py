@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import Field
 
-from nmnc.config import Section, Study, load_study
+from nmnc.sections import Section
 from workflow.config_reference import COMMAND, README, description_of, reference, section_of, sections
+from workflow.study import Study, load_study
 
 CONFIGS = sorted(README.parent.glob("*.yaml"))
 
@@ -64,7 +65,7 @@ def test_limits_and_defaults_are_told() -> None:
     assert re.search(
         r"\| `seeds` \| list of whole numbers \| `\[0\]` \| at least 1, each >= 0, each < 9223372036854775808 \|", page
     )
-    assert re.search(r"\| `name` \| text \| \*required\* \|", page)
+    assert re.search(r"\| `name` \| `digits` or `cifar10` \| \*required\* \|", page)
     assert re.search(r"\| `clip_norm` \| number or empty \| `1.0` \| > 0, <= 1e\+30 \|", page)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from nmnc.config import Study, study_from
+from nmnc.config import study_from
 from workflow.inputs import benchmark_files, dataset_files, model_files, network_files
+from workflow.study import Study
 
 PREPROCESSING = {"image_size": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
 
@@ -20,7 +21,7 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 def study(**content: Any) -> Study:
     base = {"study": "mine", "dataset": {"name": "digits"}, "networks": {"net": {"kind": "convnet"}}}
-    return study_from(base | content, "mine.yaml")
+    return study_from(base | content, "mine.yaml", Study)
 
 
 @pytest.fixture(autouse=True)

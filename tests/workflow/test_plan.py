@@ -17,9 +17,10 @@ from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
 from brain_eval.activations.models import load_model
-from nmnc.config import Dataset as DatasetConfig
-from nmnc.config import Diagnostics, Evaluation, NetworkEntry, Noise, Run, Training
+from brain_eval.settings import Evaluation
 from nmnc.data.dataset import Dataset, extent_of, load_dataset
+from nmnc.settings import Dataset as DatasetConfig
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from tests.places import ROOT
 from workflow import cost_of_training, plan
 from workflow.cost_of_evaluation import BenchmarkCost, evaluation_cost

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from nmnc.config import Study, study_from
+from nmnc.config import study_from
 from nmnc.errors import UserError
 from nmnc.runs import Identity, results_folder, trained
 from workflow.records import app, bring_back, brought_back, settings_sha256
 from workflow.reference import publish
+from workflow.study import Study
 
 CONTENT: dict[str, Any] = {
     "study": "tiny",
@@ -27,7 +28,7 @@ CONTENT: dict[str, Any] = {
 
 
 def study(**changes: Any) -> Study:
-    return study_from(CONTENT | changes, "study.yaml")
+    return study_from(CONTENT | changes, "study.yaml", Study)
 
 
 def rows_of(run: Identity) -> dict[str, pd.DataFrame]:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from nmnc.config import Study, study_from
+from nmnc.config import study_from
 from nmnc.errors import UserError
 from nmnc.runs import results_folder, trained
 from nmnc.training.provenance import git_commit
 from tests.places import ROOT
 from workflow.reference import provenance, publish
+from workflow.study import Study
 
 CONTENT: dict[str, Any] = {
     "study": "tiny",
@@ -30,7 +31,7 @@ CONTENT: dict[str, Any] = {
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A finished study in the working directory, as its stages write it; two runs were made with two versions."""
     monkeypatch.chdir(tmp_path)
-    study = study_from(CONTENT, "study.yaml")
+    study = study_from(CONTENT, "study.yaml", Study)
     results = results_folder(study)
     texts = {
         "report.html": "recorded data",

@@ -71,7 +71,14 @@ def test_scoring_is_neither_made_of_the_training_nor_of_torch() -> None:
     assert "brain_eval/metrics/similarity.py" in scoring
     shared = closure(
         ROOT,
-        ["nmnc.command_line", "nmnc.files.sources", "nmnc.files.writing", "nmnc.data.images", "nmnc.files.reading"],
+        [
+            "nmnc.command_line",
+            "nmnc.sections",
+            "nmnc.files.sources",
+            "nmnc.files.writing",
+            "nmnc.data.images",
+            "nmnc.files.reading",
+        ],
     )
     assert {path for path in scoring if path.startswith("nmnc/")} <= set(shared)
     assert not {path for path in shared if path.startswith(("nmnc/train", "nmnc/rules", "nmnc/networks"))}

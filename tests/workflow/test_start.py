@@ -204,16 +204,7 @@ def test_models_and_benchmark_folders_are_checked_too(
     first, (_, _, package, command, *options) = begin(evaluated, monkeypatch)
     assert first[2:4] == ["nmnc", "check"]
     assert [package, command] == ["brain_eval", "check"]
-    # `simulated` is ours: only its name is checked, its data may not be here yet.
-    assert [option for option in options if "model" not in option] == [
-        "--benchmark=simulated", "--benchmark=mine=mine", "--metrics=spearman,rho-a", "--recorded-rdms=correlation",
-        "--data=data",
-    ]  # fmt: skip
-    [spec] = [option for option in options if "model" in option]
-    given = json.loads(spec.removeprefix("--model-spec="))
-    assert {key: given[key] for key in ("name", "network", "weights", "layers")} == {
-        "name": "ref", "network": "package.net:small", "weights": "weights.pt", "layers": ["0"],
-    }  # fmt: skip
+    assert options == ["--config", "study.yaml", "--data", "data"]
     assert begin(evaluated, monkeypatch) == []
 
 
@@ -265,7 +256,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a setting of another rule": (
         {"rules": {"mine": {"kind": "vnc", "noise": {"adaptive": True}}}},
-        "rules.mine on networks.small: noise.adaptive is of the rule nmnc only; do not set it for vnc",
+        "rules.mine: noise.adaptive is of the rule nmnc only; do not set it for vnc",
     ),
 }
 

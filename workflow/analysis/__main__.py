@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Config = Annotated[Path, typer.Option(help="The study's YAML file.")]
 Results = Annotated[Path, typer.Option(help="The study's folder, results/STUDY.")]
 Confidence = Annotated[float, typer.Option(min=0.5, max=0.999, help="Coverage of each interval.")]
 
@@ -43,7 +44,7 @@ def claims(
 @app.command()
 def report(
     results: Results,
-    config: Annotated[Path, typer.Option(help="The study's YAML file.")],
+    config: Config,
     data: Annotated[Path, typer.Option(help="Folder that holds the data sets.", envvar="NMNC_DATA")] = Path("data"),
 ) -> None:
     """Draw results/STUDY/figures and write results/STUDY/report.html, one file that opens offline."""

@@ -18,8 +18,9 @@ from brain_eval.scoring.rows import COLUMNS as SCORES
 from nmnc.errors import UserError
 from nmnc.files.digests import digest_file
 from nmnc.files.reading import read_object, read_rows
-from nmnc.runs import REFERENCES, Identity
+from nmnc.runs import Identity
 from workflow.analysis.complete_tables import check_epochs, check_scores
+from workflow.study import REFERENCES
 
 #: Columns that name a run, in every table of runs.
 IDENTITY = Identity._fields

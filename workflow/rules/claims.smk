@@ -13,7 +13,9 @@ rule claims:
             for name in RUN_FILES
         ],
         manifold=[
-            f"{RESULTS}/manifold/{run.folder}.csv" for run in runs.diagnosed(STUDY) if run not in PUBLISHED["manifold"]
+            f"{RESULTS}/manifold/{run.folder}.csv"
+            for run in study.diagnosed(STUDY)
+            if run not in PUBLISHED["manifold"]
         ],
         scores=[f"{RESULTS}/scores/{one.folder}.csv" for one in SCORED if one not in PUBLISHED["scores"]],
         sources=sources("workflow.claims.tables", "workflow.claims.figures"),

@@ -9,17 +9,17 @@ sys.path.insert(0, workflow.basedir)
 from brain_eval.activations.reductions import REDUCTIONS
 from brain_eval.metrics import METRICS, RDMS
 from nmnc import runs
-from workflow import inputs, records
+from workflow import inputs, records, study
 from workflow.owners import remember_owner
 from workflow.start import begin, gpu_present, prepare_environment, shortest
 
 # Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
 # leak into every other one. The study is read whole from one file instead.
-CONFIG, STUDY, EVALUATION_BENCHMARKS = begin(workflow.overwrite_configfiles, workflow.config_settings.config)
+CONFIG, STUDY = begin(workflow.overwrite_configfiles, workflow.config_settings.config)
 RESULTS = runs.results_folder(STUDY).as_posix()
 DATA = runs.data_folder(STUDY).as_posix()
 TRAINED = runs.trained(STUDY)
-SCORED = runs.scored(STUDY)
+SCORED = STUDY.scored()
 EVALUATION = STUDY.evaluation
 RUN_FILES = [
     "network.pt",
@@ -101,68 +101,29 @@ def model_inputs(wildcards):
 
 
 def model_options(wildcards):
-    """Options of `brain_eval extract` that name the model."""
-    options = {
-        "--batch-size": "256",
-        "--device": STUDY.device,
-        "--threads": str(STUDY.threads),
-    }
+    """Options of `brain_eval extract` that name the model; what a reference model is stands in the study's file."""
+    if wildcards.network in EVALUATION.models:
+        return shlex.join(["--model", wildcards.network])
     if wildcards.network in STUDY.networks:
-        options["--model"] = model_inputs(wildcards)
         kind = STUDY.networks[wildcards.network].kind
-        if ":" in kind:
-            options["--network"] = kind
-        if EVALUATION.activations.channel_axis:
-            options["--channel-axis"] = EVALUATION.activations.channel_axis
-    elif wildcards.network in EVALUATION.models:
-        model = EVALUATION.models[wildcards.network]
-        options |= {
-            "--model": model.network,
-            "--arguments": json.dumps(model.arguments),
-        }
-        options["--layers"] = ",".join(model.layers)
-        if model.kind:
-            options["--network"] = model.kind
-        if model.weights:
-            options["--weights"] = (Path(DATA) / model.weights).as_posix()
-        if model.weights_key:
-            options["--weights-key"] = model.weights_key
-        if model.preprocessing:
-            options["--preprocessing"] = model.preprocessing.model_dump_json()
-        axis = model.channel_axis or EVALUATION.activations.channel_axis
-        options |= {"--channel-axis": axis} if axis else {}
-    else:
-        options |= {"--model": "pixels", "--preprocessing": pixel_preprocessing()}
-    return f"{shlex.join(word for option in options.items() for word in option)} {recording_options(wildcards)}"
-
-
-def recording_options(wildcards):
-    """Options of `brain_eval extract` that say what is kept of the activity and how it is computed."""
-    kept = EVALUATION.activations
+        built_by = ["--network", kind] if ":" in kind else []
+        return shlex.join(["--model", model_inputs(wildcards), *built_by])
     # The mean over the map of an image is its mean colour, and no baseline.
-    whole = wildcards.network == "pixels" and kept.reduction == "spatial_mean"
-    options = [
-        f"--memory-gb {kept.memory_gb}",
-        f"--reduction {'none' if whole else kept.reduction}",
-        f"--reduction-dimensions {kept.reduction_dimensions}",
-        f"--reduction-seed {kept.reduction_seed}",
-        f"--dtype {kept.dtype}",
-    ]
-    if kept.channels_last is not None:
-        options.append("--channels-last" if kept.channels_last else "--contiguous")
-    options += ["--compression"] * kept.compression
-    return " ".join(options)
+    whole = ["--reduction", "none"] if EVALUATION.activations.reduction == "spatial_mean" else []
+    return shlex.join(["--model", "pixels", "--preprocessing", pixel_preprocessing(), *whole])
+
+
+def extraction_parameters(wildcards):
+    """What decides activations beside the network and the stimuli: a change extracts again."""
+    model = EVALUATION.models.get(wildcards.network)
+    kept = EVALUATION.activations.model_dump(mode="json")
+    return json.dumps(kept | {"model": model and model.model_dump(mode="json")}, sort_keys=True)
 
 
 def kind_of(wildcards):
     """The kind of rule that a scored identity was trained by."""
     key = (wildcards.network, wildcards.label, int(wildcards.seed))
     return next(one.kind for one in SCORED if (one.network, one.rule, one.seed) == key)
-
-
-def benchmark_options(wildcards=None):
-    """--benchmark NAME or --benchmark NAME=FOLDER for every benchmark of the study."""
-    return " ".join(f"--benchmark {shlex.quote(spec)}" for spec in EVALUATION_BENCHMARKS)
 
 
 def per_identity(pattern):

@@ -41,9 +41,10 @@ rule benchmarks:
     resources:
         mem_mb=2000,
     params:
-        benchmarks=benchmark_options(),
+        config=CONFIG.as_posix(),
+        benchmarks=EVALUATION.specs(),
         out=subpath(output[0], parent=True),
     message:
         "benchmarks: found or downloaded, hashes checked, and described"
     shell:
-        "python -m brain_eval fetch {params.benchmarks} --out {params.out:q} 2> {log:q}"
+        "python -m brain_eval fetch --config {params.config:q} --out {params.out:q} 2> {log:q}"

@@ -26,9 +26,12 @@ rule extract:
         gpu=GPUS,
     params:
         model=model_options,
-        benchmarks=benchmark_options,
+        config=CONFIG.as_posix(),
+        device=STUDY.device,
+        parameters=extraction_parameters,
         out=subpath(output[0], parent=True),
     message:
         "activations of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
     shell:
-        "python -m brain_eval extract {params.model} {params.benchmarks}" " --out {params.out:q} 2> {log:q}"
+        "python -m brain_eval extract --config {params.config:q} {params.model} --device {params.device}"
+        " --threads {threads} --out {params.out:q} 2> {log:q}"

@@ -3,7 +3,7 @@
 
 rule runs:
     input:
-        sources("nmnc.runs"),
+        sources("workflow.study"),
     output:
         table=report(
             f"{RESULTS}/tables/runs.csv",

@@ -26,16 +26,15 @@ rule score:
         mem_mb=4000,
     params:
         activations=lambda wildcards, input: Path(input.activations[0]).parent,
-        benchmarks=benchmark_options,
+        config=CONFIG.as_posix(),
         # Not an output: its files are named by what they depend on, and serve every network.
         ceilings=f"{RESULTS}/benchmarks/ceilings",
         identity=lambda wildcards: ",".join([wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]),
-        settings=f"--metrics {','.join(EVALUATION.metrics)} --recorded-rdms {','.join(EVALUATION.recorded_rdms)}"
-        f" --draws {EVALUATION.bootstrap_draws}"
-        f" --seed {EVALUATION.seed} --confidence {EVALUATION.confidence}",
+        # Read from the study's file; here for what a change reruns.
+        settings=EVALUATION.scoring().model_dump_json(),
     message:
         "similarity of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}, to the recordings"
     shell:
-        "python -m brain_eval score --activations {params.activations:q} {params.benchmarks}"
+        "python -m brain_eval score --activations {params.activations:q} --config {params.config:q}"
         " --out {output.scores:q} --rdms {output.rdms:q} --draws-file {output.draws:q} --ceilings {params.ceilings:q}"
-        " --identity {params.identity:q} {params.settings} 2> {log:q}"
+        " --identity {params.identity:q} 2> {log:q}"

@@ -11,11 +11,12 @@ import xarray as xr
 from torch import nn
 
 from brain_eval.activations.chosen_layers import named_layers
-from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.extraction import extract
 from brain_eval.activations.models import Model
 from brain_eval.activations.preprocessing import Preprocessing
 from brain_eval.benchmarks.base import Benchmark
 from nmnc.errors import UserError
+from tests.sections import kept
 
 N, SIZE = 21, 16
 SEEN = Preprocessing(SIZE, 3, (0.5,) * 3, (0.25,) * 3)
@@ -43,7 +44,7 @@ def model_of(module: Any, layers: str) -> Model:
 
 
 def extracted(model: Model, toy: Benchmark, out: Path, batch_size: int = 5, **settings: Any) -> Any:
-    extract(model, [toy], out, settings=Settings(**settings), batch_size=batch_size, device="cpu")
+    extract(model, [toy], out, settings=kept(**settings), batch_size=batch_size, device="cpu")
     with xr.open_dataset(out / "toy.nc") as dataset:
         return dataset["activations"].load()
 

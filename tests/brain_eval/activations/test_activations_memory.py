@@ -17,16 +17,18 @@ import xarray as xr
 from torch import nn
 
 from brain_eval.activations import writer as activation_files
-from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.extraction import extract
 from brain_eval.activations.layer_outputs import Computation
 from brain_eval.activations.layer_probe import WORKSPACE, probe
 from brain_eval.activations.memory_budget import memory_plan
 from brain_eval.activations.models import Model
 from brain_eval.activations.preprocessing import Preprocessing
 from brain_eval.activations.reductions.reduction import Reduction
+from brain_eval.activations.settings import Activations
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
 from nmnc.errors import UserError
 from tests.places import ROOT
+from tests.sections import kept
 
 CPU = Computation(torch.device("cpu"))
 
@@ -54,7 +56,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.extraction import extract
+from tests.sections import kept
 from brain_eval.benchmarks.base import Benchmark, Description, StimulusSet
 from brain_eval.activations.models import Model
 from brain_eval.activations.preprocessing import Preprocessing
@@ -98,7 +101,7 @@ module(torch.zeros(1, 3, 32, 32))
 for part in module:
     part.register_forward_hook(note)
 before = allocated()
-extract(model, [benchmark], out, device="cpu", settings=Settings(**options))
+extract(model, [benchmark], out, device="cpu", settings=kept(**options))
 print(peak - before)
 """
 
@@ -143,7 +146,7 @@ def test_a_smaller_budget_makes_smaller_batches_and_the_same_numbers(tmp_path: P
         model = small()
         model.module.register_forward_hook(lambda module, images, output: sizes[-1].append(len(output)))
         sizes.append([])
-        extract(model, [benchmark_of(300)], tmp_path / str(memory_gb), settings=Settings(memory_gb), device="cpu")
+        extract(model, [benchmark_of(300)], tmp_path / str(memory_gb), settings=kept(memory_gb=memory_gb), device="cpu")
         with xr.open_dataset(tmp_path / str(memory_gb) / "toy.nc") as dataset:
             files.append(dataset["activations"].values)
     # A probe; a first batch of 256, cut in two, and the rest; a few of the first and of the last batch again.
@@ -179,7 +182,7 @@ def test_the_forward_pass_is_measured_where_most_of_it_is_alive() -> None:
     assert found.bytes_per_image == WORKSPACE * (image + 20 * image + 4 * 256)
 
 
-def refused(tmp_path: Path, settings: Settings, message: str, n: int = 300) -> None:
+def refused(tmp_path: Path, settings: Activations, message: str, n: int = 300) -> None:
     unread = benchmark_of(n)
     object.__setattr__(unread.stimulus_set, "read", lambda indices: pytest.fail("read a stimulus"))
     with pytest.raises(UserError, match=message) as error:
@@ -189,17 +192,17 @@ def refused(tmp_path: Path, settings: Settings, message: str, n: int = 300) -> N
 
 
 def test_a_budget_below_one_image_is_refused_before_it_starts(tmp_path: Path) -> None:
-    refused(tmp_path, Settings(5e-5), r"net: one image needs \S+e-05 GB of memory and 5e-05 GB are available")
+    refused(tmp_path, kept(memory_gb=5e-5), r"net: one image needs \S+e-05 GB of memory and 5e-05 GB are available")
 
 
 def test_principal_components_that_no_budget_holds_are_refused(tmp_path: Path) -> None:
-    pca = Settings(0.1, Reduction("pca", 10))
+    pca = kept(Reduction("pca", 10), memory_gb=0.1)
     refused(tmp_path, pca, r"net on toy: PCA: needs 0\.\d+ GB of memory and 0\.1 GB are available; raise --memory-gb")
 
 
 def test_more_memory_than_the_machine_has_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=3_000_000))
-    refused(tmp_path, Settings(), r"net on toy: needs 0\.\d+ GB of memory and 0\.003 GB are available; lower --memory")
+    refused(tmp_path, kept(), r"net on toy: needs 0\.\d+ GB of memory and 0\.003 GB are available; lower --memory")
 
 
 @pytest.mark.parametrize(("reduction", "fits"), [(Reduction(), False), (Reduction("spatial_mean"), True)])
@@ -209,12 +212,10 @@ def test_too_little_disk_is_refused_for_what_is_written(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_files.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 1_400_000))
     if fits:
-        extract(small(), [benchmark_of(300)], tmp_path, settings=Settings(reduction=reduction), device="cpu")
+        extract(small(), [benchmark_of(300)], tmp_path, settings=kept(reduction), device="cpu")
         assert (tmp_path / "toy.nc").stat().st_size < 1_400_000
     else:
-        refused(
-            tmp_path, Settings(reduction=reduction), r"activations need 0\.005\d+ GB and 0\.0014 GB are available; make"
-        )
+        refused(tmp_path, kept(reduction), r"activations need 0\.005\d+ GB and 0\.0014 GB are available; make")
 
 
 def test_principal_components_need_disk_for_all_values_for_a_while(
@@ -222,6 +223,4 @@ def test_principal_components_need_disk_for_all_values_for_a_while(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_files.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 2_200_000))
-    refused(
-        tmp_path, Settings(reduction=Reduction("pca", 3)), r"activations need 0\.00\d+ GB and 0\.0022 GB are available"
-    )
+    refused(tmp_path, kept(Reduction("pca", 3)), r"activations need 0\.00\d+ GB and 0\.0022 GB are available")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from brain_eval.__main__ import app
 from brain_eval.activations import extraction as activations
-from brain_eval.activations.extraction import Settings, extract
+from brain_eval.activations.extraction import extract
 from brain_eval.activations.layer_outputs import Computation
 from brain_eval.activations.models import Model
 from brain_eval.activations.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ from brain_eval.activations.reductions.reduction import Reduction
 from brain_eval.benchmarks.base import Benchmark, Description, stimuli_in_memory
 from brain_eval.metrics.similarity import correlation_rdm, upper_triangle
 from nmnc.errors import UserError
+from tests.sections import kept
 
 N, SIZE = 40, 16
 
@@ -61,7 +62,7 @@ def extracted(
     model: Model, toy: Benchmark, out: Path, batch_size: int = 7, **settings: Any
 ) -> tuple[Any, dict[str, str]]:
     """The file's variable `activations` and its attributes."""
-    extract(model, [toy], out, settings=Settings(**settings), batch_size=batch_size, device="cpu")
+    extract(model, [toy], out, settings=kept(**settings), batch_size=batch_size, device="cpu")
     with xr.open_dataset(out / "toy.nc") as dataset:
         return dataset["activations"].load(), dataset.attrs
 
@@ -267,11 +268,12 @@ def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp
     command = ["extract", "--model", "m", "--benchmark", "b", "--out", str(tmp_path), *options.split()]
     done = CliRunner().invoke(app, [*command, "--channels-last", "--compression", "--channel-axis", "last"])
     assert done.exit_code == 0, done.output
-    assert given["settings"] == Settings(0.5, Reduction("pca", 7, 3), "bfloat16", True, True, "last")
+    expected = {"dtype": "bfloat16", "channels_last": True, "compression": True, "channel_axis": "last"}
+    assert given["settings"] == kept(Reduction("pca", 7, 3), memory_gb=0.5, **expected)
     assert CliRunner().invoke(app, [*command[:7], "--contiguous"]).exit_code == 0
-    assert given["settings"] == Settings(channels_last=False)
+    assert given["settings"] == kept(channels_last=False)
     assert CliRunner().invoke(app, command[:7]).exit_code == 0
-    assert given["settings"] == Settings(2.0, Reduction("none"), "float32", None, False)
+    assert given["settings"] == kept()
 
 
 def test_a_file_is_not_compressed_unless_asked_for(model: Model, toy: Benchmark, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from brain_eval.check import check_all
 from nmnc.errors import UserError
+from tests.sections import kept, scoring
 
 N, P = 6, 4
 VALUES = np.random.default_rng(0).normal(size=(P, N))
@@ -20,7 +21,7 @@ VALUES = np.random.default_rng(0).normal(size=(P, N))
 
 def refused(mine: Any, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
-        check_all([], [f"mine={mine.path}"], mine.path)
+        check_all({}, [f"mine={mine.path}"], mine.path, scoring(), kept())
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -241,7 +242,7 @@ def test_file_names_are_found_in_any_unicode_form(mine: Any, form: str, own: str
     mine.table(names=[unicodedata.normalize(form, name) for name in NAMES])
     edited(mine, lambda text: unicodedata.normalize(own, text))
     mine.responses(VALUES)
-    check_all([], [f"mine={mine.path}"], mine.path)
+    check_all({}, [f"mine={mine.path}"], mine.path, scoring(), kept())
 
 
 def test_names_that_look_the_same_or_lead_out_are_refused(mine: Any, tmp_path: Path) -> None:

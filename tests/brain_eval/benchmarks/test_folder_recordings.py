@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from brain_eval.check import check_all
 from brain_eval.metrics.rdms import correlation_rdm, euclidean_rdm
 from nmnc.errors import UserError
+from tests.sections import kept, scoring
 
 P, N, R = 7, 6, 4
 IDS = [f"s{i}" for i in range(N)]
@@ -25,7 +26,7 @@ def values(*shape: int, seed: int = 0) -> NDArray[np.float64]:
 def refused(mine: Any, match: str, **options: Any) -> None:
     """What `check` says, in one line that names the folder."""
     with pytest.raises(UserError, match=match) as caught:
-        check_all([], [f"mine={mine.path}"], mine.path, **options)
+        check_all({}, [f"mine={mine.path}"], mine.path, scoring(**options), kept())
     assert "\n" not in str(caught.value)
     assert "this layer" not in str(caught.value)
     assert str(mine.path) in str(caught.value)
@@ -187,7 +188,7 @@ def test_an_undefined_correlation_is_refused_where_it_is_asked_for_alone(mine: A
     refused(mine, message)
     refused(mine, message, metrics=["ridge", "pearson"], recorded_rdms=["euclidean", "correlation"])
     for options in ({"metrics": ["ridge", "cka-biased"]}, {"recorded_rdms": ["euclidean"]}):
-        check_all([], [f"mine={mine.path}"], mine.path, **options)
+        check_all({}, [f"mine={mine.path}"], mine.path, scoring(**options), kept())
 
 
 def test_a_kind_that_the_folder_lacks_is_refused_by_check_with_its_reason(mine: Any) -> None:
@@ -197,7 +198,7 @@ def test_a_kind_that_the_folder_lacks_is_refused_by_check_with_its_reason(mine: 
     refused(
         mine, r"has a crossnobis RDM \(macaque V4, session 1: it has no repetitions\)", recorded_rdms=["crossnobis"]
     )
-    check_all([], [f"mine={mine.path}", "kriegeskorte2008"], mine.path, recorded_rdms=["crossnobis"])
+    check_all({}, [f"mine={mine.path}", "kriegeskorte2008"], mine.path, scoring(recorded_rdms=["crossnobis"]), kept())
 
 
 def test_an_undefined_correlation_does_not_hinder_other_scores(mine: Any, study: Any) -> None:
@@ -239,7 +240,7 @@ def test_what_is_not_used_is_counted_and_named(mine: Any, capsys: pytest.Capture
     data = {"responses": (("neuroid", "presentation"), values(P, 4)), "snr": ("neuroid", values(P))}
     own = {"stimulus_id": ("presentation", IDS[:4]), "session": ("presentation", list("AABB"))}
     xarray.Dataset(data, own).to_netcdf(mine.path / "responses.nc")
-    check_all([], [f"mine={mine.path}"], mine.path)
+    check_all({}, [f"mine={mine.path}"], mine.path, scoring(), kept())
     assert capsys.readouterr().err.splitlines() == [
         "brain_eval: note: mine: stimuli.csv: 2 columns (source, year) not used",
         "brain_eval: note: mine: stimuli/: 1 file (Thumbs.db) not listed in stimuli.csv",

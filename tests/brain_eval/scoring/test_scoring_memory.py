@@ -18,6 +18,7 @@ from brain_eval.scoring.memory import bytes_to_score, refuse_too_much
 from brain_eval.scoring.response_scores import ResponseTarget
 from brain_eval.scoring.targets import Target
 from nmnc.errors import UserError
+from tests import sections
 
 STIMULI = 600
 
@@ -75,9 +76,13 @@ def test_too_little_memory_for_all_benchmarks_is_refused_before_any_is_scored(
     words = r"score many, many: needs 0\.0259 GB of memory and 0\.025 GB are available; name fewer benchmarks"
     with pytest.raises(UserError, match=words):
         scoring.score_model(
-            tmp_path, ["many", "many"], tmp_path, tmp_path / "scores.csv", tmp_path / "rdms.nc",
-            identity="a,b,c,0", metrics=["spearman"], draws=50, seed=0, confidence=0.95,
-        )  # fmt: skip
+            tmp_path,
+            ["many", "many"],
+            tmp_path,
+            scoring.Outputs(tmp_path / "scores.csv", tmp_path / "rdms.nc"),
+            identity="a,b,c,0",
+            settings=sections.scoring(metrics=["spearman"], bootstrap_draws=50),
+        )
 
 
 def test_scoring_needs_no_matrices_where_nothing_is_asked_for() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from brain_eval.benchmarks.base import Benchmark, Description, Recording, StimulusSet
 from brain_eval.inference import draws as score_draws
-from brain_eval.metrics import names
 from brain_eval.metrics.base import metrics_of_rdms
 from brain_eval.metrics.cka import cka_in_subsets, gram_sums, linear_cka
 from brain_eval.metrics.encoding import corrected, cross_validated, median_score, reliability
@@ -239,12 +238,6 @@ def test_pls_is_brain_scores_regression(made: tuple[Benchmark, NDArray[np.float3
     _, scores = score(made, ["pls"], draws=20)
     correlations = cross_validated(features, benchmark.recordings[0].responses, "pls")
     assert scores[0, "pls"].raw == median_score(correlations)
-
-
-def test_the_studys_metrics_are_those_that_can_be_scored() -> None:
-    from nmnc.config import Metric
-
-    assert get_args(Metric) == names()
 
 
 def test_draws_come_back_as_they_were_written(made: tuple[Benchmark, NDArray[np.float32]], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from nmnc.data.augmentation import Augmentation, crop_flip
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.training.trainer import Trainer
 
 CPU = torch.device("cpu")

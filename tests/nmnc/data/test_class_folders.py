@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from nmnc.config import Dataset as DatasetConfig
 from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
+from nmnc.settings import Dataset as DatasetConfig
 
 Arrays = dict[str, Any]
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from nmnc.config import Dataset as DatasetConfig
 from nmnc.data import sources as data_sources
 from nmnc.data.dataset import Dataset, extent_of, load_dataset
 from nmnc.errors import UserError
+from nmnc.settings import Dataset as DatasetConfig
 
 Arrays = dict[str, Any]
 

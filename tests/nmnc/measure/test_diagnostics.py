@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from nmnc.config import Noise
 from nmnc.measure.diagnostics import diagnose, margin, output_error
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.rules.base import Backprop, Rule, Untrained
 from nmnc.rules.noise_correlation import NoiseCorrelation, RandomSubspace
+from nmnc.settings import Noise
 
 SIZES = [64, 32, 12]
 NOISE = Noise(dimensions=8, images=4, basis_images=40)

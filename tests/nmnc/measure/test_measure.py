@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from nmnc.__main__ import app
-from nmnc.config import Noise, load_study
+from nmnc.config import load_study
 from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
 from nmnc.measure.diagnostics import diagnose
@@ -26,6 +26,7 @@ from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.noise.manifold import principal_basis, random_basis
 from nmnc.rules.base import Backprop
+from nmnc.settings import Noise
 from nmnc.training.job import train_job
 from nmnc.training.measure_job import COLUMNS, DRAWS, Images, choose_images, measure, measure_job
 

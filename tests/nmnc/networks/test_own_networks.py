@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nmnc.config import study_from
+from nmnc.config import Study, study_from
 from nmnc.errors import UserError
 from nmnc.modules import module_files
 from nmnc.training.checkpoint import load_network, weights_sha256
@@ -59,6 +59,7 @@ def train(name: str, rule: str, **arguments: Any) -> str:
             "noise": {"dimensions": 4, "images": 4, "basis_images": 40},
         },
         "own.yaml",
+        Study,
     )
     folder = train_job(study, "net", rule, 0, None, 0)
     return weights_sha256(load_network(folder / "network.pt", [f"{name}:network"])[0])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nmnc.noise.activity_stream
-from nmnc.config import Noise, Study
+from nmnc.config import Study
 from nmnc.errors import UserError
 from nmnc.measure.principal_angles import principal_angles
 from nmnc.networks import Network
@@ -19,6 +19,7 @@ from nmnc.noise.activity_stream import RANDOM_AXES, ActivityStream
 from nmnc.noise.manifold import principal_basis, random_basis
 from nmnc.rules import make_rule
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
+from nmnc.settings import Noise
 
 UNITS, CLASSES, BATCH, CPU = 300, 5, 32, torch.device("cpu")
 

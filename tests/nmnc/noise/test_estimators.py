@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
@@ -12,6 +11,7 @@ from nmnc.networks.replay import Record, recording, replaying
 from nmnc.networks.resnet import resnet
 from nmnc.noise.perturbation import Perturbation, copies, joint_response, mean_jacobians, responses
 from nmnc.rules import make_rule
+from nmnc.settings import Noise
 
 IMAGES, BATCH = 5, 9
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.networks import Network
 from nmnc.networks.backward import response
@@ -22,6 +21,7 @@ from nmnc.rules.noise_correlation import NoiseCorrelation
 from nmnc.rules.smooth_subspace import smooth_basis
 from nmnc.rules.spectral import largest_stable_rate
 from nmnc.rules.weight_mirror import WeightMirror
+from nmnc.settings import Noise
 
 UNITS, AXES, CLASSES = 40, 12, 5
 CPU = torch.device("cpu")

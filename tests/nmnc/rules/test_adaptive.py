@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.measure.diagnostics import diagnose
 from nmnc.networks import Network
@@ -16,6 +15,7 @@ from nmnc.noise.manifold import random_basis
 from nmnc.noise.perturbation import within_subspace
 from nmnc.rules import make_rule
 from nmnc.rules.adaptive import AdaptiveManifoldNoiseCorrelation, HalvesFeedback
+from nmnc.settings import Noise
 
 UNITS, CLASSES, BATCH, TRUE = 300, 10, 64, 16
 CPU = torch.device("cpu")

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.config import Dataset as DatasetConfig
-from nmnc.config import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.data.dataset import Dataset, load_dataset
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.rules import Rule, make_rule
+from nmnc.settings import Dataset as DatasetConfig
+from nmnc.settings import Diagnostics, NetworkEntry, Noise, Run, Training
 from nmnc.training.trainer import Trainer
 
 SHAPE, CLASSES = (1, 8, 8), 5

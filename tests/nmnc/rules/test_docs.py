@@ -1,13 +1,16 @@
 """The rule that docs/adding-a-rule.md teaches works as it stands there."""
 
+import sys
 import textwrap
+from types import ModuleType
 
 import pytest
 import torch
 
 from nmnc import rules
-from nmnc.config import Noise
 from nmnc.networks.mlp import mlp
+from nmnc.rule_kinds import RULES, RuleKind
+from nmnc.settings import Noise
 from tests.places import ROOT
 
 DOCS = ROOT / "docs" / "adding-a-rule.md"
@@ -16,9 +19,11 @@ DOCS = ROOT / "docs" / "adding-a-rule.md"
 def test_the_rule_of_the_docs_can_be_registered_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     text = DOCS.read_text(encoding="utf-8")
     code = [line for line in text.splitlines() if line.startswith("       ")]
-    names = {"Rule": rules.Rule, "torch": torch}
-    exec(textwrap.dedent("\n".join(code)), names)
-    monkeypatch.setitem(rules.RULES, "random_feedback", names["RandomFeedback"])
+    module = ModuleType("random_feedback_of_the_docs")
+    vars(module).update({"Rule": rules.Rule, "torch": torch})
+    exec(textwrap.dedent("\n".join(code)), vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(RULES, "random_feedback", RuleKind(f"{module.__name__}:RandomFeedback"))
     network = mlp((1, 2, 2), 3, hidden=[6, 5])
     rule, other = (rules.make_rule("random_feedback", network, [6, 5], 3, Noise(), seed) for seed in (1, 2))
     rule.start([])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
@@ -16,6 +15,7 @@ from nmnc.noise.manifold import random_basis
 from nmnc.noise.perturbation import Perturbation, isotropic, responses, within_subspace
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.rules.noise_correlation import NoiseCorrelation
+from nmnc.settings import Noise
 from tests.tolerance import tolerance
 
 UNITS, DIMENSIONS, CLASSES, SCALE = 96, 12, 7, 0.05

@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nmnc.config import Noise, Study
+from nmnc.config import Study
 from nmnc.errors import UserError
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.mlp import mlp
 from nmnc.rules import make_rule
 from nmnc.rules.layerwise import FeedbackAlignment
 from nmnc.rules.weight_mirror import WeightMirror
+from nmnc.settings import Noise
 from nmnc.training.job import check
 from tests.nmnc.rules.layerwise import (
     CLASSES,

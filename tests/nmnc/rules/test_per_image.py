@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmnc.config import Noise
 from nmnc.errors import UserError
 from nmnc.measure.diagnostics import diagnose, margin, output_error
 from nmnc.networks import Network, layer_sizes
 from nmnc.networks.mlp import mlp
 from nmnc.noise.feedback import effective_samples
-from nmnc.rules import RULES, make_rule
+from nmnc.rule_kinds import RULES
+from nmnc.rules import make_rule
 from nmnc.rules.noise_correlation import NoiseCorrelation
+from nmnc.settings import Noise
 
 SHAPE, CLASSES, IMAGES, DIMENSIONS = (1, 2, 5), 4, 6, 3
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nmnc.config import Noise
 from nmnc.networks import Network
 from nmnc.rules import make_rule
 from nmnc.rules.spectral import SpectralNoiseCorrelation, noise_deviations
+from nmnc.settings import Noise
 
 pytestmark = pytest.mark.numeric
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nmnc.config import Training
+from nmnc.settings import Training
 from nmnc.training.optimisation import clip, make_optimiser, set_step_size, step_size
 
 STEPS = 40

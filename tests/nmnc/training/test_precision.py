@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nmnc.measure.diagnostics import output_error
 from nmnc.networks.replay import recording
 from nmnc.noise.perturbation import Perturbation, responses
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.rules.noise_correlation import NoiseCorrelation
 from nmnc.training.trainer import Trainer
 from tests.tolerance import tolerance

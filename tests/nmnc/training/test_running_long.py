@@ -18,7 +18,7 @@ from torch import Tensor
 from nmnc.errors import UserError
 from nmnc.files.writing import only_writer
 from nmnc.interruption import Interrupted, Interruption, interruptible
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.training.checkpoint import load_state
 from nmnc.training.trainer import Trainer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nmnc.config import Study, load_study, study_from
+from nmnc.config import study_from
 from nmnc.data.dataset import load_dataset
 from nmnc.errors import UserError
 from nmnc.files.writing import write_csv
@@ -14,6 +14,7 @@ from nmnc.settings import Dataset
 from nmnc.training.search import rows
 from nmnc.training.trainer import EPOCH_COLUMNS
 from tests.places import ROOT
+from workflow.study import Study, load_study
 
 
 def study(**changes: Any) -> Study:
@@ -30,7 +31,7 @@ def study(**changes: Any) -> Study:
         },
         "evaluation": {"benchmarks": []},
     } | changes
-    return study_from(content, "small.yaml")
+    return study_from(content, "small.yaml", Study)
 
 
 def write_epochs(results: Path, label: str, seed: int, accuracies: list[float]) -> None:

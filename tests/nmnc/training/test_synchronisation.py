@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nmnc.data.dataset import Dataset
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.training.trainer import Trainer
 
 KINDS = sorted(set(RULES) - {"untrained"})

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nmnc.config import Dataset as DatasetConfig
-from nmnc.config import Study
 from nmnc.data.dataset import Dataset, load_dataset
 from nmnc.device import choose_device
 from nmnc.errors import UserError
 from nmnc.networks import Network
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.rules.noise_correlation import NoiseCorrelation
+from nmnc.settings import Dataset as DatasetConfig
 from nmnc.training.checkpoint import load_network, weights_sha256
 from nmnc.training.job import train_job
 from nmnc.training.trainer import Trainer, seeds_of
+from workflow.study import Study
 
 CPU = torch.device("cpu")
 KINDS = sorted(set(RULES) - {"untrained"})

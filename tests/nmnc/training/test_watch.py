@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nmnc.errors import UserError
 from nmnc.networks import Network
-from nmnc.rules import RULES
+from nmnc.rule_kinds import RULES
 from nmnc.training import trainer as training
 from nmnc.training.trainer import Trainer
 from nmnc.training.watch import DEAD_AFTER, EXPLOSION, LOOK_EVERY, Watch, collapsed

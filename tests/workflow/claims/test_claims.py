@@ -13,7 +13,6 @@ import yaml
 from scipy import stats
 
 from brain_eval.inference.intervals import MeanInterval
-from nmnc.config import load_study
 from nmnc.errors import UserError
 from nmnc.noise.averaging import averaged_samples
 from tests.places import ROOT
@@ -25,6 +24,7 @@ from workflow.claims.predictions import QUANTITIES, FigureEntry, Names, Predicti
 from workflow.claims.runs import Runs
 from workflow.claims.tables import angles, dimension, slopes, sweeps, write_claims
 from workflow.claims.verdicts import verdict, verdicts
+from workflow.study import load_study
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ KNOWN = {
 # Tol's "muted" set, less those close to a colour above; markers go on where colours repeat.
 OTHERS = ("#117733", "#DDAA33", "#6699CC", "#CC6677", "#44AA99", "#997700", "#AA3377", "#004488")
 OTHER_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-REFERENCES = ("untrained", "pixels")
+#: Kinds that legends show last.
+LAST = ("untrained", "pixels")
 
 
 def palette(runs: pd.DataFrame) -> dict[str, RuleStyle]:
@@ -79,7 +80,7 @@ def palette(runs: pd.DataFrame) -> dict[str, RuleStyle]:
         runs: table with columns rule and kind (tables/runs.csv).
     """
     pairs = runs[["rule", "kind"]].drop_duplicates("rule")
-    pairs = pd.concat([pairs[~pairs["kind"].isin(REFERENCES)], pairs[pairs["kind"].isin(REFERENCES)]])
+    pairs = pd.concat([pairs[~pairs["kind"].isin(LAST)], pairs[pairs["kind"].isin(LAST)]])
     alone = pairs["kind"].value_counts().eq(1)
     styles: dict[str, RuleStyle] = {}
     turn = 0

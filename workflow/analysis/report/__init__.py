@@ -10,7 +10,6 @@ import jinja2
 from PIL import Image
 
 from nmnc.files.writing import replacing
-from nmnc.runs import REFERENCES
 from workflow.analysis.figures import (
     CaptionedFigure,
     RuleStyle,
@@ -34,6 +33,7 @@ from workflow.analysis.report.rows import (
     similarity_tables,
 )
 from workflow.analysis.report.study import Study, read_study
+from workflow.study import REFERENCES
 
 #: On the page; the same for all figures, so that their letters are of one size.
 PIXELS_PER_INCH = 108

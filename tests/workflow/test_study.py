@@ -1,17 +1,21 @@
 """A study's file: what is accepted, what is refused, and in which words. And the runs it stands for."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
-from nmnc import config
-from nmnc.config import Noise, Section, load_study, study_from
+from nmnc.config import study_from
 from nmnc.errors import UserError
-from nmnc.runs import REFERENCES, data_folder, parameters, references, results_folder, trained
+from nmnc.runs import data_folder, parameters, results_folder, trained
+from nmnc.settings import Noise
 from tests.places import CONFIG
+from workflow.config_reference import sections
+from workflow.study import REFERENCES, Study, load_study, references
 
 REFERENCE = {"network": "torchvision:alexnet", "preprocessing": {"image_size": 8, "mean": [0] * 3, "std": [1] * 3}}
 SWEEPS = {"images": {"rules": ["fast"], "values": {"noise.images": [1, 2, 4]}}}
@@ -39,31 +43,25 @@ def content(**changes: Any) -> dict[str, Any]:
 def refusal(changed: Any) -> str:
     """The error of a study: always one line that starts with where it comes from."""
     with pytest.raises(UserError, match=r"^small\.yaml: ") as caught:
-        study_from(changed, "small.yaml")
+        study_from(changed, "small.yaml", Study)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-SECTIONS: dict[tuple[str, ...], Any] = {
-    (): config.Study,
-    ("paths",): config.Paths,
-    ("dataset",): config.Dataset,
-    ("networks", "net"): config.NetworkEntry,
-    ("rules", "fast"): config.RuleEntry,
-    ("sweeps", "images"): config.Sweep,
-    ("training",): config.Training,
-    ("noise",): config.Noise,
-    ("diagnostics",): config.Diagnostics,
-    ("evaluation",): config.Evaluation,
-    ("evaluation", "activations"): config.Activations,
-    ("evaluation", "models", "alexnet"): config.ReferenceModel,
-    ("evaluation", "models", "alexnet", "preprocessing"): config.ImagePreprocessing,
-}
+NAMES = {"networks": "net", "rules": "fast", "sweeps": "images", "models": "alexnet"}
 
 
-def test_all_sections_are_in_the_test_below() -> None:
-    assert set(SECTIONS.values()) == set(Section.__subclasses__()) - {config.Run}
+def places() -> dict[tuple[str, ...], type[BaseModel]]:
+    """Every section by its place in the study below, found as the page of all keys finds them."""
+    found = {}
+    for place, model in sections(Study):
+        parts = place.split(".") if place else []
+        found[tuple(NAMES[before] if part == "NAME" else part for before, part in pairwise(["", *parts]))] = model
+    return found
+
+
+SECTIONS = places()
 
 
 @pytest.mark.parametrize("place", SECTIONS, ids=".".join)
@@ -84,7 +82,7 @@ def test_every_misspelt_key_is_answered_with_the_right_one(place: tuple[str, ...
 def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -> None:
     study = load_study(path)
     assert study.study == path.stem
-    assert study_from(yaml.safe_load(study.model_dump_json()), "dump") == study
+    assert study_from(yaml.safe_load(study.model_dump_json()), "dump", Study) == study
 
 
 @pytest.mark.parametrize(
@@ -194,7 +192,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 def test_only_the_noise_that_a_rule_uses_is_checked() -> None:
     small = {"batch_size": 6}
     rules = {kind: {"kind": kind} for kind in ("backprop", "fa", "dfa", "kolen_pollack", "weight_mirror", "untrained")}
-    study_from(content(training=small, rules=rules, noise={"dimensions": 500, "per_image": True}), "small.yaml")
+    study_from(content(training=small, rules=rules, noise={"dimensions": 500, "per_image": True}), "small.yaml", Study)
     for kind in ("vnc", "nmnc", "random_subspace", "spectral", "fdfa"):
         words = rf"rules\.{kind}: noise\.images 8 exceeds batch_size 6; lower noise\.images"
         assert re.search(words, refusal(content(training=small, rules={kind: {"kind": kind}})))
@@ -226,7 +224,7 @@ def test_sweeps_that_cannot_be_run_are_refused(sweeps: dict[str, Any], words: st
 
 
 def test_a_rule_overrides_single_values_and_leaves_the_rest() -> None:
-    study = study_from(content(), "small.yaml")
+    study = study_from(content(), "small.yaml", Study)
     assert study.run("fast").noise == Noise(dimensions=4, images=2)
     assert study.run("backprop").noise == study.noise == Noise(dimensions=4)
     assert study.run("fast").training == study.training
@@ -235,14 +233,14 @@ def test_a_rule_overrides_single_values_and_leaves_the_rest() -> None:
 
 
 def test_the_untrained_network_is_in_every_study_once() -> None:
-    assert study_from(content(), "small.yaml").labels() == ["backprop", "fast", "untrained"]
+    assert study_from(content(), "small.yaml", Study).labels() == ["backprop", "fast", "untrained"]
     rules = {"fresh": {"kind": "untrained"}, "vnc": {"kind": "vnc"}}
-    assert study_from(content(rules=rules), "small.yaml").labels() == ["fresh", "vnc"]
-    assert study_from(content(rules={}), "small.yaml").labels() == ["untrained"]
+    assert study_from(content(rules=rules), "small.yaml", Study).labels() == ["fresh", "vnc"]
+    assert study_from(content(rules={}), "small.yaml", Study).labels() == ["untrained"]
 
 
 def test_runs_are_networks_by_rules_by_seeds() -> None:
-    study = study_from(content(), "small.yaml")
+    study = study_from(content(), "small.yaml", Study)
     identities = trained(study)
     assert len(set(identities)) == len(identities) == 2 * 3 * 2
     assert {(one.rule, one.kind) for one in identities} == {
@@ -270,7 +268,7 @@ SEEN = {"image_size": 8, "mean": [0.0] * 3, "std": [1.0] * 3}
     ],
 )
 def test_a_reference_model_is_labelled_by_what_is_loaded(model: dict[str, Any], label: str) -> None:
-    study = study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml")
+    study = study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml", Study)
     found, _ = references(study)
     assert found == ("m", label, label, 0)
     assert label in REFERENCES
@@ -287,11 +285,11 @@ def test_a_reference_model_is_labelled_by_what_is_loaded(model: dict[str, Any], 
 )
 def test_models_that_say_two_things_are_refused(model: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml")
+        study_from({"study": "one", "evaluation": {"models": {"m": model}}}, "one.yaml", Study)
 
 
 def test_the_table_of_runs_holds_the_values_each_run_uses() -> None:
-    study = study_from(content(), "small.yaml")
+    study = study_from(content(), "small.yaml", Study)
     rows = list(parameters(study))
     assert len(rows) == 12 + 2
     for row in rows[:12]:
@@ -301,7 +299,7 @@ def test_the_table_of_runs_holds_the_values_each_run_uses() -> None:
 
 
 def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    study = study_from(content(), "small.yaml")
+    study = study_from(content(), "small.yaml", Study)
     monkeypatch.setenv("NMNC_DATA", "elsewhere")
     assert data_folder(study) == Path("elsewhere")
     monkeypatch.setenv("NMNC_DATA", "a{b}")
@@ -339,10 +337,10 @@ def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPat
 def test_names_that_would_share_a_file_are_refused(changes: dict[str, Any], words: str) -> None:
     plain = {"study": "s", "dataset": {"name": "digits"}, "networks": {"net": NET}, "rules": {"vnc": VNC}}
     with pytest.raises(UserError, match=re.escape(words)):
-        study_from(plain | changes, "study.yaml")
+        study_from(plain | changes, "study.yaml", Study)
 
 
 def test_names_that_only_look_alike_are_accepted() -> None:
     rules = {"b-c": VNC | {"networks": ["a-b"]}, "c": VNC | {"networks": ["a"]}, "b": VNC | {"networks": ["a"]}}
     alike = {"study": "s", "dataset": {"name": "digits"}, "networks": {"a": NET, "a-b": NET}, "rules": rules}
-    assert study_from(alike, "study.yaml").labels("a") == ["c", "b", "untrained"]
+    assert study_from(alike, "study.yaml", Study).labels("a") == ["c", "b", "untrained"]

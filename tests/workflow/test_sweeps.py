@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from nmnc.config import Study, study_from
+from nmnc.config import study_from
 from nmnc.errors import UserError
-from nmnc.runs import parameters, scored, sweep_points, trained
+from nmnc.runs import parameters, sweep_points, trained
 from tests.places import CONFIG
+from workflow.study import Study
 
 NET = {"kind": "mlp", "arguments": {"hidden": [8]}}
 
@@ -35,7 +36,7 @@ def study(**changes: Any) -> Study:
             },
         },
     } | changes
-    return study_from(content, "small.yaml")
+    return study_from(content, "small.yaml", Study)
 
 
 def test_every_combination_is_a_rule_and_the_rules_own_values_are_the_rule_itself() -> None:
@@ -86,10 +87,10 @@ def test_rules_and_sweeps_run_on_their_networks_from_their_seeds() -> None:
 
 def test_only_the_chosen_rules_are_scored() -> None:
     chosen = study(evaluation={"rules": ["nmnc", "untrained"]})
-    compared = scored(chosen)
+    compared = chosen.scored()
     assert {run.rule for run in compared} == {"nmnc", "untrained", "pixels"}
     assert {row["rule"] for row in parameters(chosen) if row["scored"] == "yes"} == {"nmnc", "untrained", "pixels"}
-    assert scored(study(evaluation={"benchmarks": []})) == []
+    assert study(evaluation={"benchmarks": []}).scored() == []
 
 
 def test_the_table_of_sweeps_names_every_point() -> None:
@@ -122,6 +123,6 @@ def test_an_unknown_rule_to_score_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["claims", "claims_gpu", "search"])
 def test_the_studies_of_the_claims_are_valid(name: str) -> None:
-    from nmnc.config import load_study
+    from workflow.study import load_study
 
     assert len(load_study(CONFIG / f"{name}.yaml").seeds) in (1, 6, 10)
