@@ -26,6 +26,8 @@ HOSTILE = ELSEWHERE | {
     "COLUMNS": "40", "FORCE_COLOR": "1", "TERM": "dumb", "PYTHONHASHSEED": "12345",
 }  # fmt: skip
 NUMERIC = ["-m", "numeric"]
+#: Two workers; a test file goes to one of them.
+WORKERS = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 #: The processor's feature that a run needs, its environment, and its tests. The kernels are those of numpy's and
 #: scipy's OpenBLAS, of torch and of torch's MKL. CI makes the first run.
 MATRIX: dict[str, tuple[str, dict[str, str], list[str]]] = {
@@ -82,7 +84,7 @@ def run(name: str, more: list[str]) -> bool:
             as_user = ordinary_user() | {"umask": 0o077}
             Path(folder).chmod(0o777)
             stack.enter_context(busy_programs(2))
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *tests, *more]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WORKERS, *tests, *more]
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         status = subprocess.call(command, cwd=ROOT, env=os.environ | environment | {"PATH": path}, **as_user)
     print(
