@@ -17,7 +17,7 @@ import typer
 from nmnc.command_line import run_command
 from nmnc.config import study_from
 from nmnc.errors import UserError
-from nmnc.files.reading import read_object, read_rows
+from nmnc.files.reading import read_object, read_rows, read_text
 from nmnc.files.writing import only_writer, write_text
 from nmnc.runs import Identity, results_folder, trained
 from workflow.study import Study, load_study
@@ -87,6 +87,7 @@ def bring_back(study: Study, published: Path) -> int:
     if not all(isinstance(run, dict) and set(IDENTITY) <= run.keys() for run in provenance["runs"]):
         raise UserError(f"{published / 'provenance.json'}: a run lacks one of {', '.join(IDENTITY)}; {advice}")
     tables = {name: _table(published, name) for name in PLACES}
+    codebook = published / "tables" / "claims" / "runs" / "codebook.csv"
     results = results_folder(study)
     fitting = dict(_fitting(study, study_from(provenance["config"], str(published), Study), provenance["runs"]))
     wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
@@ -95,6 +96,9 @@ def bring_back(study: Study, published: Path) -> int:
         # The lock of its training, which would write to the same folder.
         with only_writer(results / ".locks" / run.stem, 0):
             _write_rows(results, run, tables)
+            if codebook.exists() and (results / PLACES["scores"][0].format(run.folder)).exists():
+                beside = results / f"scores/{run.folder}_codebook.csv"
+                write_text(beside, read_text(codebook, advice), digest=True)
             text = json.dumps(shared | about, indent=1) + "\n"
             write_text(_network(results, run).with_name("provenance.json"), text, digest=True)
     listed = {run.folder: settings_sha256(study, run) for run in fitting}

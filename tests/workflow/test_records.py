@@ -64,6 +64,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (results / "tables" / "claims.csv").write_text("prediction\n")
     for name, rows_of_all in collected.items():
         pd.DataFrame(rows_of_all).to_csv(results / "tables" / "claims" / "runs" / f"{name}.csv", index=False)
+    (results / "tables" / "claims" / "runs" / "codebook.csv").write_text("column,code,meaning\n")
     publish(one, target)
     shutil.rmtree(results)
     return target
@@ -77,6 +78,7 @@ def test_the_rows_of_every_finished_run_come_back(published: Path) -> None:
         for name, rows in rows_of(run).items():
             read = pd.read_csv(results_folder(one) / PLACES[name].format(run.folder))
             pd.testing.assert_frame_equal(read, rows, check_dtype=False)
+        assert (results_folder(one) / f"scores/{run.folder}_codebook.csv").read_text() == "column,code,meaning\n"
         provenance = json.loads((results_folder(one) / "networks" / run.folder / "provenance.json").read_text())
         assert (provenance["git"], provenance["seed"], provenance["study"]) == ("d", run.seed, "tiny")
     assert brought_back(one) == {name: set(finished) for name in PLACES}

@@ -99,6 +99,7 @@ RUN_TABLES = {
     "alignment": Table("networks/{}/alignment.csv", ALIGNMENT, TRAIN),
     "timing": Table("networks/{}/timing.csv", ("stage", "seconds"), TRAIN),
     "scores": Table("scores/{}.csv", SCORES, SCORE),
+    "codebook": Table("scores/{}_codebook.csv", CODEBOOK, SCORE),
     "manifold": Table("manifold/{}.csv", ("layer", "quantity", "value"), "python -m nmnc diagnose"),
 }
 
@@ -187,21 +188,19 @@ class Results:
 
     def draws(self, run: Run) -> dict[tuple[str, str], Drawn]:
         """Return the draws beside a run's scores; none where the file is not there, as beside scores made by hand."""
-        path = self.beside_scores(run, "draws.nc")
+        path = self.beside_scores(run, "draws")
         return read_draws(path, run.cells) if path.exists() else {}
 
-    def codebook(self, run: Run | None = None) -> Codebook:
+    def meanings(self, run: Run | None = None) -> Codebook:
         """Return the meanings of the codes in the study's tables, or in a run's scores; none beside scores by hand."""
-        path = self.path("codebook") if run is None else self.beside_scores(run, "codebook.csv")
-        if run is not None and not path.exists():
+        if run is not None and not self.path("codebook", run).exists():
             return Codebook()
-        rows = self.rows("codebook") if run is None else read_rows(path, CODEBOOK, f"delete it and run: {SCORE}")[1]
-        return Codebook({(row["column"], row["code"]): row["meaning"] for row in rows})
+        return Codebook({(row["column"], row["code"]): row["meaning"] for row in self.rows("codebook", run)})
 
     def beside_scores(self, run: Run, name: str) -> Path:
-        """Return the path of a file beside a run's scores: draws.nc, rdms.nc or codebook.csv."""
+        """Return the path of a NetCDF file beside a run's scores: draws or rdms."""
         path = self.path("scores", run)
-        return path.with_name(f"{path.stem}_{name}")
+        return path.with_name(f"{path.stem}_{name}.nc")
 
     def provenance(self, run: Run) -> dict[str, Any]:
         """Return the provenance.json of a run that the study trained.
@@ -252,7 +251,8 @@ class Results:
         path = self.folder / "tables" / "claims" / "runs" / f"{name}.csv"
         for candidate in (path, path.with_name(f"{path.name}.gz")):
             if candidate.exists():
-                header, rows = read_rows(candidate, IDENTITY, "restore it with git, or run the study")
+                columns = CODEBOOK if name == "codebook" else IDENTITY
+                header, rows = read_rows(candidate, columns, "restore it with git, or run the study")
                 return typed(pd.DataFrame(rows, columns=header, dtype=str), candidate)
         raise UserError(f"{self.folder}: neither networks/ nor {path.relative_to(self.folder)}; run the study first")
 

@@ -78,7 +78,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
         "layers": [files.run.cells | row for files in runs for row in choose_layers(files.draws)],
         "timing": _timing(trained),
     }
-    codebook = Codebook(itertools.chain.from_iterable(results.codebook(files.run).items() for files in runs))
+    codebook = Codebook(itertools.chain.from_iterable(results.meanings(files.run).items() for files in runs))
     codebook |= Codebook.of(itertools.chain.from_iterable(tables.values()))
     tables["codebook"] = list(codebook.rows)
     # All is computed before anything is written: a mistake found late leaves the old tables whole.

@@ -6,6 +6,7 @@ from functools import cached_property
 import pandas as pd
 
 from brain_eval.benchmarks.whole_regions import rows_of_whole_regions
+from brain_eval.codes import CODEBOOK
 from nmnc.errors import UserError
 from nmnc.files.reading import read_object
 from workflow.analysis.results import Results
@@ -16,7 +17,7 @@ LAST_EPOCHS = 2
 
 #: Tables of all runs' own rows, written beside the verdicts (tables/claims/runs) so that these can be computed anew
 #: from what is published, without the networks.
-RECORDS = ("epochs", "alignment", "manifold", "scores")
+RECORDS = ("epochs", "alignment", "manifold", "scores", "codebook")
 
 
 class Runs(Results):
@@ -55,6 +56,12 @@ class Runs(Results):
         """Scores of the networks that were compared with recordings; whole regions only."""
         scores = self.collected("scores")
         return scores if scores.empty else rows_of_whole_regions(scores)
+
+    @cached_property
+    def codebook(self) -> pd.DataFrame:
+        """The meaning of every code in the scores."""
+        found = self.collected("codebook").reindex(columns=list(CODEBOOK))
+        return found.drop_duplicates(ignore_index=True)
 
     @cached_property
     def training_images(self) -> int:

@@ -68,7 +68,7 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
     study = Results(results)
     names = [*TABLES, *(["sweeps"] if study.path("sweeps").exists() else [])]
     texts = {name: study.frame(name) for name in names}
-    codebook = study.codebook()
+    codebook = study.meanings()
     tables = {name: spelled(typed(table, study.path(name)), codebook) for name, table in texts.items()}
     _refuse_unlike(tables["scores"], tables["means"], results)
     benchmarks = list(tables["scores"]["benchmark"].unique())
@@ -131,7 +131,7 @@ def _read_rdms(
             scored.setdefault(run.identity[:2], []).append(run)
     for seeds in scored.values():
         first = min(seeds, key=lambda run: run.identity.seed)
-        for name, model in model_rdms(study.beside_scores(first, "rdms.nc"), first, names):
+        for name, model in model_rdms(study.beside_scores(first, "rdms"), first, names):
             found.setdefault(name, []).append(replace(model, n_seeds=len({run.identity.seed for run in seeds})))
     return [
         (load_benchmark(f"{name}={folders[name]}" if name in folders else name, data), found[name])
