@@ -1,18 +1,18 @@
 # Two commands: `make` runs the small study that ships with the project, `make test` runs the tests.
-# Each installs .venv first where that is needed. `make help` lists the rest.
+# Both install .venv first if needed. `make help` lists all targets.
 
 CORES ?= 2
 CONFIG ?= config/default.yaml
 ARGS ?=
 
 PYTHON := .venv/bin/python
-# Rules of the workflow and tests start programs by name; they must be this environment's.
+# Rules of the workflow and tests start programs by name, which must be those of this environment.
 IN_ENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-# Tests of a file share what its fixtures build, so that a file goes to one worker.
+# Tests of one file share what its fixtures build, so each file goes to one worker.
 PYTEST = $(IN_ENV) $(PYTHON) -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
-# Snakemake reads a study before our code can refuse it: it is read by nmnc first.
+# nmnc checks the study first, because Snakemake reads it before our code could refuse it.
 STUDY = $(PYTHON) -m nmnc check --settings --config $(1) && $(IN_ENV) snakemake --cores $(CORES) --configfile $(1)
-# A run that diverges is a result: the verdicts then count it as a missing seed. $(1): the study, $(2): the tier.
+# $(1): the study, $(2): the tier. A run that diverges is a result: the verdicts count it as a missing seed.
 define CLAIMS
 $(PYTHON) workflow/plan.py --config config/$(1).yaml --cores $(CORES) && \
 { $(IN_ENV) snakemake claims --cores $(CORES) --resources gpu=1 --configfile config/$(1).yaml --keep-going || { \
@@ -25,7 +25,7 @@ IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 .DEFAULT_GOAL := default
 .PHONY: default env test test-all test-oldest test-anywhere lint cifar10 search claims records claims-gpu brain bench plan lock clean help
 
-default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, no data needed
+default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, needs no data
 	@$(call STUDY,config/default.yaml)
 	@echo "report: results/default/report.html"
 	@echo "tables: results/default/tables/"
@@ -39,13 +39,13 @@ test: .venv/.installed ## Run the tests that are not marked slow; ARGS="-k alpha
 test-all: .venv/.installed ## Run every test: also simulations, whole studies and kills; ARGS as for test
 	@$(PYTEST) $(ARGS)
 
-test-oldest: .venv/.installed ## nmnc's tests with torch 2.11 and numpy 2, in an environment of its own (6 GB); ARGS as for test
+test-oldest: .venv/.installed ## Run nmnc's tests with torch 2.11 and numpy 2 in a separate environment (6 GB); ARGS as for test
 	@test -e .venv/oldest/.installed || { $(PYTHON) -m venv --clear .venv/oldest && \
 	    .venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/nmnc/oldest.txt && \
 	    touch .venv/oldest/.installed; }
 	@PYTHONPATH="$(CURDIR)" .venv/oldest/bin/python -m pytest tests/nmnc $(ARGS)
 
-test-anywhere: .venv/.installed ## The tests as on other machines (kernels, locale, user, load); ARGS=other-kernel for one
+test-anywhere: .venv/.installed ## Run the tests as on other machines (kernels, locale, user, load); ARGS=other-kernel for one of them
 	@$(IN_ENV) $(PYTHON) tests/anywhere.py $(ARGS)
 
 lint: .venv/.installed ## Check style, format, types and the workflow (ruff, mypy, snakefmt, snakemake)
@@ -61,40 +61,40 @@ cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 12 minutes, 
 	@echo "report: results/cifar10/report.html"
 	@echo "tables: results/cifar10/tables/"
 
-search: .venv/.installed ## Step sizes for the claims: nine trials for every rule, the best three again; 3 hours on two cores
+search: .venv/.installed ## Search step sizes for the claims: nine trials per rule, then the best three again; 3 hours on two cores
 	@for name in search search_more search_again search_rare search_rare_again; do \
 	    $(PYTHON) -m nmnc check --settings --config config/$$name.yaml || exit 2; \
 	    $(IN_ENV) snakemake search --cores $(CORES) --configfile config/$$name.yaml --keep-going || { \
-	        echo "some trials stopped (above): they count, and are never chosen" >&2; \
+	        echo "some trials diverged (above); they count as trials and are never chosen" >&2; \
 	        $(PYTHON) -m nmnc search --config config/$$name.yaml --out results/$$name/tables/search.csv --unfinished \
 	            || exit 1; \
 	    }; \
 	    echo "table: results/$$name/tables/search.csv"; \
 	done
 
-claims: .venv/.installed ## The paper's claims, CPU tier: 719 runs, 5.6 hours on two cores; goes on where it was cut
+claims: .venv/.installed ## The paper's claims, CPU tier: 719 runs, 5.6 hours on two cores; run it again to resume
 	@$(call CLAIMS,claims,CPU)
 
-records: .venv/.installed ## Bring back the published runs of the claims; make claims then does only what is missing
+records: .venv/.installed ## Restore the published runs of the claims, so that make claims trains only what is missing
 	@$(PYTHON) -m workflow.records --config config/claims.yaml
 
-claims-gpu: .venv/.installed ## The same at full size; needs a GPU
+claims-gpu: .venv/.installed ## The paper's claims at full size; needs a GPU
 	@$(call CLAIMS,claims_gpu,GPU)
 
 brain: .venv/.installed ## Six rules, untrained and reference models on four benchmarks; 80 minutes on two cores
 	@$(call STUDY,config/brain.yaml)
 	@echo "report: results/brain/report.html"
 
-bench: .venv/.installed ## Speed beside other libraries, one CSV per bench in results/bench; run it on a quiet machine
+bench: .venv/.installed ## Measure speed against other libraries, one CSV per bench in results/bench; use an idle machine
 	@mkdir -p results/bench
 	@for name in step_time rdms encoding bootstrap pca activations memory; do \
 	    $(PYTHON) bench/$$name.py --out results/bench/$$name.csv || exit 1; \
 	done
 
-plan: .venv/.installed ## What a study would cost: runs, hours, disk; CONFIG=config/cifar10.yaml
+plan: .venv/.installed ## Estimate the cost of a study: runs, hours, disk; CONFIG=config/cifar10.yaml
 	@$(PYTHON) workflow/plan.py --config $(CONFIG) --cores $(CORES)
 
-lock: ## Write requirements.lock anew from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+lock: ## Update requirements.lock from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@command -v uv >/dev/null || { echo "make lock: uv is not on PATH; install it with 'pip install uv'" >&2; exit 2; }
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --quiet -o requirements.lock $(ARGS)
@@ -108,9 +108,9 @@ help: ## Show this list
 	@echo "make [TARGET] [CORES=$(CORES)]   without TARGET: default"
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
 
-# An install that was cut off leaves .venv/.installing behind, with its process id: packages may be
-# half-copied, so the next call starts .venv afresh (downloads are kept in the installer's cache).
-# build-constraints.txt: the few packages without a wheel are built with the locked setuptools.
+# An interrupted install leaves .venv/.installing with its process id. Packages may be incomplete, so the
+# next call creates .venv from scratch (the installer's cache keeps the downloads).
+# build-constraints.txt: packages without a wheel are built with the locked setuptools.
 .venv/.installed: requirements.lock pyproject.toml
 	@set -eu; \
 	installer=$$(cat .venv/.installing 2>/dev/null || echo none); \
@@ -126,7 +126,7 @@ help: ## Show this list
 	        if $$name $(IS_311) 2>/dev/null; then python=$$(command -v $$name); break; fi; \
 	    done; \
 	    if [ -z "$$python$$uv" ]; then \
-	        echo "make env: no Python 3.11 here; install it (python3.11 and its venv module) or uv, then run this again" >&2; \
+	        echo "make env: Python 3.11 was not found; install it (python3.11 and its venv module) or uv, then run this again" >&2; \
 	        exit 2; \
 	    fi; \
 	    echo "creating .venv with $${python:-Python 3.11 from uv}"; \
@@ -135,7 +135,7 @@ help: ## Show this list
 	        uv venv --quiet --allow-existing --python "$${python:-3.11}" .venv; \
 	    else \
 	        "$$python" -m venv .venv || { \
-	            echo "make env: $$python cannot make environments; install its venv module (python3.11-venv) or uv" >&2; \
+	            echo "make env: $$python cannot create environments; install its venv module (python3.11-venv) or uv" >&2; \
 	            exit 2; \
 	        }; \
 	    fi; \

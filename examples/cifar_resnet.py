@@ -1,4 +1,4 @@
-"""A network of your own for brain_eval: the CIFAR-10 residual networks of He et al. 2016.
+"""An example of a network of your own for brain_eval: the CIFAR-10 residual networks of He et al. 2016.
 
     python -m brain_eval extract --model examples.cifar_resnet:resnet20 --weights resnet20-12fca82f.th \\
         --layers relu,layer1,layer2,layer3,linear --benchmark kriegeskorte2008 --out activations \\
@@ -8,9 +8,9 @@ He, Zhang, Ren & Sun 2016, "Deep residual learning for image recognition", secti
 convolution, three groups of n blocks with 16, 32 and 64 channels, global average pooling, 10 outputs.
 Shortcuts are of option A: no parameters, every second pixel, zeros for the new channels.
 
-Parameters are named as in the weights that Idelbayev 2018 published ("Proper ResNet implementation
-for CIFAR10/CIFAR100 in PyTorch", github.com/akamaster/pytorch_resnet_cifar10, BSD-2), so that they
-can be loaded. The code is our own.
+Parameters have the names of the weights that Idelbayev 2018 published ("Proper ResNet implementation
+for CIFAR10/CIFAR100 in PyTorch", github.com/akamaster/pytorch_resnet_cifar10, BSD-2), so
+that those weights load. The code is our own.
 """
 
 from torch import Tensor, nn
@@ -33,26 +33,26 @@ class Block(nn.Module):
         self.new_channels = after - before
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """The input itself; where the shape changes, subsampled and padded with zero channels (option A)."""
+        """Return the input; where the shape changes, subsample it and pad with zero channels (option A)."""
         if self.stride == 1 and self.new_channels == 0:
             return x
         first = self.new_channels // 2
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, first, self.new_channels - first))
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Apply both convolutions and add the shortcut."""
         inside = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(inside)) + self.shortcut(x))
 
 
 class CifarResNet(nn.Module):
-    """Depth 6 n + 2. Layers to ask for: relu (the stem), layer1, layer2, layer3, linear (the logits)."""
+    """Residual network of depth 6 n + 2; layers relu (the stem), layer1, layer2, layer3, linear (the logits)."""
 
     def __init__(self, blocks: int, classes: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU()  # a module, and used only here, so that the stem's output has a name
+        self.relu = nn.ReLU()  # a module used only here, so that the stem's output has a name
         self.layer1 = self._group(16, 16, blocks, stride=1)
         self.layer2 = self._group(16, 32, blocks, stride=2)
         self.layer3 = self._group(32, 64, blocks, stride=2)
@@ -67,17 +67,17 @@ class CifarResNet(nn.Module):
         return nn.Sequential(Block(before, after, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, 3, 32, 32), normalised -> logits (batch, classes)."""
+        """Map normalised images (batch, 3, 32, 32) to logits (batch, classes)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean(dim=(2, 3)))
 
 
 def resnet20(classes: int = 10) -> CifarResNet:
-    """20 layers: three blocks a group."""
+    """Return the network of 20 layers: three blocks per group."""
     return CifarResNet(3, classes)
 
 
 def resnet32(classes: int = 10) -> CifarResNet:
-    """32 layers: five blocks a group."""
+    """Return the network of 32 layers: five blocks per group."""
     return CifarResNet(5, classes)

@@ -1,4 +1,4 @@
-"""A bank of Gabor filters, the classical model of V1, as a reference model: network: examples.gabor:gabor_bank.
+"""A bank of Gabor filters, the classical model of V1; as a reference model `network: examples.gabor:gabor_bank`.
 
 Nothing is trained. Simple cells are half-rectified filter outputs; complex cells add the squares of two filters in
 quadrature (Jones & Palmer 1987, J. Neurophysiol. 58:1233; Adelson & Bergen 1985, J. Opt. Soc. Am. A 2:284).
@@ -13,12 +13,12 @@ PHASES = (0.0, math.pi / 2, math.pi, 3 * math.pi / 2)
 
 
 def filters(wavelengths: tuple[float, ...], orientations: int, size: int) -> Tensor:
-    """Gabor filters of zero mean and unit length, float32 (wavelengths * orientations * 4 phases, 1, size, size).
+    """Return Gabor filters of zero mean and unit norm, float32 (wavelengths * orientations * 4 phases, 1, size, size).
 
     Args:
-        wavelengths: of the carrier, in pixels; the envelope's standard deviation is half of it.
+        wavelengths: wavelengths of the carrier in pixels; the envelope's standard deviation is half of it.
         orientations: equally spaced over half a turn.
-        size: side of the filters in pixels, odd.
+        size: side of the filters in pixels; must be odd.
     """
     y, x = torch.meshgrid(*[torch.arange(size, dtype=torch.float64) - size // 2] * 2, indexing="ij")
     bank = []
@@ -44,7 +44,7 @@ class Simple(nn.Module):
         self.bank: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Filter the grey image and rectify."""
         grey = images.mean(1, keepdim=True)
         return torch.relu(nn.functional.conv2d(grey, self.bank, padding=self.bank.shape[-1] // 2))
 
@@ -53,7 +53,7 @@ class Complex(nn.Module):
     """Energy over the four phases of each wavelength and orientation, halved in resolution."""
 
     def forward(self, simple: Tensor) -> Tensor:
-        """(batch, filters, height, width) -> (batch, filters / 4, height / 2, width / 2)."""
+        """Map (batch, filters, height, width) to (batch, filters / 4, height / 2, width / 2)."""
         phases = simple.unflatten(1, (-1, len(PHASES)))
         return nn.functional.avg_pool2d(phases.square().sum(2).sqrt(), 2)
 
@@ -61,7 +61,7 @@ class Complex(nn.Module):
 def gabor_bank(
     wavelengths: tuple[float, ...] = (3.0, 6.0, 12.0), orientations: int = 8, size: int = 15
 ) -> nn.Sequential:
-    """The model: layers `simple` and `complex`."""
+    """Return the model, whose layers are `simple` and `complex`."""
     layers = nn.Sequential()
     layers.add_module("simple", Simple(tuple(wavelengths), orientations, size))
     layers.add_module("complex", Complex())

@@ -41,7 +41,7 @@ rule claims:
         tier="GPU" if STUDY.device == "cuda" else "CPU",
         confidence=EVALUATION.confidence,
     message:
-        "verdicts on the claims"
+        "compute the verdicts on the claims"
     shell:
         "python -m workflow.analysis claims --results {params.results:q} --predictions {input.predictions:q}"
         " --tier {params.tier} --confidence {params.confidence} 2> {log:q}"

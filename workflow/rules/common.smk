@@ -1,4 +1,4 @@
-# What all rules share: the checked study, paths, the command of each stage and its sources.
+# Shared by all rules: the checked study, paths, the command of each stage and its sources.
 import json
 import shlex
 import sys
@@ -13,8 +13,8 @@ from workflow import inputs, records, study
 from workflow.owners import remember_owner
 from workflow.start import begin, gpu_present, prepare_environment, shortest
 
-# Snakemake lays --configfile over a `configfile:` key by key, so that a value of the default study would
-# leak into every other one. The study is read whole from one file instead.
+# Snakemake merges --configfile into a `configfile:` key by key, so values of the default study would leak into
+# every other study. The study is therefore read from one file.
 CONFIG, STUDY = begin(workflow.overwrite_configfiles, workflow.config_settings.config)
 RESULTS = runs.results_folder(STUDY).as_posix()
 DATA = runs.data_folder(STUDY).as_posix()
@@ -29,7 +29,7 @@ RUN_FILES = [
     "provenance.json",
 ]
 prepare_environment(DATA)
-# Runs whose rows are published and were brought back (python -m workflow.records): the claims do not make them anew.
+# Runs whose published rows were restored by python -m workflow.records; the claims do not train them again.
 PUBLISHED = records.brought_back(STUDY)
 GPUS = int(STUDY.device != "cpu" and gpu_present())
 
@@ -50,7 +50,7 @@ onstart:
 
 
 def sources(*modules):
-    """Files of our packages that these modules are made of, theirs and all they import."""
+    """Return the source files of these modules and of all that they import from this project."""
     from nmnc.files.sources import closure
 
     root = Path(workflow.basedir)
@@ -58,7 +58,7 @@ def sources(*modules):
 
 
 def benchmark_sources():
-    """Modules of the study's benchmarks, which are imported by name and not by an import statement."""
+    """Return the modules of the study's benchmarks, which are imported by name and so escape `sources`."""
     folders = EVALUATION.benchmark_folders
     names = ["folder" if name in folders else name for name in EVALUATION.benchmarks]
     return [
@@ -68,12 +68,12 @@ def benchmark_sources():
 
 
 def files(paths):
-    """The user's files as inputs, relative to the working directory where they lie below it."""
+    """Return the user's files as inputs, relative to the working directory if they are below it."""
     return [shortest(path.absolute()).as_posix() for path in paths]
 
 
 def training_parameters(wildcards):
-    """What decides the weights beside the data: a change reruns the training."""
+    """Return the settings that determine the weights, data aside; a change reruns the training."""
     run = STUDY.run(wildcards.label).model_dump(mode="json")
     network = STUDY.networks[wildcards.network].model_dump(mode="json")
     shared = {"threads": STUDY.threads, "device": STUDY.device}
@@ -81,7 +81,7 @@ def training_parameters(wildcards):
 
 
 def pixel_preprocessing():
-    """Pixels as the study's networks see them: a file or JSON text for --preprocessing."""
+    """Return the value of --preprocessing for pixels as the study's networks see them: a file or JSON text."""
     if STUDY.networks:
         return f"{RESULTS}/dataset.json"
     given = [model.preprocessing for model in EVALUATION.models.values() if model.preprocessing]
@@ -90,7 +90,7 @@ def pixel_preprocessing():
 
 
 def model_inputs(wildcards):
-    """The network.pt of a trained run; a reference model's files; for pixels what says how networks see them."""
+    """Return the input files of a model: network.pt, a reference model's files, or the preprocessing of pixels."""
     if wildcards.network == "pixels" and STUDY.networks:
         return pixel_preprocessing()
     if wildcards.network in EVALUATION.models:
@@ -101,38 +101,38 @@ def model_inputs(wildcards):
 
 
 def model_options(wildcards):
-    """Options of `brain_eval extract` that name the model; what a reference model is stands in the study's file."""
+    """Return the options of `brain_eval extract` that name the model; the study's file defines reference models."""
     if wildcards.network in EVALUATION.models:
         return shlex.join(["--model", wildcards.network])
     if wildcards.network in STUDY.networks:
         kind = STUDY.networks[wildcards.network].kind
         built_by = ["--network", kind] if ":" in kind else []
         return shlex.join(["--model", model_inputs(wildcards), *built_by])
-    # The mean over the map of an image is its mean colour, and no baseline.
+    # The spatial mean of an image is its mean colour, which is not a useful baseline.
     whole = ["--reduction", "none"] if EVALUATION.activations.reduction == "spatial_mean" else []
     return shlex.join(["--model", "pixels", "--preprocessing", pixel_preprocessing(), *whole])
 
 
 def extraction_parameters(wildcards):
-    """What decides activations beside the network and the stimuli: a change extracts again."""
+    """Return the settings that determine activations, network and stimuli aside; a change extracts again."""
     model = EVALUATION.models.get(wildcards.network)
     kept = EVALUATION.activations.model_dump(mode="json")
     return json.dumps(kept | {"model": model and model.model_dump(mode="json")}, sort_keys=True)
 
 
 def kind_of(wildcards):
-    """The kind of rule that a scored identity was trained by."""
+    """Return the kind of rule that a scored model was trained by."""
     key = (wildcards.network, wildcards.label, int(wildcards.seed))
     return next(one.kind for one in SCORED if (one.network, one.rule, one.seed) == key)
 
 
 def per_identity(pattern):
-    """`pattern` with {folder} filled in for everything that is scored."""
+    """Return `pattern` with {folder} filled in for every scored model."""
     return [pattern.format(folder=identity.folder) for identity in SCORED]
 
 
 def measured_on(wildcards):
-    """What decides the table beside the network and the images: a change measures again."""
+    """Return the settings that determine the table, network and images aside; a change measures again."""
     shared = {
         "dataset": STUDY.dataset.model_dump(mode="json") if STUDY.dataset else None,
         "held_out": STUDY.diagnostics.images,
@@ -143,6 +143,6 @@ def measured_on(wildcards):
 
 
 def verdicts():
-    """The claims' verdicts where they have been computed: the report shows them from then on."""
+    """Return the table of verdicts if it exists, so that the report shows it."""
     path = f"{RESULTS}/tables/claims.csv"
     return [path] if Path(path).exists() else []

@@ -1,4 +1,4 @@
-# Data: found in the data folder, or downloaded to it; what they are is written beside the results.
+# Data: found in the data folder or downloaded to it, and described beside the results.
 
 
 rule dataset:
@@ -20,7 +20,7 @@ rule dataset:
         config=CONFIG.as_posix(),
         dataset=STUDY.dataset.model_dump_json() if STUDY.dataset else "",
     message:
-        "training images: found or downloaded, and described"
+        "find or download training images"
     shell:
         "python -m nmnc fetch --config {params.config:q} --out {output:q} 2> {log:q}"
 
@@ -45,6 +45,6 @@ rule benchmarks:
         benchmarks=EVALUATION.specs(),
         out=subpath(output[0], parent=True),
     message:
-        "benchmarks: found or downloaded, hashes checked, and described"
+        "find or download benchmarks and check their hashes"
     shell:
         "python -m brain_eval fetch --config {params.config:q} --out {params.out:q} 2> {log:q}"

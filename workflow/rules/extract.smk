@@ -1,4 +1,4 @@
-# Activations: one job per network, rule and seed, all layers and benchmarks in it.
+# Activations: one job per network, rule and seed, for all layers and benchmarks.
 
 
 rule extract:
@@ -21,7 +21,7 @@ rule extract:
         "../../environment.yml"
     threads: STUDY.threads
     resources:
-        # Beside the budget: the process with torch and the weights.
+        # The budget, plus 2 GB for the process with torch and the weights.
         mem_mb=int(1000 * EVALUATION.activations.memory_gb) + 2000,
         gpu=GPUS,
     params:
@@ -31,7 +31,7 @@ rule extract:
         parameters=extraction_parameters,
         out=subpath(output[0], parent=True),
     message:
-        "activations of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
+        "extract activations of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
     shell:
         "python -m brain_eval extract --config {params.config:q} {params.model} --device {params.device}"
         " --threads {threads} --out {params.out:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# The manifold of every trained network: its dimension, and how much of the Jacobian lies along it.
+# The manifold of every trained network: its dimension, and the share of the Jacobian within it.
 
 
 rule diagnose:
@@ -23,6 +23,6 @@ rule diagnose:
         config=CONFIG.as_posix(),
         parameters=measured_on,
     message:
-        "manifold of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
+        "measure the manifold of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}"
     shell:
         "python -m nmnc diagnose --config {params.config:q} --network {input.network:q} --out {output:q} 2> {log:q}"

@@ -24,7 +24,7 @@ rule runs:
         config=CONFIG.as_posix(),
         study=STUDY.model_dump_json(),
     message:
-        "table of runs and their parameters"
+        "write the table of runs and their parameters"
     shell:
         "python -m nmnc runs --config {params.config:q} --out {output.table:q} --sweeps {output.sweeps:q} 2> {log:q}"
 
@@ -70,7 +70,7 @@ rule tables:
         results=subpath(output[0], ancestor=2),
         confidence=EVALUATION.confidence,
     message:
-        "tables of the study"
+        "write the tables of the study"
     shell:
         "python -m workflow.analysis tables --results {params.results:q} --confidence {params.confidence} 2> {log:q}"
 
@@ -87,7 +87,7 @@ rule report:
         sources=sources("workflow.analysis.report", *benchmark_sources()),
     output:
         report(f"{RESULTS}/report.html", caption="../report/report.rst", category="Report"),
-        # Not the folder: the claims' figures in it are made elsewhere. Kept, since it names the figures to replace.
+        # Not the folder, which also has the claims' figures. `update` keeps the file, which names the figures to replace.
         report(
             update(f"{RESULTS}/figures/captions.json"),
             caption="../report/figures.rst",
@@ -105,6 +105,6 @@ rule report:
     params:
         results=subpath(output[0], parent=True),
     message:
-        "figures and report"
+        "draw figures and write the report"
     shell:
         "python -m workflow.analysis report --results {params.results:q} --config {input.config:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# Scores: one job per network, rule and seed, all layers, benchmarks and metrics in it.
+# Scores: one job per network, rule and seed, for all layers, benchmarks and metrics.
 
 
 rule score:
@@ -27,13 +27,13 @@ rule score:
     params:
         activations=lambda wildcards, input: Path(input.activations[0]).parent,
         config=CONFIG.as_posix(),
-        # Not an output: its files are named by what they depend on, and serve every network.
+        # Not an output: its files are content-addressed and shared by all networks.
         ceilings=f"{RESULTS}/benchmarks/ceilings",
         identity=lambda wildcards: ",".join([wildcards.network, wildcards.label, kind_of(wildcards), wildcards.seed]),
-        # Read from the study's file; here for what a change reruns.
+        # The command reads these from the study's file; as params, a change of them reruns the rule.
         settings=EVALUATION.scoring().model_dump_json(),
     message:
-        "similarity of {wildcards.network}, {wildcards.label}, seed {wildcards.seed}, to the recordings"
+        "score {wildcards.network}, {wildcards.label}, seed {wildcards.seed}, against the recordings"
     shell:
         "python -m brain_eval score --activations {params.activations:q} --config {params.config:q}"
         " --out {output.scores:q} --rdms {output.rdms:q} --draws-file {output.draws:q} --ceilings {params.ceilings:q}"

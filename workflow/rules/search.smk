@@ -1,11 +1,11 @@
-# The search for step sizes: a study whose sweeps are trials, judged on held-out training images.
+# The search for step sizes: a study whose sweeps are trials, compared on held-out training images.
 
 
 rule trained:
     input:
         [f"{RESULTS}/networks/{run.folder}/{name}" for run in TRAINED for name in RUN_FILES],
     message:
-        "all networks are trained"
+        "all networks of the study are trained"
 
 
 rule search:
@@ -26,6 +26,6 @@ rule search:
     params:
         config=CONFIG.as_posix(),
     message:
-        "table of the search"
+        "write the table of the search"
     shell:
         "python -m nmnc search --config {params.config:q} --out {output:q} 2> {log:q}"

@@ -1,4 +1,4 @@
-# Training: one job per network, rule and seed. A killed job goes on from its checkpoint.
+# Training: one job per network, rule and seed. A killed job resumes from its checkpoint.
 
 
 rule train:
