@@ -11,7 +11,8 @@ from nmnc.errors import UserError, did_you_mean
 from nmnc.files.reading import read_yaml
 from nmnc.rule_kinds import refuse_misfits, rule_kind
 from nmnc.sections import MOST_BYTES_OF_A_NAME, Name, Section, Seed, UserPath
-from nmnc.settings import MOST_POINTS, Dataset, Diagnostics, NetworkEntry, Noise, RuleEntry, Run, Sweep, Training
+from nmnc.settings import MOST_POINTS, Diagnostics, NetworkEntry, Noise, RuleEntry, Run, Sweep, Training
+from nmnc.settings import Dataset as Dataset
 from nmnc.sweeps import Point, points_of
 from nmnc.validation import one_line, overlay
 
