@@ -86,7 +86,9 @@ def _refuse_without_noise(known: _Repetitions, residuals: NDArray[np.float64], s
     silent = np.abs(residuals).max(axis=0) <= rounding
     if silent.all() or (silent.any() and shrinkage != "shrinkage_eye"):
         neuroid = int(np.argmax(silent))
-        raise UserError(f"neuroid {neuroid} answers every repetition alike, so its noise is unknown; leave it out")
+        raise UserError(
+            f"neuroid {neuroid} has identical responses in all repetitions, so its noise cannot be estimated; remove it"
+        )
 
 
 def _covariance(residuals: NDArray[np.float64], freedom: int, shrinkage: str) -> NDArray[np.float64]:

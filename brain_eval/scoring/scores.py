@@ -87,6 +87,7 @@ def score_model(
     reasons: dict[str, dict[str, str]] = {}
     scored: list[tuple[Target, str, dict[str, Scores]]] = []
     benchmarks = [brain_eval.benchmarks.load_benchmark(spec, data) for spec in specs]
+    refuse_without_responses(benchmarks, chosen, others=False)
     refuse_too_much(benchmarks, chosen, len(kinds), draws)
     for benchmark in benchmarks:
         name = benchmark.description.name
@@ -166,6 +167,7 @@ def refuse_undefined(
     Raises:
         UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
     """
+    refuse_without_responses(benchmarks, metrics, others=others)
     compared = bool(metrics_of_rdms(metrics))
     for kind in (kind for kind in kinds if compared or kind != CORRELATION):
         reasons: dict[str, str] = {}
@@ -176,6 +178,25 @@ def refuse_undefined(
             found |= bool([pairs_of(recording, benchmark.place) for recording in own.recordings])
         if benchmarks and not found and not others:
             refuse_absent(kind, ", ".join(benchmark.place for benchmark in benchmarks), reasons)
+
+
+def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[str], *, others: bool) -> None:
+    """UserError where nothing can be scored since all metrics need responses and no recording has them.
+
+    Of several benchmarks, one that gives no scores is warned of.
+
+    Args:
+        benchmarks, others: see `refuse_undefined`.
+        metrics: names.
+    """
+    if metrics_of_rdms(metrics):
+        return
+    lacking = [each.place for each in benchmarks if all(part.responses is None for part in each.recordings)]
+    reason = f"RDMs without responses cannot be scored by {', '.join(metrics)}; add a metric of RDMs, such as spearman"
+    if lacking and len(lacking) == len(benchmarks) and not others:
+        raise UserError(f"{', '.join(lacking)}: {reason}")
+    for place in lacking:
+        tqdm.write(f"brain_eval: warning: {place}: {reason}", file=sys.stderr)
 
 
 def _in_order(scores: Scores, metrics: Sequence[str]) -> Scores:

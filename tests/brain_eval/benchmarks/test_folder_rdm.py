@@ -8,7 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
 
+from brain_eval.benchmarks import load_benchmark
 from brain_eval.metrics.mahalanobis import crossnobis_rdm
+from brain_eval.scoring.scores import refuse_without_responses
 from nmnc.errors import UserError
 
 N = 6
@@ -151,3 +153,17 @@ def test_attributes_that_scale_and_mark_are_obeyed(mine: Any) -> None:
         variable.scale_factor, variable.units = 0.001, "seconds since 2000-01-01"
         variable[:] = np.ma.masked_array(np.round(DISTANCES, 3), np.eye(N, dtype=bool))
     np.testing.assert_allclose(mine.recordings()[0].rdm, np.round(DISTANCES, 3), atol=1e-12)
+
+
+def test_metrics_of_responses_alone_are_refused_where_only_rdms_are(
+    mine: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.rdm(DISTANCES)
+    benchmark = load_benchmark(f"mine={mine.path}", mine.path)
+    message = r"RDMs without responses cannot be scored by ridge, pls; add a metric of RDMs, such as spearman"
+    with pytest.raises(UserError, match=message):
+        refuse_without_responses([benchmark], ["ridge", "pls"], others=False)
+    refuse_without_responses([benchmark], ["ridge", "spearman"], others=False)
+    assert capsys.readouterr().err == ""
+    refuse_without_responses([benchmark], ["ridge"], others=True)
+    assert "warning: " in capsys.readouterr().err

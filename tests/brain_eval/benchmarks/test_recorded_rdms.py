@@ -155,4 +155,6 @@ def test_a_recording_whose_noise_is_unknown_is_warned_of(study: Any, capsys: pyt
     study.write(known, {"conv": layer()})
     with pytest.raises(UserError, match="has a mahalanobis RDM"):
         study.score("fake", recorded_rdms=["mahalanobis"])
-    assert "session A: no mahalanobis RDM: neuroid 2 answers every repetition alike" in capsys.readouterr().err
+    assert (
+        "session A: no mahalanobis RDM: neuroid 2 has identical responses in all repetitions" in capsys.readouterr().err
+    )

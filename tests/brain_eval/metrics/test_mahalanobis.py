@@ -163,13 +163,13 @@ def test_noise_that_is_only_the_rounding_of_a_mean_is_refused(repetitions: int) 
     one, constant = values.copy(), values.copy()
     one[:, :, 2], constant[:, :, 2] = alike[:, :, 2], 0.1
     for function, shrinkage in itertools.product(KINDS.values(), SHRINKAGES):
-        with pytest.raises(UserError, match="neuroid 0 answers every repetition alike"):
+        with pytest.raises(UserError, match="neuroid 0 has identical responses in all repetitions"):
             function(alike, shrinkage)
         for silent in (one, constant):
             if shrinkage == "shrinkage_eye":  # it lends every neuroid some noise
                 assert np.abs(function(silent, shrinkage)).max() < 1e4
             else:
-                with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
+                with pytest.raises(UserError, match="neuroid 2 has identical responses in all repetitions"):
                     function(silent, shrinkage)
 
 
@@ -199,7 +199,7 @@ def test_repetitions_that_say_nothing_about_noise_are_refused() -> None:
     for unit in (1e-100, 1e160):
         with pytest.raises(UserError, match="squares of the responses overflow or underflow"):
             mahalanobis_rdm(np.random.default_rng(0).standard_normal((3, 10, 6)) * unit)
-    with pytest.raises(UserError, match="neuroid 2 answers every repetition alike"):
+    with pytest.raises(UserError, match="neuroid 2 has identical responses in all repetitions"):
         crossnobis_rdm(same)
     same[2, 5, 1] = np.inf
     with pytest.raises(UserError, match="repetition 2 holds infinity in row 5"):
