@@ -86,6 +86,7 @@ def test_mistakes_on_the_command_line(nmnc: Any) -> None:
     assert sorted(path.name for path in nmnc.folder.iterdir()) == ["data", "study.yaml"]
 
 
+@pytest.mark.slow
 def test_an_interpreter_of_its_own_does_the_same(nmnc: Any) -> None:
     def real(*arguments: str) -> tuple[int, str, str]:
         run = subprocess.run(

@@ -123,6 +123,7 @@ def our_score(checkpoint: Path, images: Path) -> float:
     return compare(correlation_rdm(features.flatten(1).numpy()), correlation_rdm(recorded), "spearman")
 
 
+@pytest.mark.slow
 def test_brainscore_vision_scores_the_plug_in_as_we_do(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     own = overlay(tmp_path / "overlay")
     (own / "benchmarks/thirty2026").mkdir()

@@ -216,6 +216,7 @@ def test_dozens_of_rules_come_in_parts_that_show_each_once(tables: Tables) -> No
         assert all("n = 2 seeds per rule" in figure.caption for figure in parts)
 
 
+@pytest.mark.slow
 def test_rdms_of_many_rules_come_in_parts(objects: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow.analysis.figures.parts, "MOST_RULES", 2)
     rules = ("rule1", "rule2", "rule3")

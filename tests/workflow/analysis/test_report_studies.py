@@ -213,6 +213,7 @@ def test_runs_of_sweeps_are_counted(fake_study: Any) -> None:
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
 
+@pytest.mark.slow
 def test_dozens_of_rules_keep_their_tables_within_the_page(fake_study: Any) -> None:
     for name in ("runs", "epochs", "accuracy", "scores", "layers"):
         table = fake_study.table(name)
