@@ -20,10 +20,22 @@ $(PYTHON) workflow/plan.py --config config/$(1).yaml --cores $(CORES) && \
     $(PYTHON) -m workflow.analysis claims --results results/$(1) --predictions docs/predictions.yaml --tier $(2); }; } && \
 echo "verdicts: results/$(1)/tables/claims.csv, figures: results/$(1)/figures/claims/"
 endef
+# A trial that diverges is a result too. $(1): studies, one after the other.
+define SEARCH
+for name in $(1); do \
+    $(PYTHON) -m nmnc check --settings --config config/$$name.yaml || exit 2; \
+    $(IN_ENV) snakemake search --cores $(CORES) --configfile config/$$name.yaml --keep-going || { \
+        echo "some trials diverged (above); they count as trials and are never chosen" >&2; \
+        $(PYTHON) -m nmnc search --config config/$$name.yaml --out results/$$name/tables/search.csv --unfinished \
+            || exit 1; \
+    }; \
+    echo "table: results/$$name/tables/search.csv"; \
+done
+endef
 IS_311 := -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'
 
 .DEFAULT_GOAL := default
-.PHONY: default env test test-all test-oldest test-anywhere lint cifar10 search claims records claims-gpu brain bench plan lock clean help
+.PHONY: default env test test-all test-oldest test-anywhere lint cifar10 search long-search claims records claims-gpu brain bench plan lock clean help
 
 default: .venv/.installed ## The default study: digits, a simulated ventral stream; 2 minutes, needs no data
 	@$(call STUDY,config/default.yaml)
@@ -62,15 +74,10 @@ cifar10: .venv/.installed ## The CIFAR-10 study on real recordings; 12 minutes, 
 	@echo "tables: results/cifar10/tables/"
 
 search: .venv/.installed ## Search step sizes for the claims: nine trials per rule, then the best three again; 3 hours on two cores
-	@for name in search search_more search_again search_rare search_rare_again; do \
-	    $(PYTHON) -m nmnc check --settings --config config/$$name.yaml || exit 2; \
-	    $(IN_ENV) snakemake search --cores $(CORES) --configfile config/$$name.yaml --keep-going || { \
-	        echo "some trials diverged (above); they count as trials and are never chosen" >&2; \
-	        $(PYTHON) -m nmnc search --config config/$$name.yaml --out results/$$name/tables/search.csv --unfinished \
-	            || exit 1; \
-	    }; \
-	    echo "table: results/$$name/tables/search.csv"; \
-	done
+	@$(call SEARCH,search search_more search_again search_rare search_rare_again)
+
+long-search: .venv/.installed ## Search step sizes at full length, nine trials per rule; 4 hours on two cores
+	@$(call SEARCH,long_search)
 
 claims: .venv/.installed ## The paper's claims, CPU tier: 719 runs, 5.6 hours on two cores; run it again to resume
 	@$(call CLAIMS,claims,CPU)
