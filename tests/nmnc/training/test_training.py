@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,10 @@ from workflow.study import Study
 
 CPU = torch.device("cpu")
 KINDS = sorted(set(RULES) - {"untrained"})
-LOCAL = [kind for kind in KINDS if RULES[kind].local]  # type: ignore[attr-defined]
+CLASSES: dict[str, Any] = {kind: resolve_name(RULES[kind].rule) for kind in KINDS}
+LOCAL = [kind for kind in KINDS if CLASSES[kind].local]
 # fdfa counts derivatives, not copies: see test_direct_rules.py.
-PERTURBING = [
-    kind
-    for kind in KINDS
-    if isinstance(RULES[kind], type) and issubclass(RULES[kind], NoiseCorrelation) and kind != "fdfa"
-]
+PERTURBING = [kind for kind in KINDS if issubclass(CLASSES[kind], NoiseCorrelation) and kind != "fdfa"]
 FILES = {"network.pt", "epochs.csv", "alignment.csv", "timing.csv", "provenance.json"}
 BATCH, IMAGES, EPOCHS = 32, 200, 2
 STEPS = EPOCHS * (IMAGES // BATCH)
