@@ -132,7 +132,7 @@ def test_simulated_is_said_wherever_it_stands(page: Page, html: str) -> None:
         caption = figure.partition("</figcaption>")[0]
         if "_simulated_" in caption:
             assert "(simulated, not recorded)" in caption
-            assert "not for sharing" not in caption
+            assert "do not share" not in caption
     assert "say nothing about any brain" in page.text
 
 
@@ -142,7 +142,7 @@ def test_recorded_panels_are_marked(html: str) -> None:
         for part in html.split("<figcaption>")
         if "figures/local/rdms_objects" in part.partition("</figcaption>")[0]
     )
-    assert "shows stimuli or recorded data: not for sharing" in caption
+    assert "shows stimuli or recorded data: do not share" in caption
 
 
 def test_headline_accuracy_is_the_tables(page: Page, written: Any) -> None:
@@ -159,7 +159,7 @@ def test_headline_accuracy_is_the_tables(page: Page, written: Any) -> None:
 
 
 def test_intervals_are_told_in_the_tables_words_and_their_caution_is_said(page: Page) -> None:
-    assert "in brackets, Student's t 87 % interval over seeds (unknown with one seed" in page.text
+    assert "Brackets: Student's t 87 % interval over seeds, unknown with one seed;" in page.text
     # The held-out table alone makes intervals of its own, at the study's confidence.
     assert (
         page.text.count("95 % interval over") == page.text.count("Interval: Student's t 95 % interval over seeds;") == 1
@@ -185,9 +185,9 @@ def test_the_coverage_told_is_that_of_the_committed_table(page: Page) -> None:
     table = pd.read_csv(ROOT / "results/reference/bench/interval_coverage.csv")
     table = table[table["case"].eq("score")]
     for stimuli, recordings, words in (
-        (92, (1,), "of a single recording in {} % of the experiments"),
-        (92, (2, 3, 4, 7), "of a mean over two to seven recordings in {} %."),
-        (20, (1, 2, 3, 4, 7), "With 20 stimuli the intervals hold the true value in {} %, but are too wide"),
+        (92, (1,), "in {} % of simulations for a single recording"),
+        (92, (2, 3, 4, 7), "in {} % for a mean over two to seven recordings."),
+        (20, (1, 2, 3, 4, 7), "With 20 stimuli the intervals cover the true value in {} %, but are too wide"),
     ):
         own = 100 * table[table["n_stimuli"].eq(stimuli) & table["n_recordings"].isin(recordings)]["covered"]
         assert words.format(f"{own.min():.0f} to {own.max():.0f}") in page.text

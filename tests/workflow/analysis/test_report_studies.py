@@ -183,7 +183,7 @@ def test_no_scored_model_makes_a_whole_report(fake_study: Any) -> None:
         write(fake_study, name, fake_study.table(name).query("rule in ['backprop', 'nmnc']"))
     write_report(fake_study.results, fake_study.config, fake_study.data)
     html = (fake_study.results / "report.html").read_text()
-    assert "this study compares none of them with recordings" in html
+    assert "are not compared with recordings (evaluation.benchmarks is empty)" in html
     assert html.count("no network of this study is compared with recordings") == 2
     assert "Every recording in this study is simulated" not in html
     assert "Similarity, every layer" not in html
@@ -207,7 +207,7 @@ def test_runs_of_sweeps_are_counted(fake_study: Any) -> None:
     ]
     paths = save_all(figures, fake_study.results / "figures")
     html = render(study, palette(study.tables["runs"]), list(zip(figures, paths, strict=True)))
-    assert "The 2 runs of the sweeps stand in this figure" in html
+    assert "The 2 runs of the sweeps are in this figure" in html
     (fake_study.results / "tables/sweeps.csv").write_text("sweep,rule\na,b\n")
     with pytest.raises(UserError, match=r"sweeps\.csv lacks the column label; .*python -m nmnc runs"):
         read_study(fake_study.results, fake_study.config, fake_study.data)
