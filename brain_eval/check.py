@@ -58,7 +58,7 @@ def check_all(
         images += benchmark.stimulus_set.read(np.arange(min(SHOWN, len(benchmark.stimulus_set.stimulus_ids))))
     for name, model in models.items():
         _check_model(name, model, data, images[:SHOWN], kept)
-    refuse_undefined(loaded, metrics, kinds, others=len(loaded) < len(benchmark_specs))
+    refuse_undefined(loaded, metrics, kinds, is_partial=len(loaded) < len(benchmark_specs))
 
 
 def read_model(text: str) -> tuple[str, ReferenceModel]:

@@ -19,7 +19,7 @@ from brain_eval.activations.layer_probe import Probe, laid_out, print_notes, pro
 from brain_eval.activations.memory_budget import memory_plan, refuse_without_memory
 from brain_eval.activations.models import Model
 from brain_eval.activations.reductions import REDUCTIONS
-from brain_eval.activations.reductions.reduction import WHOLE, Kept, Reduction, kept_of, notes
+from brain_eval.activations.reductions.reduction import WHOLE, Kept, Reduction, notes, reduce_layer
 from brain_eval.activations.repeats import Repeats, Sample, refuse_changes, rows_to_repeat, state_of
 from brain_eval.activations.settings import Activations
 from brain_eval.activations.writer import Shape
@@ -129,7 +129,7 @@ def reduction_of(settings: Activations) -> Reduction:
 def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
     """Extents of each layer's output along its axes, 1 where it has fewer than three; raises as `layer_probe.probe`."""
     outputs = probe(model, Computation(device)).outputs
-    return {layer: one.shape for layer, one in kept_layers(model, outputs, WHOLE, 1, device).items()}
+    return {layer: record.shape for layer, record in kept_layers(model, outputs, WHOLE, 1, device).items()}
 
 
 def kept_layers(
@@ -138,7 +138,7 @@ def kept_layers(
     """What is recorded of each layer; UserError, with the model's name, as `reductions.kept_of`."""
     try:
         return {
-            layer: kept_of(layer, output.shape, output.channel_axis, reduction, n, device)
+            layer: reduce_layer(layer, output.shape, output.channel_axis, reduction, n, device)
             for layer, output in outputs.items()
         }
     except UserError as error:
@@ -164,7 +164,7 @@ class _Job:
         self.fitted = self.reduction.method.fitted
         self.kept = kept_layers(model, found.outputs, self.reduction, self.n, computation.device)
         self.repeats = Repeats(model, computation, found, self.kept)
-        self.shapes = {layer: one.shape for layer, one in self.kept.items()}
+        self.shapes = {layer: record.shape for layer, record in self.kept.items()}
         seen, row = model.preprocessing, 4 * activation_files.neuroids(self.shapes)
         image = 4 * seen.channels * seen.image_size**2
         self.plan = memory_plan(model.name, settings.memory_gb, batch_size, image, found.bytes_per_image, row)
@@ -189,14 +189,14 @@ class _Job:
     def run(self) -> None:
         """Write the file."""
         if self.fitted is None:
-            self._record(self.path, self.attributes | _said(notes(self.kept)), self.settings.compression)
+            self._record(self.path, self.attributes | _notes_attribute(notes(self.kept)), self.settings.compression)
             return
         with private_folder(self.path.parent) as folder:
             everything = folder / "whole.nc"
             self._record(everything, {}, compression=False)
             self.fitted.rewrite(
                 everything, self.path, self.stimuli.stimulus_ids, self.shapes, self.reduction.dimensions,
-                lambda said: self.attributes | _said(said), self.settings.compression,
+                lambda layer_notes: self.attributes | _notes_attribute(layer_notes), self.settings.compression,
             )  # fmt: skip
 
     def _record(self, path: Path, attributes: Mapping[str, str], compression: bool) -> None:
@@ -205,8 +205,8 @@ class _Job:
         columns = activation_files.columns(self.shapes)
         activation_files.write(
             path, self.stimuli.stimulus_ids, self.shapes, attributes, self._blocks(rows, columns), chunk,
-            unplaced=[layer for layer, one in self.kept.items() if not one.placed],
-            channel_axes={layer: one.channel_axis for layer, one in self.kept.items()},
+            unplaced=[layer for layer, record in self.kept.items() if not record.placed],
+            channel_axes={layer: record.channel_axis for layer, record in self.kept.items()},
             compression=compression,
             check=lambda first, block: _refuse_not_finite(self.model, self.stimuli, block, columns, first),
         )  # fmt: skip
@@ -345,9 +345,9 @@ def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, se
     }
 
 
-def _said(of_layers: Mapping[str, str]) -> dict[str, str]:
-    """The attribute that tells what a reduction did, layer by layer."""
-    return {"reduction_of_layers": json.dumps(dict(of_layers), ensure_ascii=False)} if of_layers else {}
+def _notes_attribute(layer_notes: Mapping[str, str]) -> dict[str, str]:
+    """Return the attribute with what the reduction did to each layer."""
+    return {"reduction_of_layers": json.dumps(dict(layer_notes), ensure_ascii=False)} if layer_notes else {}
 
 
 def _device(name: str) -> torch.device:

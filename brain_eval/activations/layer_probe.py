@@ -135,9 +135,9 @@ def probe(model: Model, computation: Computation) -> Probe:
         ) from error
     refuse_training(model)
     outputs = {layer: _promised(model, layer, calls[layer], computation) for layer in model.layers}
-    others = _at_other_sizes(model, computation, outputs)
+    resized = _at_other_sizes(model, computation, outputs)
     for layer, output in outputs.items():
-        axis = _channel_axis(output.shape, others[layer])
+        axis = _channel_axis(output.shape, resized[layer])
         if axis is None and len(output.shape) == 3 and _gives_channels_first(model.layers[layer]):
             axis = 0
         outputs[layer] = replace(output, channel_axis=axis)

@@ -84,7 +84,7 @@ def load_model(
     if source == "pixels" or ":" in source:
         if kind:
             raise UserError(f"{source}: --network {kind} says what built a network.pt; leave it out")
-        name, own, built_by = source, None, source
+        name, how, built_by = source, None, source
         module = as_float32(_built(source, arguments, weights is not None), source)
         if weights is not None:
             fill(module, weights, source, weights_key)
@@ -94,21 +94,21 @@ def load_model(
     else:
         if weights is not None or weights_key or _json_object(arguments):
             raise UserError(f"{source}: a network.pt holds its weights and arguments; leave out those options")
-        name, module, own, built_by = _from_checkpoint(Path(source), kind)
+        name, module, how, built_by = _from_checkpoint(Path(source), kind)
     if preprocessing:
-        own = Preprocessing.from_option(preprocessing, "--preprocessing")
-    if own is None:
+        how = Preprocessing.from_option(preprocessing, "--preprocessing")
+    if how is None:
         raise UserError(f"{source}: say how it sees an image, e.g. --preprocessing '{EXAMPLE}'")
     with running_users_code(f"{source}: cannot be described"):  # its own __repr__ and train run
         module.eval()
         code = code_sha256(module, built_by)
     weights_sha256 = _weights_sha256(module)  # before a pass, which could change them
-    chosen = _chosen(module, layers, source, own)
+    chosen = _chosen(module, layers, source, how)
     return Model(
         name=name,
         module=module,
         layers=chosen.layers,
-        preprocessing=own,
+        preprocessing=how,
         weights_sha256=weights_sha256,
         code_sha256=code,
         steps=chosen.steps,

@@ -31,7 +31,7 @@ def ensure(files: Sequence[DataFile], data_folder: Path) -> list[Path]:
             _check(path, file)
     absent = [(path, file) for path, file in zip(paths, files, strict=True) if not path.exists()]
     for number, (path, file) in enumerate(absent):
-        _download(path, file, data_folder, others=len(absent) - number - 1)
+        _download(path, file, data_folder, remaining=len(absent) - number - 1)
     return paths
 
 
@@ -61,14 +61,14 @@ def state(files: Sequence[DataFile], data_folder: Path) -> str:
 
 
 def _check(path: Path, file: DataFile) -> None:
-    mend = f"delete it and run again to download it from {file.url}"
+    advice = f"delete it and run again to download it from {file.url}"
     if not path.is_file():
         raise UserError(f"{path} is not a file; move it away and run again to download it from {file.url}")
     size = path.stat().st_size
     if file.size is not None and size < file.size:
-        raise UserError(f"{path} is truncated: {size} of {file.size} bytes; {mend}")
+        raise UserError(f"{path} is truncated: {size} of {file.size} bytes; {advice}")
     for kind, found, expected in _wrong_hashes(path, file):
-        raise UserError(f"{path} has the wrong {kind} {found}, expected {expected}; {mend}")
+        raise UserError(f"{path} has the wrong {kind} {found}, expected {expected}; {advice}")
 
 
 def _wrong_hashes(path: Path, file: DataFile) -> list[tuple[str, str, str]]:
@@ -85,7 +85,7 @@ def _digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(content, kind).hexdigest()
 
 
-def _download(path: Path, file: DataFile, data_folder: Path, others: int) -> None:
+def _download(path: Path, file: DataFile, data_folder: Path, remaining: int) -> None:
     # Imported here: listing and scoring with the data in place need neither.
     import pooch
     import requests
@@ -93,7 +93,7 @@ def _download(path: Path, file: DataFile, data_folder: Path, others: int) -> Non
 
     by_hand = f"put it at {path} by hand ({file.digest})"
     listed = "brain_eval benchmarks --files lists all"
-    more = f"; {others} more file{'s' * (others > 1)} of this source absent too ({listed})" if others else ""
+    more = f"; {remaining} more file{'s' * (remaining > 1)} of this source absent too ({listed})" if remaining else ""
     # A misspelt data folder would otherwise look like a missing download.
     nowhere = "" if data_folder.exists() else f" (the data folder {data_folder} does not exist)"
     # Where the size is unknown any total will do, pooch takes the answer's; it cannot handle a bar without one.

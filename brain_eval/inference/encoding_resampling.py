@@ -24,12 +24,12 @@ def weighted_pearson(a: Matrix, b: Matrix, weights: Matrix) -> Matrix:
         means = (weights / weights.sum(axis=1, keepdims=True)) @ np.hstack(
             [first, second, first * first, second * second, first * second]
         )
-        first, second, squares, others, products = np.split(means, 5, axis=1)
-        squares -= first * first
-        others -= second * second
+        first, second, first_squares, second_squares, products = np.split(means, 5, axis=1)
+        first_squares -= first * first
+        second_squares -= second * second
         products -= first * second
-        r = products / np.sqrt(squares * others)
-        usable = (squares > NO_VARIANCE) & (others > NO_VARIANCE)
+        r = products / np.sqrt(first_squares * second_squares)
+        usable = (first_squares > NO_VARIANCE) & (second_squares > NO_VARIANCE)
     usable &= (weights > 0).sum(axis=1, keepdims=True) >= FEWEST
     return np.where(usable, np.clip(r, -1.0, 1.0), np.nan)
 

@@ -23,8 +23,8 @@ FISHER_Z = ("t-fisher-z", "Student's t {:g} % interval (Fisher z)")
 
 def interval_code(method: tuple[str, str], confidence: float, factors: Sequence[str]) -> Code:
     """Return how an interval was made, e.g. STUDENT's 95 % interval over ("seeds", "stimuli"): t:95:seeds+stimuli."""
-    (name, words), percent = method, 100 * confidence
-    return Code(f"{name}:{percent:g}:{'+'.join(factors)}", f"{words.format(percent)} over {enumerated(factors)}")
+    (name, text), percent = method, 100 * confidence
+    return Code(f"{name}:{percent:g}:{'+'.join(factors)}", f"{text.format(percent)} over {enumerated(factors)}")
 
 
 def enumerated(factors: Sequence[str]) -> str:

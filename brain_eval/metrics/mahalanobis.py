@@ -127,10 +127,10 @@ def _towards_variances(
     products = np.outer(variances, variances)
     correlations = sums / np.sqrt(products) / (n - 1)
     spread = n / freedom**2 * (squared_sums / products / (n - 1) - correlations**2)
-    others = ~np.eye(len(sums), dtype=bool)
-    size = float(np.sum(correlations[others] ** 2))
-    weight = min(max(float(np.sum(spread[others])) / size, 0.0), 1.0) if size > 0 else 1.0
-    return np.where(others, (1.0 - weight) * covariance, covariance)
+    off_diagonal = ~np.eye(len(sums), dtype=bool)
+    size = float(np.sum(correlations[off_diagonal] ** 2))
+    weight = min(max(float(np.sum(spread[off_diagonal])) / size, 0.0), 1.0) if size > 0 else 1.0
+    return np.where(off_diagonal, (1.0 - weight) * covariance, covariance)
 
 
 def whitened(responses: NDArray[np.float64], covariance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -66,8 +66,8 @@ def leave_one_out(
     everyone = chosen.transform(transformed.mean(axis=0))
     lower, upper = [], []
     for index, label in enumerate(labels):
-        others = np.array([other != label for other in labels])
-        pooled = chosen.transform(transformed[others].mean(axis=0))
+        rest = np.array([other != label for other in labels])
+        pooled = chosen.transform(transformed[rest].mean(axis=0))
         lower.append(correlate(pooled, transformed[index], chosen))
         upper.append(correlate(everyone, transformed[index], chosen))
     definition = left_out(what, len(set(labels)), len(rdms), ranked=chosen.transform is ranks)
@@ -176,8 +176,8 @@ def lower_of(what: str) -> Code:
 
 def split_halves(n_splits: int, n_images: int, ends: Code) -> Code:
     """Return the definition of a split-half ceiling, with how its ends were made."""
-    words = f"split-half over repetitions ({n_splits} random splits; {n_images} images)"
-    return Code(f"split-half:{n_splits}:{n_images}", words).then(ends, ": ")
+    text = f"split-half over repetitions ({n_splits} random splits; {n_images} images)"
+    return Code(f"split-half:{n_splits}:{n_images}", text).then(ends, ": ")
 
 
 def left_out(what: str, n: int, n_rdms: int, *, ranked: bool = True) -> Code:

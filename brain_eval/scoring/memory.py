@@ -32,21 +32,21 @@ def bytes_to_score(benchmark: Benchmark, metrics: Sequence[str], kinds: int, dra
         kinds: how many kinds of recorded RDMs are compared.
         draws: of the bootstrap.
     """
-    compared, others = metrics_of_rdms(metrics).values(), metrics_of_responses(metrics)
-    aligned = sum(isinstance(metric, SubsetMetric) for metric in others)
+    compared, of_responses = metrics_of_rdms(metrics).values(), metrics_of_responses(metrics)
+    aligned = sum(isinstance(metric, SubsetMetric) for metric in of_responses)
     sizes = [len(recording.stimuli) for recording in benchmark.recordings]
-    responses = [len(one.stimuli) for one in benchmark.recordings if one.responses is not None]
+    responses = [len(recording.stimuli) for recording in benchmark.recordings if recording.responses is not None]
     kept = layer = 0.0
     if compared:
         transforms = len({metric.transform for metric in compared})
-        own_draws = any(metric.draws is not None for metric in compared)
+        drawn = any(metric.draws is not None for metric in compared)
         kept += kinds * sum(n**2 for n in sizes) * (0.5 + 1.5 * transforms)
-        layer = (11 if own_draws else 5) * max(sizes, default=0) ** 2
+        layer = (11 if drawn else 5) * max(sizes, default=0) ** 2
     if aligned and responses:
         largest = max(responses)
         subsets = draws + largest + 2 * SPLITS_OF_STIMULI + 1
         kept += sum(subsets * n + aligned * (n**2 + subsets * n) for n in responses)
         layer = max(layer, 3 * largest**2 + 3 * subsets * largest)
-    if responses and any(isinstance(metric, EncodingMetric) for metric in others):
+    if responses and any(isinstance(metric, EncodingMetric) for metric in of_responses):
         layer = max(layer, 5 * max(responses) ** 2 + draws * max(responses))
     return int(8 * kept), int(8 * layer)

@@ -36,11 +36,11 @@ def rows_of_layer(target: Target, scores: Scores, confidence: float) -> Iterator
         animals: dict[str, list[int]] = {}
         for index in indices:
             animals.setdefault(target.recordings[index].animal, []).append(index)
-        groups = {animal: own for animal, own in animals.items() if len(own) > 1}
+        groups = {animal: members for animal, members in animals.items() if len(members) > 1}
         if len(indices) > 1:
             groups[ALL] = indices
-        for animal, own in groups.items():
-            yield from _mean_rows(target, animal, own, metrics, scores, confidence)
+        for animal, members in groups.items():
+            yield from _mean_rows(target, animal, members, metrics, scores, confidence)
 
 
 def _recording_rows(
@@ -58,12 +58,12 @@ def _recording_rows(
             "metric": metric_label(target.kind, name),
             "n_stimuli": len(recording.stimuli),
             "n_neuroids": recording.n_neuroids,
-            **_interval_of_one(score, confidence),
+            **_recording_interval(score, confidence),
             **_ceiled(score.raw, ceiling, score.ceiled),
         }
 
 
-def _interval_of_one(score: Score, confidence: float) -> dict[str, Any]:
+def _recording_interval(score: Score, confidence: float) -> dict[str, Any]:
     cells: dict[str, Any] = {"raw": score.raw, "interval_method": score.method}
     if score.raw is not None and score.variation is not None:
         spread = stimulus_variance(score.variation)
@@ -90,15 +90,15 @@ def _mean_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yield the mean over some recordings per metric; neuroids add up, shared stimuli count once."""
     for name in metrics:
-        own = [index for index in indices if (index, name) in scores]
-        if len(own) < 2:
+        known = [index for index in indices if (index, name) in scores]
+        if len(known) < 2:
             continue
-        recordings = [target.recordings[index] for index in own]
+        recordings = [target.recordings[index] for index in known]
         neuroids = [recording.n_neuroids for recording in recordings if recording.n_neuroids is not None]
         stimuli = np.unique(np.concatenate([recording.stimuli for recording in recordings]))
-        given = [scores[index, name] for index in own]
-        cells = _interval_of_mean(given, confidence)
-        ceiled = _mean_ceiling(given, cells["raw"]) or _ceiled(cells["raw"], target.ceiling_of_subjects(own, name))
+        parts = [scores[index, name] for index in known]
+        cells = _interval_of_mean(parts, confidence)
+        ceiled = _mean_ceiling(parts, cells["raw"]) or _ceiled(cells["raw"], target.ceiling_of_subjects(known, name))
         yield {
             "session": MEAN,
             "animal": animal,
@@ -137,9 +137,9 @@ def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] 
 def averaged(lower: Sequence[float], upper: Sequence[float], n: int) -> Code | None:
     """Return over how many of n recordings the ends of a ceiling are averaged; None where no end is known."""
     ends = {name: len(known) for name, known in (("lower", lower), ("upper", upper)) if known}
-    words = ", ".join(f"{name} over {known}" for name, known in ends.items())
+    text = ", ".join(f"{name} over {known}" for name, known in ends.items())
     code = ":".join(["mean", *(f"{name}-{known}-of-{n}" for name, known in ends.items())])
-    return Code(code, f"mean over those of {n} recordings that have it: {words}") if ends else None
+    return Code(code, f"mean over those of {n} recordings that have it: {text}") if ends else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

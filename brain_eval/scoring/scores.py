@@ -87,7 +87,7 @@ def score_model(
     reasons: dict[str, dict[str, str]] = {}
     scored: list[tuple[Target, str, dict[str, Scores]]] = []
     benchmarks = [brain_eval.benchmarks.load_benchmark(spec, data) for spec in specs]
-    refuse_without_responses(benchmarks, chosen, others=False)
+    refuse_without_responses(benchmarks, chosen, is_partial=False)
     refuse_too_much(benchmarks, chosen, len(kinds), draws)
     for benchmark in benchmarks:
         name = benchmark.description.name
@@ -132,19 +132,19 @@ def _targets(
     Recordings that lack a kind are warned of, with the reason, which is also added to `reasons`; a kind that all of
     them lack is left out.
     """
-    compared, others = metrics_of_rdms(chosen), [metric.name for metric in metrics_of_responses(chosen)]
+    compared, of_responses = metrics_of_rdms(chosen), [metric.name for metric in metrics_of_responses(chosen)]
     # Every recording is in the target of the correlation RDMs, and so is every response.
-    for kind in kinds if CORRELATION in kinds or not others else (CORRELATION, *kinds):
+    for kind in kinds if CORRELATION in kinds or not of_responses else (CORRELATION, *kinds):
         metrics = compared if kind in kinds else {}
         # Without metrics of RDMs no RDM is looked at, so none need be defined.
-        own, lacking = recorded_as(benchmark, kind) if metrics or kind != CORRELATION else (benchmark, {})
+        prepared, lacking = recorded_as(benchmark, kind) if metrics or kind != CORRELATION else (benchmark, {})
         for recording, reason in lacking.items():
             text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
             tqdm.write(text, file=sys.stderr)
             reasons.setdefault(kind, {})[recording] = reason
-        if own.recordings:
-            target = Target(own, metrics, draws, seed, ceilings, kind)
-            yield target, ResponseTarget(target, others if kind == CORRELATION else [], draws)
+        if prepared.recordings:
+            target = Target(prepared, metrics, draws, seed, ceilings, kind)
+            yield target, ResponseTarget(target, of_responses if kind == CORRELATION else [], draws)
 
 
 def _identity(text: str) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _identity(text: str) -> dict[str, str]:
 
 
 def refuse_undefined(
-    benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, others: bool
+    benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, is_partial: bool
 ) -> None:
     """Make the recordings' RDMs that `score_model` would compare, to refuse before anything runs what it would refuse.
 
@@ -167,20 +167,20 @@ def refuse_undefined(
     Raises:
         UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
     """
-    refuse_without_responses(benchmarks, metrics, others=others)
+    refuse_without_responses(benchmarks, metrics, is_partial=is_partial)
     compared = bool(metrics_of_rdms(metrics))
     for kind in (kind for kind in kinds if compared or kind != CORRELATION):
         reasons: dict[str, str] = {}
         found = False
         for benchmark in benchmarks:
-            own, lacking = recorded_as(benchmark, kind)
+            prepared, lacking = recorded_as(benchmark, kind)
             reasons |= lacking
-            found |= bool([pairs_of(recording, benchmark.place) for recording in own.recordings])
-        if benchmarks and not found and not others:
+            found |= bool([pairs_of(recording, benchmark.place) for recording in prepared.recordings])
+        if benchmarks and not found and not is_partial:
             refuse_absent(kind, ", ".join(benchmark.place for benchmark in benchmarks), reasons)
 
 
-def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[str], *, others: bool) -> None:
+def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[str], *, is_partial: bool) -> None:
     """UserError where nothing can be scored since all metrics need responses and no recording has them.
 
     Of several benchmarks, one that gives no scores is warned of.
@@ -193,7 +193,7 @@ def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[
         return
     lacking = [each.place for each in benchmarks if all(part.responses is None for part in each.recordings)]
     reason = f"RDMs without responses cannot be scored by {', '.join(metrics)}; add a metric of RDMs, such as spearman"
-    if lacking and len(lacking) == len(benchmarks) and not others:
+    if lacking and len(lacking) == len(benchmarks) and not is_partial:
         raise UserError(f"{', '.join(lacking)}: {reason}")
     for place in lacking:
         tqdm.write(f"brain_eval: warning: {place}: {reason}", file=sys.stderr)

@@ -122,7 +122,7 @@ class Target:
         self._pairs = [pairs_of(recording, self._place) for recording in self.recordings] if metrics else []
         self._recorded: dict[tuple[int, Transform], tuple[Vector, Moments | None]] = {}
         for group, weights in zip(self.groups, self._weights, strict=True):
-            for index, transform in ((i, t) for i in group for t in {one.transform for one in metrics.values()}):
+            for index, transform in ((i, t) for i in group for t in {metric.transform for metric in metrics.values()}):
                 recorded = transform(self._pairs[index])
                 self._recorded[index, transform] = recorded, self._moments(transform, recorded, weights)
         self.ceilings = ceilings_of(benchmark, list(metrics), seed, ceilings, kind)
@@ -146,7 +146,7 @@ class Target:
 
     def _moments(self, transform: Transform, pairs: Vector, weights: Matrix) -> Moments | None:
         """Moments where a metric with this transform is a Pearson correlation."""
-        closed = any(one.transform is transform and one.draws is None for one in self.metrics.values())
+        closed = any(metric.transform is transform and metric.draws is None for metric in self.metrics.values())
         return weighted_moments(pairs, weights) if closed and pairs.max() > pairs.min() else None
 
     def weights(self, stimuli: NDArray[np.intp]) -> Matrix:
@@ -164,15 +164,15 @@ class Target:
         """
         scores: Scores = {}
         group, weights = self.groups[group_number], self._weights[group_number]
-        for transform in {one.transform for one in self.metrics.values()}:
+        for transform in {metric.transform for metric in self.metrics.values()}:
             model = transform(pairs)
             moments = self._moments(transform, model, weights)
             for index in group:
-                chosen = {name: one for name, one in self.metrics.items() if one.transform is transform}
-                scores |= self._compare_one(index, chosen, model, moments, weights)
+                chosen = {name: metric for name, metric in self.metrics.items() if metric.transform is transform}
+                scores |= self._compare_recording(index, chosen, model, moments, weights)
         return scores
 
-    def _compare_one(
+    def _compare_recording(
         self, index: int, metrics: dict[str, RdmMetric], model: Vector, moments: Moments | None, weights: Matrix
     ) -> Scores:
         recorded, recorded_moments = self._recorded[index, next(iter(metrics.values())).transform]
@@ -221,8 +221,8 @@ class Target:
         orders = [np.argsort(recording.stimuli) for recording in recordings]
         stimuli = [recording.stimuli[order] for recording, order in zip(recordings, orders, strict=True)]
         same = all(np.array_equal(stimuli[0], other) for other in stimuli)
-        labels = {"subject": [one.animal for one in recordings], "session": [one.session for one in recordings]}
-        what = next((what for what, own in labels.items() if len(set(own)) > 1), None)
+        labels = {"subject": [r.animal for r in recordings], "session": [r.session for r in recordings]}
+        what = next((what for what, names in labels.items() if len(set(names)) > 1), None)
         if metric not in self.metrics or what is None or not same:
             return UNKNOWN
         rdms = [_rdm(r, self._place)[np.ix_(order, order)] for r, order in zip(recordings, orders, strict=True)]

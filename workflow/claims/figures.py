@@ -119,7 +119,7 @@ def border_figure(request: Request) -> tuple[Figure, pd.DataFrame] | None:
     if table.empty:
         return None
     kinds = [request.kind(table[column].iloc[0]) for column in ("rule_a", "rule_b")]
-    a, b = (request.word(kind) for kind in kinds)
+    a, b = (request.label(kind) for kind in kinds)
     groups = table.groupby(["network", "setting", "layer"], sort=False)
     rows = groups[["law", "cosine_difference", "alpha", "margin"]].mean()
     rows = rows.assign(n=groups.size(), rule=groups["rule_a"].first()).reset_index()
@@ -134,7 +134,7 @@ def border_figure(request: Request) -> tuple[Figure, pd.DataFrame] | None:
     required, won = rows["alpha"] - rows["margin"], rows["cosine_difference"] > 0
     handles = []
     for kind, better in zip(kinds, (won, ~won), strict=True):
-        style, label = request.style(kind), f"{request.word(kind)} has the higher cosine"
+        style, label = request.style(kind), f"{request.label(kind)} has the higher cosine"
         over.scatter(required[better], rows["alpha"][better], s=10, color=style.color, marker=style.marker)
         handles.append(Line2D([], [], color=style.color, marker=style.marker, linestyle="", label=label))
     ends = np.array([min(required.min(), rows["alpha"].min()), max(required.max(), 1.0)])

@@ -41,9 +41,9 @@ class Request(NamedTuple):
         """Return the kind of a rule; a kind as it is."""
         return str(self.runs["kind"].get(label, label))
 
-    def word(self, value: object, column: str = "") -> str:
+    def label(self, value: object, column: str = "") -> str:
         """Return the paper's words for a value of a table's column: for a rule those of its kind."""
-        return plain(self.names.word(self.kind(value) if column == "rule" else value))
+        return plain(self.names.label(self.kind(value) if column == "rule" else value))
 
     def style(self, value: object, column: str = "rule", number: int = 0) -> RuleStyle:
         """Return the colour and marker of a rule's kind, or of the number-th value of another column."""
@@ -97,16 +97,16 @@ def draw_panels(request: Request) -> tuple[Figure, pd.DataFrame] | None:
     dashes = dict(zip(rows[entry.dashes].unique() if entry.dashes else [""], cycle(DASHES), strict=False))
     for number, (axis, (values, part)) in enumerate(zip(axes, parts, strict=True)):
         _draw(axis, part, entry, styles, dashes)
-        title, x = ", ".join(map(request.word, values, entry.panels)), request.word(entry.x)
+        title, x = ", ".join(map(request.label, values, entry.panels)), request.label(entry.x)
         if entry.x == "value":
             title, x = plain(request.settings(part)), title
         axis.set(title=title, xlabel=x)
         if number % entry.columns == 0:
             axis.set_ylabel(plain(entry.y))
-    named = {request.word(value, entry.colours): style for value, style in styles.items()}
-    handles = [Line2D([], [], color=style.color, marker=style.marker, label=word) for word, style in named.items()]
+    named = {request.label(value, entry.colours): style for value, style in styles.items()}
+    handles = [Line2D([], [], color=style.color, marker=style.marker, label=label) for label, style in named.items()]
     if entry.dashes:
-        handles += [Line2D([], [], color="black", linestyle=dash, label=request.word(v)) for v, dash in dashes.items()]
+        handles += [Line2D([], [], color="black", linestyle=dash, label=request.label(v)) for v, dash in dashes.items()]
     legend_below(figure, handles)
     return figure, rows
 

@@ -126,7 +126,7 @@ class Names(Section):
     words: dict[str, str] = Field({})
     parameters: dict[str, str] = Field({})
 
-    def word(self, key: object) -> str:
+    def label(self, key: object) -> str:
         """Return the words for a key, or the key without underscores."""
         return self.words.get(str(key), str(key).replace("_", " "))
 
@@ -143,7 +143,7 @@ class Names(Section):
         for label in (label for label in (*bases, *labels) if label in kinds):
             first.setdefault(kinds[label], label)
         return {
-            label: ", ".join([self.word(kinds[label]), *self.differences(runs, label, first[kinds[label]])])
+            label: ", ".join([self.label(kinds[label]), *self.differences(runs, label, first[kinds[label]])])
             for label in labels
         }
 

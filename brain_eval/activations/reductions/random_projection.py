@@ -99,7 +99,7 @@ def error_bound(n: int, k: int, failure: float = FAILURE) -> float | None:
     return float(brentq(lambda error: error**2 / 2 - error**3 / 3 - needed, 0.0, 1.0))
 
 
-def bound_in_words(n: int, k: int) -> str:
+def bound_text(n: int, k: int) -> str:
     """The error bound for n stimuli and k dimensions, for the attributes of a file."""
     error = error_bound(n, k)
     pairs = f"squared distances between all pairs of {n} stimuli"
@@ -134,7 +134,7 @@ def _keep(layer: Layer, reduction: Reduction) -> Kept:
     projection = random_projection(layer.name, layer.shape, k, reduction.seed, layer.device)
     note = (
         f"{size} values projected on {k} random directions of density {projection.density:.6g}; "
-        f"channel counts the directions, channel_x and channel_y are -1; {bound_in_words(layer.n_images, k)}"
+        f"channel counts the directions, channel_x and channel_y are -1; {bound_text(layer.n_images, k)}"
     )
     return Kept((k, 1, 1), False, projection, note)
 

@@ -126,7 +126,7 @@ class Method:
 RECORDS = (Method("none", lambda reduction: "none"),)
 
 
-def kept_of(
+def reduce_layer(
     layer: str, shape: tuple[int, ...], channel_axis: int | None, reduction: Reduction, n_images: int,
     device: torch.device,
 ) -> Kept:  # fmt: skip

@@ -64,14 +64,14 @@ def load(name: str, folder: Path) -> Benchmark:
             f"ask for {about.name}={folder}"
         )
     stimulus_set, notes = read_stimuli(about.name, folder)
-    data = _only_one(folder / "responses.nc", folder / "rdm.nc")
+    data = _data_file(folder / "responses.nc", folder / "rdm.nc")
     labels = {key: getattr(about, key) for key in ("session", "animal", "species", "region")}
     if data.name == "responses.nc":
         _refuse_key(about, "distance", "says what rdm.nc has, not responses.nc", folder)
-        recordings, others = read_responses(data, labels, stimulus_set.stimulus_ids, about.centre)
+        recordings, more = read_responses(data, labels, stimulus_set.stimulus_ids, about.centre)
     else:
         _refuse_key(about, "centre", "is for responses.nc, not rdm.nc", folder)
-        recordings, others = read_rdm(data, labels, stimulus_set.stimulus_ids, about.distance)
+        recordings, more = read_rdm(data, labels, stimulus_set.stimulus_ids, about.distance)
     for recording in recordings:
         for key in labels:
             _refuse_label(key, getattr(recording, key), f"benchmark.yaml or {data.name}", folder)
@@ -89,7 +89,7 @@ def load(name: str, folder: Path) -> Benchmark:
         files=files,
         n_stimuli=len(stimulus_set.stimulus_ids),
     )
-    return Benchmark(description, stimulus_set, recordings, str(data), (*notes, *others))
+    return Benchmark(description, stimulus_set, recordings, str(data), (*notes, *more))
 
 
 def _refuse_key(about: About, key: str, why: str, folder: Path) -> None:
@@ -107,13 +107,13 @@ def _refuse_label(key: str, label: str, files: str, folder: Path) -> None:
         raise UserError(f"{folder}: the {key} {label!r} has a character that is no text; rename it in {files}")
 
 
-def _only_one(*paths: Path) -> Path:
-    here = [path for path in paths if path.is_file()]
-    if len(here) != 1:
-        found = "has both" if here else "has neither"
+def _data_file(*paths: Path) -> Path:
+    present = [path for path in paths if path.is_file()]
+    if len(present) != 1:
+        found = "has both" if present else "has neither"
         names = " and ".join(path.name for path in paths)
         raise UserError(f"{paths[0].parent} {found} of {names}; give exactly one of them")
-    return here[0]
+    return present[0]
 
 
 def read_about(path: Path) -> About:

@@ -76,9 +76,9 @@ def _refuse_half_precision(path: Path) -> None:
 
 
 def _chosen(file: Any, path: Path, name: str, labels: Sequence[str]) -> Any:
-    beside = {word for other in file.variables.values() for word in str(getattr(other, "coordinates", "")).split()}
-    beside |= {str(word) for word in getattr(file, "coordinates", "").split()} | {*labels, *file.dimensions}
-    found = [str(other) for other in file.variables if other not in beside]
+    coordinates = {part for other in file.variables.values() for part in str(getattr(other, "coordinates", "")).split()}
+    coordinates |= {str(part) for part in getattr(file, "coordinates", "").split()} | {*labels, *file.dimensions}
+    found = [str(other) for other in file.variables if other not in coordinates]
     if name not in file.variables and len(found) != 1:
         raise UserError(f"{path} has no variable '{name}', but {', '.join(found) or 'none'}; add it")
     return file[name if name in file.variables else found[0]]
@@ -119,8 +119,8 @@ def _labels(variable: Any, path: Path) -> Labels:
 
 def _shared_dimensions(variable: Any) -> set[str]:
     """Dimensions that also belong to a variable of numbers: of these none counts characters."""
-    others = variable.group().variables.values()
-    return {dim for other in others if other.dtype != np.dtype("S1") for dim in other.dimensions}
+    variables = variable.group().variables.values()
+    return {dim for part in variables if part.dtype != np.dtype("S1") for dim in part.dimensions}
 
 
 def _raw(variable: Any, path: Path, ndim: int) -> list[Any]:

@@ -107,9 +107,9 @@ def _presented(content: Content, n: int, path: Path) -> Labels:
     """The stimulus_id of each of n presentations (or rows of an RDM)."""
     found = content.labels.get("stimulus_id")
     if found is None or len(found.values) != n or found.dimension not in content.dims:
-        others = ", ".join(content.unused) or "nothing else"
+        unused = ", ".join(content.unused) or "nothing else"
         raise UserError(
-            f"{path} has no coordinate stimulus_id of length {n}; name each presentation's image (it has {others})"
+            f"{path} has no coordinate stimulus_id of length {n}; name each presentation's image (it has {unused})"
         )
     return found
 
@@ -162,8 +162,8 @@ def _refuse_gaps(trials: Array, who: str, ids: Sequence[str], names: Sequence[st
     missing = np.isnan(trials).all(axis=0)
     dead = np.flatnonzero(missing.all(axis=0))
     if len(dead):
-        others = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-        raise UserError(f"{who}: {names[dead[0]]}{others} has no response at all (NaN); leave out that neuroid")
+        more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+        raise UserError(f"{who}: {names[dead[0]]}{more} has no response at all (NaN); leave out that neuroid")
     if missing.any():
         row = int(missing.sum(axis=1).argmax())
         raise UserError(

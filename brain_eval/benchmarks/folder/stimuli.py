@@ -98,8 +98,8 @@ def read_stimuli(name: str, folder: Path) -> tuple[StimulusSet, list[str]]:
     paths = [images.find(row["filename"], row["stimulus_id"], path) for row in rows]
     degrees = tuple(_degrees(row, path) for row in rows)
     categories = tuple(row["category"] for row in rows) if "category" in columns else ()
-    others = [column for column in columns if column not in (*COLUMNS, "category")]
-    notes = [f"stimuli.csv: {counted(others, 'column')} not used"] if others else []
+    unused = [column for column in columns if column not in (*COLUMNS, "category")]
+    notes = [f"stimuli.csv: {counted(unused, 'column')} not used"] if unused else []
     unlisted = images.unlisted(paths)
     if unlisted:
         notes.append(f"stimuli/: {counted(unlisted, 'file')} not listed in stimuli.csv")
@@ -166,11 +166,11 @@ class Images:
 
     def _alike(self, filename: str) -> list[str]:
         """Files whose names differ from this in case, slashes, encoding or an ending alone."""
-        wanted = composed(filename.replace("\\", "/")).casefold()
+        folded = composed(filename.replace("\\", "/")).casefold()
         close = []
         for form, (name, *_) in self._names.items():
             latin = os.fsencode(name).decode("latin-1")
-            if wanted in (form.casefold(), composed(latin).casefold(), form.casefold().rpartition(".")[0]):
+            if folded in (form.casefold(), composed(latin).casefold(), form.casefold().rpartition(".")[0]):
                 close.append(printable(name))
         return close
 

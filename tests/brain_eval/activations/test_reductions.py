@@ -16,12 +16,12 @@ from brain_eval.activations.reductions.pca import SMALLEST, bytes_needed, princi
 from brain_eval.activations.reductions.principal_layers import components_note
 from brain_eval.activations.reductions.random_projection import (
     WIDTH,
-    bound_in_words,
+    bound_text,
     error_bound,
     projection_seed,
     random_projection,
 )
-from brain_eval.activations.reductions.reduction import Reduction, kept_of
+from brain_eval.activations.reductions.reduction import Reduction, reduce_layer
 from nmnc.errors import UserError
 
 pytestmark = pytest.mark.numeric
@@ -168,20 +168,20 @@ def test_the_error_bound_falls_with_dimensions_and_ends_where_nothing_is_guarant
     assert bounds == sorted(bounds, reverse=True)
     assert error_bound(100, 50) is None
     assert error_bound(1, 5) == 0
-    words = bound_in_words(100, 50)
-    least = int(words.split("needs ")[1].split()[0])
-    assert "no error below 1" in words
+    text = bound_text(100, 50)
+    least = int(text.split("needs ")[1].split()[0])
+    assert "no error below 1" in text
     assert error_bound(100, least) is not None
     assert error_bound(100, least - 1) is None
     assert least == int(12 * log(100 * 99 / 0.05)) + 1
-    assert f"1 +- {error_bound(100, 2000):.3f}" in bound_in_words(100, 2000)
+    assert f"1 +- {error_bound(100, 2000):.3f}" in bound_text(100, 2000)
 
 
 def test_no_distance_changes_by_more_than_the_bound() -> None:
     for seed in range(20):
         n, k, p = 30, 400, 2000
         points = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, p)).astype(np.float32))
-        kept = kept_of("layer", (p,), 0, Reduction("random_projection", k, seed), n, CPU)
+        kept = reduce_layer("layer", (p,), 0, Reduction("random_projection", k, seed), n, CPU)
         before, after = torch.pdist(points) ** 2, torch.pdist(kept.take(points)) ** 2
         assert float((after / before - 1).abs().max()) <= error_bound(n, k)
 
@@ -198,7 +198,7 @@ def test_a_random_projection_is_scikit_learns_for_its_layer_and_seed(layout: str
         outputs = torch.cat([outputs, outputs], 3)[..., :40]
     elif layout == "bfloat16":
         outputs = outputs.bfloat16()
-    kept = kept_of("of this test", shape, 0, Reduction("random_projection", 50, seed=3), 4, CPU)
+    kept = reduce_layer("of this test", shape, 0, Reduction("random_projection", 50, seed=3), 4, CPU)
     oracle = SparseRandomProjection(50, random_state=projection_seed("of this test", 3)).fit(csr_matrix((1, 7200)))
     expected = oracle.transform(outputs.flatten(1).double().numpy())
     np.testing.assert_allclose(kept.take(outputs).numpy(), expected, rtol=1e-5, atol=1e-5)
@@ -212,7 +212,7 @@ def test_a_random_projection_depends_on_the_layers_name_and_the_seed_alone() -> 
     taken = []
     for layer, seed in (("conv", 3), ("conv", 3), ("conv", 4), ("another", 3)):
         random_projection.cache_clear()  # else the second is the first
-        taken.append(kept_of(layer, (6, 10, 10), 0, Reduction("random_projection", 50, seed), 4, CPU).take(maps))
+        taken.append(reduce_layer(layer, (6, 10, 10), 0, Reduction("random_projection", 50, seed), 4, CPU).take(maps))
     one, again, other_seed, other_layer = taken
     assert torch.equal(again, one)
     assert not torch.equal(other_seed, one)
@@ -224,7 +224,7 @@ def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype
     for memory_format in [torch.contiguous_format, torch.channels_last]:
         for axis in [0, 1, 2]:
             maps = torch.randn(3, 4, 5, 6).to(dtype).to(memory_format=memory_format)
-            kept = kept_of("maps", (4, 5, 6), axis, Reduction("spatial_mean"), 3, CPU)
+            kept = reduce_layer("maps", (4, 5, 6), axis, Reduction("spatial_mean"), 3, CPU)
             channels, *places = [(4, 5, 6)[axis], *(extent for extent in (4, 5, 6) if extent != (4, 5, 6)[axis])]
             assert (kept.shape, kept.placed) == ((channels, 1, 1), False)
             assert f"{places[0]} x {places[1]} places" in kept.note
@@ -237,7 +237,7 @@ def test_the_spatial_mean_is_taken_in_float32_over_the_places_of_maps_only(dtype
 @pytest.mark.parametrize("axis", [0, 1, None])
 def test_the_spatial_mean_keeps_tokens_whole(axis: int | None) -> None:
     for shape in ((7,), (5, 7)):
-        whole = kept_of("tokens", shape, axis, Reduction("spatial_mean"), 3, CPU)
+        whole = reduce_layer("tokens", shape, axis, Reduction("spatial_mean"), 3, CPU)
         values = torch.randn(3, *shape)
         assert whole.placed
         assert whole.note == "kept whole"
@@ -246,13 +246,13 @@ def test_the_spatial_mean_keeps_tokens_whole(axis: int | None) -> None:
 
 def test_a_mean_over_places_needs_a_known_channel_axis_and_nothing_else_does() -> None:
     with pytest.raises(UserError, match=r"layer 'maps' gives \(4, 5, 6\) .* set --channel-axis .* first or last"):
-        kept_of("maps", (4, 5, 6), None, Reduction("spatial_mean"), 3, CPU)
+        reduce_layer("maps", (4, 5, 6), None, Reduction("spatial_mean"), 3, CPU)
     for name in ("none", "pca", "random_projection"):
-        assert kept_of("maps", (4, 5, 6), None, Reduction(name), 3, CPU).channel_axis == 0
+        assert reduce_layer("maps", (4, 5, 6), None, Reduction(name), 3, CPU).channel_axis == 0
 
 
 def test_a_layer_smaller_than_the_projection_is_kept_whole() -> None:
-    kept = kept_of("fc", (20,), 0, Reduction("random_projection", 20), 3, CPU)
+    kept = reduce_layer("fc", (20,), 0, Reduction("random_projection", 20), 3, CPU)
     values = torch.randn(3, 20)
     assert torch.equal(kept.take(values), values)
     assert (kept.shape, kept.placed, kept.note) == ((20, 1, 1), True, "kept whole")

@@ -162,8 +162,8 @@ def test_metrics_of_responses_alone_are_refused_where_only_rdms_are(
     benchmark = load_benchmark(f"mine={mine.path}", mine.path)
     message = r"RDMs without responses cannot be scored by ridge, pls; add a metric of RDMs, such as spearman"
     with pytest.raises(UserError, match=message):
-        refuse_without_responses([benchmark], ["ridge", "pls"], others=False)
-    refuse_without_responses([benchmark], ["ridge", "spearman"], others=False)
+        refuse_without_responses([benchmark], ["ridge", "pls"], is_partial=False)
+    refuse_without_responses([benchmark], ["ridge", "spearman"], is_partial=False)
     assert capsys.readouterr().err == ""
-    refuse_without_responses([benchmark], ["ridge"], others=True)
+    refuse_without_responses([benchmark], ["ridge"], is_partial=True)
     assert "warning: " in capsys.readouterr().err

@@ -50,7 +50,8 @@ def draw_training(
     them where the runs' provenance is given.
     """
     sweeps = tables.get("sweeps", pd.DataFrame(columns=["rule", "label"]))
-    epochs, alignment = (own[~own["rule"].isin(points_of(sweeps))] for own in (tables["epochs"], tables["alignment"]))
+    points = points_of(sweeps)
+    epochs, alignment = (tables[name][~tables[name]["rule"].isin(points)] for name in ("epochs", "alignment"))
     figures = list(in_parts(epochs, lambda rows: accuracy_figure(rows, styles)))
     swept = sweeps_figure(tables["accuracy"], sweeps, styles) if len(sweeps) else None
     figures += [swept] if swept is not None else []
@@ -79,9 +80,9 @@ def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str,
         styles: of every rule.
     """
     figures: list[CaptionedFigure] = []
-    own = scores[scores["kind"].ne("pixels")]
-    first_metrics = own.groupby("benchmark")["metric"].first()
-    parts = list(groups(own, ["benchmark", "network", "metric"]))
+    trained = scores[scores["kind"].ne("pixels")]
+    first_metrics = trained.groupby("benchmark")["metric"].first()
+    parts = list(groups(trained, ["benchmark", "network", "metric"]))
     for (benchmark, network, metric), rows in tqdm(parts, desc="similarity figures", disable=None):
         where: dict[str, Any] = {"benchmark": benchmark, "metric": metric, "network": network, "styles": styles}
         figures += in_parts(rows, partial(similarity_figure, means=means, **where))
@@ -107,10 +108,10 @@ def draw_rdms(
     singles = [model for model in models if len(model.layers) == 1] if networks else []
     figures = []
     for network in networks or dict.fromkeys(model.network for model in models):
-        own = [model for model in models if model.network == network]
-        parts = chunks([model.rule for model in own])
+        members = [model for model in models if model.network == network]
+        parts = chunks([model.rule for model in members])
         for number, rules in enumerate(parts, start=1):
-            shown = [model for model in own if model.rule in rules] + singles
+            shown = [model for model in members if model.rule in rules] + singles
             drawn = [model_rdms_figure(benchmark, shown, styles), recorded_rdms_figure(benchmark, shown, styles)]
             drawn.append(maps_figure(benchmark, shown, styles, layers))
             figures += [numbered(figure, number, len(parts)) for figure in drawn if figure is not None]

@@ -57,9 +57,9 @@ def draw_across(axis: Axes, rows: pd.DataFrame, known: str = "") -> str | None:
     """
     low, high = ceiling_of(rows)
     kind = kind_of(low, high)
-    if words := "ceiling unknown" if kind is None else known:
+    if text := "ceiling unknown" if kind is None else known:
         paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # legible across a ceiling that is a line
-        axis.text(0.99, 0.98, words, transform=axis.transAxes, ha="right", va="top", color="#666666", fontsize=7.5,
+        axis.text(0.99, 0.98, text, transform=axis.transAxes, ha="right", va="top", color="#666666", fontsize=7.5,
                   bbox=paper)  # fmt: skip
     if kind is None:
         return None

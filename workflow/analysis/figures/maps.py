@@ -81,10 +81,10 @@ def scaled(dissimilarities: NDArray[np.float64]) -> tuple[Positions, float]:
     positions = positions - positions.mean(axis=0)
     upper = np.triu_indices(len(positions), 1)
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)[upper]
-    wanted = dissimilarities[upper]
+    target = dissimilarities[upper]
     # The scale of a map means nothing: stress is that of the scale that fits best.
-    distances = distances * (wanted @ wanted) / max(wanted @ distances, 1e-300)
-    stress = float(np.sqrt(((wanted - distances) ** 2).sum() / (distances @ distances)))
+    distances = distances * (target @ target) / max(target @ distances, 1e-300)
+    stress = float(np.sqrt(((target - distances) ** 2).sum() / (distances @ distances)))
     return np.asarray(positions / np.sqrt((positions**2).sum(axis=1).mean())), stress
 
 
@@ -142,8 +142,8 @@ def maps_of(
     """
     shown = [(region_title(*key), rdm, "#000000") for key, (rdm, _) in recorded_means(benchmark).items()]
     for model in models:
-        wanted = layers.get((model.network, model.rule), model.layers[-1])
-        layer = wanted if wanted in model.layers else model.layers[-1]
+        layer = layers.get((model.network, model.rule), model.layers[-1])
+        layer = layer if layer in model.layers else model.layers[-1]
         name = f"{model.rule}, {layer}" if len(model.layers) > 1 else model.rule
         shown.append((name, percentiles(model.values[model.layers.index(layer)]), styles[model.rule].color))
     maps: list[StimulusMap] = []
@@ -177,8 +177,8 @@ def maps_figure(
     images = thumbnails(benchmark, int(np.clip(0.62 * PANEL * DPI / np.sqrt(n), 14, 44)))
     colors = _category_colors(categories)
     frames = [colors.get(category, "none") for category in categories] or ["none"] * n
-    for axis, one in zip(axes, maps, strict=True):
-        _draw(axis, one, images, frames)
+    for axis, shown in zip(axes, maps, strict=True):
+        _draw(axis, shown, images, frames)
     if colors:
         legend_below(figure, [Patch(facecolor="none", edgecolor=c, label=plain(name)) for name, c in colors.items()])
     name = benchmark.description.name
@@ -194,7 +194,7 @@ def maps_figure(
         "images over all regions where layers.csv has a choice, else the last. Maps have no intervals."
         + (" Frames: categories." if colors else "")
     )
-    alt = f"Maps of the stimuli of {name} for {', '.join(one.title for one in maps)}."
+    alt = f"Maps of the stimuli of {name} for {', '.join(shown.title for shown in maps)}."
     return CaptionedFigure(
         file_name("maps", name, network), title, caption, alt, figure, name, local=True, pictures=True
     )

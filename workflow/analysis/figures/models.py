@@ -48,18 +48,18 @@ def compared_rdms(
     every = len(named) + sum(len(model.layers) for model in models) <= MOST_RDMS
     networks = {model.network for model in models if len(model.layers) > 1}
     for model in models:
-        one = layers.get((model.network, model.rule), model.layers[-1])
+        choice = layers.get((model.network, model.rule), model.layers[-1])
         for layer, values in zip(model.layers, model.values, strict=True):
-            if every or layer == (one if one in model.layers else model.layers[-1]):
-                words = ([model.network] if len(networks) > 1 and model.network in networks else []) + [model.rule]
-                label = " ".join(words) + (f" {layer}" if len(model.layers) > 1 else "")
+            if every or layer == (choice if choice in model.layers else model.layers[-1]):
+                parts = ([model.network] if len(networks) > 1 and model.network in networks else []) + [model.rule]
+                label = " ".join(parts) + (f" {layer}" if len(model.layers) > 1 else "")
                 named.append(NamedRdm(label, squareform(percentiles(values), checks=False), styles[model.rule].color))
-    return [one for one in named if not np.isnan(one.pairs).any()], every
+    return [rdm for rdm in named if not np.isnan(rdm.pairs).any()], every
 
 
 def spearman_matrix(rdms: Sequence[NamedRdm]) -> NDArray[np.float64]:
     """(k, k) Spearman correlations: percentiles are ranks already, so Pearson's of them."""
-    return np.clip(np.atleast_2d(np.corrcoef(np.stack([one.pairs for one in rdms]))), -1, 1)
+    return np.clip(np.atleast_2d(np.corrcoef(np.stack([rdm.pairs for rdm in rdms]))), -1, 1)
 
 
 def clustered(matrix: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -78,12 +78,12 @@ def _picture(matrix: NDArray[np.float64], rdms: Sequence[NamedRdm]) -> Figure:
     axis.grid(False)
     lowest = min(0.0, float(matrix.min()))
     image = axis.imshow(matrix, cmap=COLOR_MAP, vmin=lowest, vmax=1, interpolation="nearest")
-    labels = [plain(one.label) for one in rdms]
+    labels = [plain(rdm.label) for rdm in rdms]
     axis.set_xticks(range(k), labels, rotation=90, fontsize=7)
     axis.set_yticks(range(k), labels, fontsize=7)
     for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
-        for tick, one in zip(ticks, rdms, strict=True):
-            tick.set(color=one.color, fontweight="bold" if one.recorded else "normal")
+        for tick, rdm in zip(ticks, rdms, strict=True):
+            tick.set(color=rdm.color, fontweight="bold" if rdm.recorded else "normal")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     if k <= MOST_WRITTEN:

@@ -152,13 +152,13 @@ def _picture(
 
 def seeds_of(models: Sequence[ModelRdms]) -> str:
     """Which seeds are shown, and of how many each rule has, in words: "10 (one of each rule's 6)"."""
-    own = [model for model in models if len(model.layers) > 1] or models
-    seeds = ", ".join(str(seed) for seed in sorted({model.seed for model in own}))
-    low, high = (pick(model.n_seeds for model in own) for pick in (min, max))
+    layered = [model for model in models if len(model.layers) > 1] or models
+    seeds = ", ".join(str(seed) for seed in sorted({model.seed for model in layered}))
+    low, high = (pick(model.n_seeds for model in layered) for pick in (min, max))
     return f"{seeds} (one of each rule's {low if low == high else f'{low} to {high}'})"
 
 
-def _words(benchmark: Benchmark, models: list[ModelRdms]) -> tuple[str, str]:
+def _caption_parts(benchmark: Benchmark, models: list[ModelRdms]) -> tuple[str, str]:
     """The simulated note, and the sentences every RDM caption shares."""
     n = len(benchmark.stimulus_set.stimulus_ids)
     ordered = ", ordered by category (white lines: borders)" if benchmark.stimulus_set.categories else ""
@@ -179,7 +179,7 @@ def model_rdms_figure(benchmark: Benchmark, models: list[ModelRdms], styles: dic
         benchmark: for the number and the categories of its stimuli.
         models: one network's, and pixels.
     """
-    note, text = _words(benchmark, models)
+    note, text = _caption_parts(benchmark, models)
     network = next((model.network for model in models if len(model.layers) > 1), models[0].network)
     name = benchmark.description.name
     title = f"RDMs of {network} on the stimuli of {name}{note}"
@@ -210,7 +210,7 @@ def recorded_rdms_figure(
     recorded = recorded_means(benchmark)
     if not recorded:
         return None
-    note, text = _words(benchmark, models)
+    note, text = _caption_parts(benchmark, models)
     network = next((model.network for model in models if len(model.layers) > 1), models[0].network)
     name = benchmark.description.name
     title = f"RDMs of {name}{note} and of {network}"

@@ -112,8 +112,8 @@ def sessions_figure(
         beside = means[means["species"].eq(species) & means["region"].eq(region)]
         block = axes[start * slots : (start + 1) * slots]
         for place, (axis, layer) in enumerate(zip(block, layers, strict=False)):
-            own, own_means = (part[part["layer"].eq(layer)] for part in (rows, beside))
-            ceilings += _draw_layer(axis, own, own_means, order, styles)
+            layer_rows, layer_means = (part[part["layer"].eq(layer)] for part in (rows, beside))
+            ceilings += _draw_layer(axis, layer_rows, layer_means, order, styles)
             axis.set_title(plain(f"{region_title(species, region)}: {layer}"))
             axis.set_xlabel(metric_name(metric) if len(layers) == 1 else metric)
             if place % columns:

@@ -74,33 +74,33 @@ def similarity_figure(
     """
     every = scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)]
     every = every[every["network"].eq(network) & every["kind"].ne("pixels")]
-    own = rows_of_whole_regions(every)
+    whole = rows_of_whole_regions(every)
     means = rows_of_whole_regions(means[means["benchmark"].eq(benchmark) & means["metric"].eq(metric)])
     pixels = means[means["kind"].eq("pixels")]
-    means = pd.concat([means[means["network"].eq(network) & means["rule"].isin(own["rule"])], pixels])
-    layers, empty = _with_scores(own)
-    regions = list(own[["species", "region"]].drop_duplicates().itertuples(index=False, name=None))
+    means = pd.concat([means[means["network"].eq(network) & means["rule"].isin(whole["rule"])], pixels])
+    layers, empty = _with_scores(whole)
+    regions = list(whole[["species", "region"]].drop_duplicates().itertuples(index=False, name=None))
     figure, axes = panel_grid(len(regions), 2, (4.6, 3.4), sharey=False)
     sizes, ceilings = [], []
     for axis, (species, region) in zip(axes, regions, strict=True):
-        here, beside = (rows[rows["species"].eq(species) & rows["region"].eq(region)] for rows in (own, means))
+        here, beside = (rows[rows["species"].eq(species) & rows["region"].eq(region)] for rows in (whole, means))
         _draw_region(axis, here, beside, layers, styles)
         title, label = region_title(species, region), fill(metric_name(metric), 30)
         recorded = every[every["species"].eq(species) & every["region"].eq(region)]
         ceilings.append(draw_across(axis, here, known_of(recorded)))
         axis.set(title=plain(f"{title} ({recordings_text(recorded)})"), ylabel=label, xlabel="layer")
         sizes.append(f"{title}: {recorded_text(recorded, here)}")
-    handles: list[Artist] = [*rule_handles(styles, list(own["rule"].unique()))]
+    handles: list[Artist] = [*rule_handles(styles, list(whole["rule"].unique()))]
     handles += [Line2D([], [], color=styles[str(rule)].color, linestyle=":", label=plain(str(rule)))
                 for rule in pixels["rule"].unique()]  # fmt: skip
     legend_below(figure, handles + ceiling_handles(ceilings))
-    title = f"{benchmark}, {metric}: {network}" + simulated_note(own)
+    title = f"{benchmark}, {metric}: {network}" + simulated_note(whole)
     figure.suptitle(plain(title), fontsize=10)
     caption = (
         f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
-        f"{simulated_note(own)}. {metric_note(metric)}"
-        f"Large marks: mean over seeds ({count_text(own)}); small points: each seed. Bars: {_bars_text(means)}. "
-        f"Dotted line, band: the images' pixels. {ceiling_text(own)} {empty}{'; '.join(sizes)}."
+        f"{simulated_note(whole)}. {metric_note(metric)}"
+        f"Large marks: mean over seeds ({count_text(whole)}); small points: each seed. Bars: {_bars_text(means)}. "
+        f"Dotted line, band: the images' pixels. {ceiling_text(whole)} {empty}{'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."

@@ -45,14 +45,14 @@ def distinct(values: pd.Series) -> list[str]:
 def unit_text(frame: pd.DataFrame) -> str:
     """Numbers of stimuli and neuroids of some rows of scores, e.g. "92 stimuli, 674 neuroids"."""
     parts = []
-    for column, word in (("n_stimuli", "stimuli"), ("n_neuroids", "neuroids")):
+    for column, unit in (("n_stimuli", "stimuli"), ("n_neuroids", "neuroids")):
         known = frame[column].dropna()
         if known.empty:
-            parts.append(f"unknown number of {word}")
+            parts.append(f"unknown number of {unit}")
         elif known.min() == known.max():
-            parts.append(f"{known.min():.0f} {word}")
+            parts.append(f"{known.min():.0f} {unit}")
         else:
-            parts.append(f"{known.min():.0f} to {known.max():.0f} {word}")
+            parts.append(f"{known.min():.0f} to {known.max():.0f} {unit}")
     return ", ".join(parts)
 
 
@@ -86,8 +86,8 @@ def chosen_layers(layers: pd.DataFrame, benchmark: str) -> dict[tuple[str, str],
         layers: tables/layers.csv; the benchmark's first metric counts.
         benchmark: name.
     """
-    own = layers[layers["benchmark"].eq(benchmark) & layers["layer"].ne(CHOSEN)]
-    own = own[own["metric"].eq(next(iter(own["metric"]), ""))].dropna(subset=["chosen"])
-    shares = own.groupby(["network", "rule", "layer"], sort=False)["chosen"].mean().reset_index()
+    chosen = layers[layers["benchmark"].eq(benchmark) & layers["layer"].ne(CHOSEN)]
+    chosen = chosen[chosen["metric"].eq(next(iter(chosen["metric"]), ""))].dropna(subset=["chosen"])
+    shares = chosen.groupby(["network", "rule", "layer"], sort=False)["chosen"].mean().reset_index()
     best = shares.loc[shares.groupby(["network", "rule"], sort=False)["chosen"].idxmax()] if len(shares) else shares
     return {(str(row.network), str(row.rule)): str(row.layer) for row in best.itertuples()}

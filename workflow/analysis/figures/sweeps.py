@@ -54,10 +54,10 @@ def _places(values: pd.Series) -> tuple[pd.Series, bool]:
 def _draw(axis: Axes, rows: pd.DataFrame, styles: dict[str, RuleStyle]) -> None:
     places, numeric = _places(rows["value"])
     rows = rows.assign(place=places)
-    for (rule, _), own in rows.groupby(["base", "network"], sort=False):
-        own, style = own.sort_values("place"), styles[str(rule)]
-        reach = np.abs(own[["ci_low", "ci_high"]].to_numpy().T - own["mean"].to_numpy())
-        axis.errorbar(own["place"], own["mean"], yerr=reach, color=style.color, marker=style.marker, markersize=4,
+    for (rule, _), line in rows.groupby(["base", "network"], sort=False):
+        line, style = line.sort_values("place"), styles[str(rule)]
+        reach = np.abs(line[["ci_low", "ci_high"]].to_numpy().T - line["mean"].to_numpy())
+        axis.errorbar(line["place"], line["mean"], yerr=reach, color=style.color, marker=style.marker, markersize=4,
                       elinewidth=1.0)  # fmt: skip
     if not numeric:
         axis.set_xticks(places.unique(), [plain(str(value)) for value in rows["value"].unique()])
@@ -81,9 +81,9 @@ def sweeps_figure(accuracy: pd.DataFrame, sweeps: pd.DataFrame, styles: dict[str
     names = list(rows["sweep"].unique())
     figure, axes = panel_grid(len(names), 3, (3.6, 2.9))
     for axis, name in zip(axes, names, strict=True):
-        own = rows[rows["sweep"].eq(name)]
-        _draw(axis, own, styles)
-        axis.set(title=plain(f"{name} ({', '.join(own['network'].unique())})"), xlabel=plain(name))
+        part = rows[rows["sweep"].eq(name)]
+        _draw(axis, part, styles)
+        axis.set(title=plain(f"{name} ({', '.join(part['network'].unique())})"), xlabel=plain(name))
         axis.set_ylabel("test accuracy (fraction)")
     legend_below(figure, rule_handles(styles, list(rows["base"].unique())))
     seeds, methods = " or ".join(distinct(rows["n_seeds"])), " / ".join(distinct(rows["interval_method"]))

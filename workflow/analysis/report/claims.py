@@ -57,10 +57,10 @@ def _figures(folder: Path) -> tuple[ClaimFigure, ...]:
     if not captions.exists():
         return ()
     try:
-        words: dict[str, dict[str, Any]] = read_json(captions, f"delete {folder} and {_REMEDY}")
+        entries: dict[str, dict[str, Any]] = read_json(captions, f"delete {folder} and {_REMEDY}")
         return tuple(
-            ClaimFigure(folder / Path(name).name, str(own["title"]), str(own["caption"]), str(own["alt"]))
-            for name, own in words.items()
+            ClaimFigure(folder / Path(name).name, str(entry["title"]), str(entry["caption"]), str(entry["alt"]))
+            for name, entry in entries.items()
             if (folder / Path(name).name).exists()
         )
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -132,11 +132,11 @@ def similarity_tables(scores: pd.DataFrame, means: pd.DataFrame) -> list[dict[st
         means: means.csv.
     """
     shown = rows_of_whole_regions(means)
-    own, pixels = shown[shown["kind"].ne("pixels")], shown[shown["kind"].eq("pixels")]
+    trained, pixels = shown[shown["kind"].ne("pixels")], shown[shown["kind"].eq("pixels")]
     keys = ["benchmark", "metric", "species", "region"]
     scored = {key: rows for key, rows in groups(rows_of_whole_regions(scores), [*keys, "network"])}
     tables = []
-    for key, rows in groups(own, [*keys, "network"]):
+    for key, rows in groups(trained, [*keys, "network"]):
         benchmark, metric, species, region, network = key
         here, beside = scored[key], pixels[pixels[keys].eq(key[:4]).all(axis=1)]
         low, high = ceiling_of(here)

@@ -115,8 +115,8 @@ def _yaml_content(config: str, path: Path) -> dict[str, Any]:
 def _scored_run(study: Results, run: Run, scores: pd.DataFrame) -> ScoredRun:
     """A run with its rows of scores.csv and its draws."""
     network, rule, _, seed = run.cells.values()
-    own = scores[(scores[list(IDENTITY)] == list(run.cells.values())).all(axis=1)]
-    rows = [{str(key): str(value) for key, value in row.items()} for row in own.to_dict("records")]
+    rows_of_run = scores[(scores[list(IDENTITY)] == list(run.cells.values())).all(axis=1)]
+    rows = [{str(key): str(value) for key, value in row.items()} for row in rows_of_run.to_dict("records")]
     return ScoredRun(network, rule, seed, None, rows, study.draws(run))
 
 

@@ -23,7 +23,8 @@ def latex_text(page: Page) -> str:
         for number, part in enumerate(parts, start=1):
             lines += [r"\begin{table}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{3pt}"]
             lines += _caption(page, section, number, len(parts))
-            lines += _tabular([*page.heads, "seeds"], page.columns[part], [(own, cells[part]) for own, cells in rows])
+            shown = [(labels, cells[part]) for labels, cells in rows]
+            lines += _tabular([*page.heads, "seeds"], page.columns[part], shown)
             lines += [r"\end{table}", ""]
     return "\n".join(lines)
 
@@ -32,15 +33,15 @@ def _parts(
     heads: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[list[str], list[str]]]
 ) -> Iterator[slice]:
     """Yield the columns that fit a page together, the heads beside each of them."""
-    labels = [own for own, _ in rows if own[0] != CEILING]
-    taken = sum(_width([head, *(own[i] for own in labels)]) for i, head in enumerate(heads))
-    start, width = 0, taken
+    labels = [row_labels for row_labels, _ in rows if row_labels[0] != CEILING]
+    head_width = sum(_width([head, *(row_labels[i] for row_labels in labels)]) for i, head in enumerate(heads))
+    start, width = 0, head_width
     for place, column in enumerate(columns):
-        own = _width([column, *(cells[place] for _, cells in rows)])
-        if place > start and width + own > LINE:
+        needed = _width([column, *(cells[place] for _, cells in rows)])
+        if place > start and width + needed > LINE:
             yield slice(start, place)
-            start, width = place, taken
-        width += own
+            start, width = place, head_width
+        width += needed
     yield slice(start, len(columns))
 
 
@@ -70,12 +71,12 @@ def _tabular(heads: list[str], columns: Sequence[str], rows: Sequence[tuple[list
         rf"\begin{{tabular}}{{{'l' * (len(heads) - 1)}{'r' * (len(columns) + 1)}}}",
         r"\toprule", _row([*heads, *columns], "b"), r"\midrule",
     ]  # fmt: skip
-    for own, cells in rows:
-        if own[0] == CEILING:
+    for labels, cells in rows:
+        if labels[0] == CEILING:
             across = rf"\multicolumn{{{len(heads)}}}{{l}}{{{CEILING}}}"
             lines += [r"\midrule", f"{across} & {_row(cells)}"]
         else:
-            lines.append(_row([*own, *cells]))
+            lines.append(_row([*labels, *cells]))
             lines += [r"\addlinespace"] if any(_lines(text)[1:] for text in cells) else []
     return [*lines, r"\bottomrule", r"\end{tabular}"]
 

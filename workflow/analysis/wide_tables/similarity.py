@@ -46,12 +46,12 @@ def layer_pages(
     """
     shown = list(whole_regions(means))
     pixels = [row for row in shown if row["kind"] == "pixels"]
-    own = [row for row in shown if row["kind"] != "pixels"]
+    trained = [row for row in shown if row["kind"] != "pixels"]
     whole = [row for run in runs for row in whole_regions(run.scores)]
-    for metric in dict.fromkeys(row["metric"] for row in own or pixels):
-        for network in dict.fromkeys(row["network"] for row in own or pixels):
-            here = [row for row in own or pixels if (row["network"], row["metric"]) == (network, metric)]
-            reference = [row for row in pixels if row["metric"] == metric] if own else []
+    for metric in dict.fromkeys(row["metric"] for row in trained or pixels):
+        for network in dict.fromkeys(row["network"] for row in trained or pixels):
+            here = [row for row in trained or pixels if (row["network"], row["metric"]) == (network, metric)]
+            reference = [row for row in pixels if row["metric"] == metric] if trained else []
             scored = [row for row in whole if (row["network"], row["metric"]) == (network, metric)]
             if here:
                 yield _layer_page((metric, network), here, reference, scored, codebook)
@@ -113,11 +113,11 @@ def chosen_pages(
         confidence: coverage of the intervals.
         codebook: of the codes in these rows.
     """
-    own = [row for row in layers if row["layer"] == CHOSEN and row["half"] != ""]
+    chosen = [row for row in layers if row["layer"] == CHOSEN and row["half"] != ""]
     whole = list(whole_regions([row for run in runs for row in run.scores]))
-    for metric in dict.fromkeys(row["metric"] for row in own):
+    for metric in dict.fromkeys(row["metric"] for row in chosen):
         here = [row for row in layers if row["metric"] == metric]
-        shown = [row for row in own if row["metric"] == metric]
+        shown = [row for row in chosen if row["metric"] == metric]
         regions = list(dict.fromkeys(_region(row) for row in shown))
         rows = []
         for network, rule in dict.fromkeys((row["network"], row["rule"]) for row in shown):
@@ -155,16 +155,16 @@ def _chosen(
         runs: of the rule.
         region, metric, confidence: see `chosen_pages`.
     """
-    own = [row for row in rows if _region(row) == region]
-    held_out = {row["seed"]: float(row["half"]) for row in own if row["layer"] == CHOSEN and row["half"] != ""}
+    in_region = [row for row in rows if _region(row) == region]
+    held_out = {row["seed"]: float(row["half"]) for row in in_region if row["layer"] == CHOSEN and row["half"] != ""}
     if not held_out:
         return None
     shares: dict[str, dict[str, float]] = {seed: {} for seed in held_out}
-    for row in own:
+    for row in in_region:
         if row["layer"] != CHOSEN and row["chosen"] != "" and row["seed"] in shares:
             shares[row["seed"]][row["layer"]] = float(row["chosen"])
     layers = dict.fromkeys(layer for seed in shares.values() for layer in seed)
-    mean_share = {layer: math.fsum(one.get(layer, 0.0) for one in shares.values()) / len(shares) for layer in layers}
+    mean_share = {layer: math.fsum(seed.get(layer, 0.0) for seed in shares.values()) / len(shares) for layer in layers}
     most = max(mean_share, key=lambda layer: mean_share[layer], default="")
     note = f"{most} {100 * mean_share[most]:.0f} %" if len(mean_share) > 1 else ""
     values = list(held_out.values())
@@ -180,8 +180,8 @@ def _chosen(
 
 def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
     """Mean of the known ceilings of a region's rows (of RDMs all the same); None where unknown."""
-    own = [row for row in rows if _region(row) == region]
-    ends = ({float(row[key]) for row in own if row[key] != ""} for key in ("ceiling_lower", "ceiling_upper"))
+    in_region = [row for row in rows if _region(row) == region]
+    ends = ({float(row[key]) for row in in_region if row[key] != ""} for key in ("ceiling_lower", "ceiling_upper"))
     lower, upper = (math.fsum(end) / len(end) if end else None for end in ends)
     return lower, upper
 
@@ -191,11 +191,11 @@ def _about(rows: Sequence[Row], regions: Sequence[Region], codebook: Codebook) -
     sizes: dict[str, list[str]] = {}
     definitions: list[str] = []
     for region in regions:
-        own = [row for row in rows if _region(row) == region]
-        stimuli = listed((row["n_stimuli"] for row in own), " / ") or "unknown number of"
-        neuroids = listed((row["n_neuroids"] for row in own), " / ") or "unknown number of"
+        in_region = [row for row in rows if _region(row) == region]
+        stimuli = listed((row["n_stimuli"] for row in in_region), " / ") or "unknown number of"
+        neuroids = listed((row["n_neuroids"] for row in in_region), " / ") or "unknown number of"
         sizes.setdefault(f"{stimuli} stimuli, {neuroids} neuroids", []).append(region.title)
-        codes = (codebook.find("ceiling_definition", row["ceiling_definition"]) for row in own)
+        codes = (codebook.find("ceiling_definition", row["ceiling_definition"]) for row in in_region)
         definitions += [code.meaning for code in codes if code]
     known = listed(definitions)
     ceiling = f"Noise ceiling, lower to upper: {known}." if known else "Noise ceiling: unknown."
