@@ -1,1 +1,1 @@
-"""What is measured about a network and a rule: alignment, alpha, dimension, angles, losses of signals."""
+"""Measures of networks and rules: alignment, alpha, dimension, principal angles, losses of signals."""

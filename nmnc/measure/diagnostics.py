@@ -1,6 +1,6 @@
-"""How well a rule's signal agrees with backprop's gradient, and how much of the gradient lies on the manifold.
+"""Alignment of a rule's signal with backprop's gradient, and the share of the gradient on the manifold.
 
-All on fixed held-out images, in evaluation mode. Formulas: docs/method.md.
+Everything is measured on fixed held-out images, in evaluation mode. Formulas: docs/method.md.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def output_error(logits: Tensor, labels: Tensor) -> Tensor:
-    """softmax(y) - onehot, the gradient of the cross-entropy with respect to the logits, per image.
+    """Return softmax(y) - onehot, the gradient of the cross-entropy with respect to the logits, per image.
 
     Args:
         logits: float (batch, classes).
@@ -34,32 +34,32 @@ def output_error(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.softmax(1) - F.one_hot(labels, logits.shape[1]).to(logits.dtype)
 
 
-def margin(alpha: float, noise: Noise, within: tuple[int, float], whole: tuple[int, float]) -> float:
-    """By how much alpha exceeds what NMNC needs to beat VNC: alpha - (1 + error_d) / (1 + error_n).
+def margin(alpha: float, noise: Noise, within: tuple[int, float], full: tuple[int, float]) -> float:
+    """Return alpha minus the threshold above which NMNC beats VNC: alpha - (1 + error_d) / (1 + error_n).
 
     The errors are those of `nmnc.noise.feedback.relative_error`; by correlation, without variation between images, that
     is alpha - (K + d + 1) / (K + n + 1).
 
     Args:
-        alpha: part of the gradient's energy that lies in the subspace.
-        noise: settings.
+        alpha: fraction of the gradient's energy in the subspace.
+        noise: the section noise.
         within: d, and the variation v of J U between images.
-        whole: n, and that of J.
+        full: n, and the variation of J.
     """
-    return alpha - (1 + relative_error(noise, *within)) / (1 + relative_error(noise, *whole))
+    return alpha - (1 + relative_error(noise, *within)) / (1 + relative_error(noise, *full))
 
 
 def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_images: Tensor) -> list[dict[str, Any]]:
-    """One row for activity space and one for weight space per hidden stage (columns: `COLUMNS` less epoch).
+    """Return one row for activity space and one for weight space per hidden stage (`COLUMNS` without epoch).
 
     alpha_gradient is the median over images of |U U^T g|^2 / |g|^2 for backprop's gradient g; alpha_jacobian is
     |J U|^2 / |J|^2 over all images; variation and variation_jacobian are E|J_m - J|^2 / |J|^2 between images m for J U
-    and for J itself, J the mean. U is the rule's own basis where it has one, else the leading principal components
-    of the activity to `activity_images`.
+    and for J itself, J the mean. U is the rule's basis if it has one, else the leading principal components of the
+    activity for `activity_images`.
 
     Args:
         rule: the rule, with its network.
-        noise: settings behind d and the margin.
+        noise: the section noise, for d and the margin.
         images: held-out images, normalised, (images, channels, height, width).
         labels: int64 (images,).
         activity_images: training images for the bases of rules without one.
@@ -81,19 +81,19 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
     hidden, logits = outputs[:-1], outputs[-1]
     error = output_error(logits, labels).detach()
     gradients = torch.autograd.grad(logits, hidden, error, retain_graph=True)
-    true = [gradient.flatten(1) for gradient in gradients]
-    learns = not isinstance(rule, Untrained)
+    exact_gradients = [gradient.flatten(1) for gradient in gradients]
+    is_trained = not isinstance(rule, Untrained)
     jacobians = _jacobians(logits, hidden, bases)
     with rule.measuring([output.detach() for output in hidden], {}):
-        signals, estimated = _of_rule(rule, images, error)
+        signals, estimated = _rule_gradients(rule, images, error)
     weight_cosines = [
-        F.cosine_similarity(exact, own, 0).item()
-        for exact, own in zip(_weight_gradients(network, images, true), estimated, strict=True)
+        F.cosine_similarity(exact, estimate, 0).item()
+        for exact, estimate in zip(_weight_gradients(network, images, exact_gradients), estimated, strict=True)
     ]
     network.train(training)
 
     rows: list[dict[str, Any]] = []
-    for stage, (gradient, signal, basis) in enumerate(zip(true, signals, bases, strict=True)):
+    for stage, (gradient, signal, basis) in enumerate(zip(exact_gradients, signals, bases, strict=True)):
         units, dimensions = basis.shape
         alpha = _fraction_within(gradient, basis).median().item()
         facts = jacobians[stage]
@@ -102,35 +102,35 @@ def diagnose(rule: Rule, noise: Noise, images: Tensor, labels: Tensor, activity_
             shared
             | {
                 "space": "activity",
-                "cosine": F.cosine_similarity(gradient, signal, 1).mean().item() if learns else None,
-                "cosine_batch": F.cosine_similarity(gradient.mean(0), signal.mean(0), 0).item() if learns else None,
+                "cosine": F.cosine_similarity(gradient, signal, 1).mean().item() if is_trained else None,
+                "cosine_batch": F.cosine_similarity(gradient.mean(0), signal.mean(0), 0).item() if is_trained else None,
                 "alpha_gradient": alpha,
                 "alpha_jacobian": facts.alpha,
                 "variation": facts.within,
-                "variation_jacobian": facts.whole,
-                "margin": margin(alpha, noise, (dimensions, facts.within), (units, facts.whole)),
+                "variation_jacobian": facts.full,
+                "margin": margin(alpha, noise, (dimensions, facts.within), (units, facts.full)),
             }
         )
-        rows.append(shared | {"space": "weight", "cosine": weight_cosines[stage] if learns else None})
+        rows.append(shared | {"space": "weight", "cosine": weight_cosines[stage] if is_trained else None})
     return rows
 
 
 def _fraction_within(vectors: Tensor, basis: Tensor) -> Tensor:
-    """|U U^T v|^2 / |v|^2 per row; rows of zeros count as 0."""
+    """Return |U U^T v|^2 / |v|^2 per row, 0 for rows of zeros."""
     squared = vectors.square().sum(1)
     return (vectors @ basis).square().sum(1) / squared.clamp_min(torch.finfo(vectors.dtype).tiny)
 
 
 class JacobianFacts(NamedTuple):
-    """Of one hidden stage: |J U|^2 / |J|^2, and the variation v between images of J U and of J."""
+    """Facts of one hidden stage: |J U|^2 / |J|^2, and the variation v between images of J U and of J."""
 
     alpha: float
     within: float
-    whole: float
+    full: float
 
 
 def _jacobians(logits: Tensor, hidden: list[Tensor], bases: list[Tensor]) -> list[JacobianFacts]:
-    """Facts of every hidden stage, J of every image; one backward pass per output, never all of J at once."""
+    """Return the facts of every hidden stage, by one backward pass per output; J is never stored whole."""
     # Sums over outputs of |J_m|^2 over images, and of |mean J|^2, for J U and for J.
     sums = [logits.new_zeros(4) for _ in hidden]
     for output in range(logits.shape[1]):
@@ -138,28 +138,28 @@ def _jacobians(logits: Tensor, hidden: list[Tensor], bases: list[Tensor]) -> lis
         for stage, (row, basis) in enumerate(zip(rows, bases, strict=True)):
             flat = row.flatten(1)
             inside = flat @ basis
-            for place, part in enumerate((inside, flat)):
-                sums[stage][2 * place] += part.square().sum()
-                sums[stage][2 * place + 1] += part.mean(0).square().sum()
+            for space, part in enumerate((inside, flat)):
+                sums[stage][2 * space] += part.square().sum()
+                sums[stage][2 * space + 1] += part.mean(0).square().sum()
     images = len(logits)
-    found = []
-    for inside, inside_mean, whole, whole_mean in (each.tolist() for each in sums):
-        variations = _variation(inside, inside_mean, images), _variation(whole, whole_mean, images)
-        found.append(JacobianFacts(inside / max(whole, 1e-30), *variations))
-    return found
+    facts = []
+    for inside, inside_mean, total, total_mean in (stage_sums.tolist() for stage_sums in sums):
+        variations = _variation(inside, inside_mean, images), _variation(total, total_mean, images)
+        facts.append(JacobianFacts(inside / max(total, 1e-30), *variations))
+    return facts
 
 
 def _variation(total: float, mean: float, images: int) -> float:
-    """E|J_m - J|^2 / |J|^2 from the sum of |J_m|^2 over images and |mean J|^2; both parts unbiased, 0 for one image."""
+    """Return E|J_m - J|^2 / |J|^2 from the sum of |J_m|^2 and |mean J|^2; both unbiased, 0 for one image."""
     if images < 2:
         return 0.0
     variance = (total - images * mean) / (images - 1)
-    # Where images vary around hardly any mean, the estimate of |J|^2 may come out at 0 or below: v is then large.
+    # If the mean is small against its variation, the estimate of |J|^2 may be 0 or below; v is then large.
     return max(variance, 0.0) / max(mean - variance / images, mean / images, 1e-30)
 
 
-def _of_rule(rule: Rule, images: Tensor, error: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The rule's signal (images, units) and its flat weight gradient per hidden stage."""
+def _rule_gradients(rule: Rule, images: Tensor, error: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the rule's signal (images, units) and its flat weight gradient per hidden stage."""
     if rule.local:
         signals = rule.signals(error)
         return signals, _weight_gradients(rule.network, images, signals)
@@ -167,21 +167,21 @@ def _of_rule(rule: Rule, images: Tensor, error: Tensor) -> tuple[list[Tensor], l
         outputs = rule.network.outputs(images, connected=True)
     hidden = outputs[:-1]
     weights = [_weights(rule.network, stage) for stage in range(len(hidden))]
-    wanted = [*hidden, *(weight for stage in weights for weight in stage)]
-    found = iter(torch.autograd.grad(outputs[-1], wanted, error))
-    signals = [next(found).flatten(1) for _ in hidden]
-    return signals, [torch.cat([next(found).flatten() for _ in stage]) for stage in weights]
+    targets = [*hidden, *(weight for stage in weights for weight in stage)]
+    derivatives = iter(torch.autograd.grad(outputs[-1], targets, error))
+    signals = [next(derivatives).flatten(1) for _ in hidden]
+    return signals, [torch.cat([next(derivatives).flatten() for _ in stage]) for stage in weights]
 
 
 def _weight_gradients(network: Network, images: Tensor, signals: list[Tensor]) -> list[Tensor]:
-    """Flat weight gradient of every hidden stage under a signal (images, units) at its output."""
+    """Return the flat weight gradient of every hidden stage for a signal (images, units) at its output."""
     outputs = network.outputs(images, connected=False)
-    found = []
+    gradients = []
     for stage, signal in enumerate(signals):
         output = outputs[stage]
         parts = torch.autograd.grad(output, _weights(network, stage), signal.view_as(output))
-        found.append(torch.cat([part.flatten() for part in parts]))
-    return found
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+    return gradients
 
 
 def _weights(network: Network, stage: int) -> list[Tensor]:

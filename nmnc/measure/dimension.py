@@ -1,7 +1,7 @@
-"""How many dimensions activity has: estimators of the manifold's dimension, with error bars over sampling density.
+"""Estimators of the dimension of activity, with confidence intervals, at several sampling densities.
 
-All of them see the activity through the inner products of its images only, so that estimates on many random parts of
-the images cost one pass over the units.
+They use only the inner products of the images' activity, so that estimates on many random parts of the images cost one
+pass over the units.
 """
 
 import math
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from nmnc.noise.manifold import centred, gram_matrix
 
-#: Part of the images, those with the largest ratio of distances, that TwoNN's line is not fitted to (Facco et al.).
+#: Fraction of the images, those with the largest ratio of distances, left out of TwoNN's fit (Facco et al.).
 DISCARDED = 0.1
 #: Shares of the variance that components are counted for.
 SHARES = (0.90, 0.95, 0.99)
-#: Parts of the images that `estimate` estimates on.
+#: Fractions of the images that `estimate` uses.
 FRACTIONS = (1.0, 0.5, 0.25, 0.125)
-#: Fewer images than this give no estimate.
+#: Smallest number of images for an estimate.
 FEWEST = 10
-#: Squared distances below this part of the mean squared length are rounding: the two images are the same.
+#: Squared distances below this fraction of the mean squared length are rounding: the two images are the same.
 SAME = 1e-12
 NORMAL_95 = 1.959963984540054
 QUANTITIES = ("two_nn", "participation_ratio", *(f"components_{round(100 * share)}" for share in SHARES))
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
 
 
 def two_nn(gram: Tensor, discarded: float = DISCARDED) -> float:
-    """Dimension from each image's two nearest neighbours: TwoNN, in its form that fits a line.
+    """Return the dimension from each image's two nearest neighbours: TwoNN, by a linear fit.
 
     Facco, d'Errico, Rodriguez & Laio 2017, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
     information", Scientific Reports 7, 12140.
@@ -49,11 +49,11 @@ def two_nn(gram: Tensor, discarded: float = DISCARDED) -> float:
 
     Args:
         gram: float64 (images, images), inner products of centred activity.
-        discarded: part of the images with the largest mu left out of the fit.
+        discarded: fraction of the images, with the largest mu, left out of the fit.
 
     Returns:
-        The dimension; NaN for fewer than 3 different images or where all nearest two are equally far.
-        Of images that are the same one is kept.
+        The dimension; NaN for fewer than 3 different images, or if both nearest neighbours are always
+        equally far. Of identical images only one is used.
     """
     squared = _squared_distances(gram)
     repeated = (squared <= SAME * gram.diagonal().mean()).tril(-1).any(1)
@@ -68,16 +68,19 @@ def two_nn(gram: Tensor, discarded: float = DISCARDED) -> float:
 
 
 def participation_ratio(eigenvalues: Tensor) -> float:
-    """(sum lambda)^2 / sum lambda^2 over the eigenvalues of the covariance, up to scale; NaN where all are 0."""
+    """Return (sum lambda)^2 / sum lambda^2 over the covariance's eigenvalues, of any scale; NaN if all are 0."""
     return (eigenvalues.sum().square() / eigenvalues.square().sum()).item()
 
 
 def components_for(eigenvalues: Tensor, share: float) -> float:
-    """Fewest principal components with at least this share of the variance; NaN where there is none.
+    """Return the smallest number of principal components with at least this share of the variance.
 
     Args:
         eigenvalues: float64, of the covariance up to scale, descending.
-        share: of the variance, 0 to 1.
+        share: share of the variance, 0 to 1.
+
+    Returns:
+        The number; NaN without variance.
     """
     total = eigenvalues.sum()
     if not total > 0:
@@ -86,7 +89,7 @@ def components_for(eigenvalues: Tensor, share: float) -> float:
 
 
 def dimensions(gram: Tensor) -> dict[str, float]:
-    """Every estimator's value (keys: QUANTITIES) from inner products float64 (images, images), centred or not."""
+    """Return every estimator's value (keys: QUANTITIES) from inner products, float64 (images, images)."""
     centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
     eigenvalues = torch.linalg.eigvalsh(centred).flip(0).clamp_min(0)
     values = [two_nn(centred), participation_ratio(eigenvalues)]
@@ -96,48 +99,50 @@ def dimensions(gram: Tensor) -> dict[str, float]:
 def estimate(
     activity: Tensor, fractions: Sequence[float] = FRACTIONS, repeats: int = 10, *, generator: torch.Generator
 ) -> list[Estimate]:
-    """Every estimator on random parts of the images, to show what the density of sampling does to it.
+    """Apply every estimator to random parts of the images, to show the effect of sampling density.
 
     Below all images the value is the mean over `repeats` random parts. The interval is value -+ 1.96 standard errors
     of one estimate on that many images. Parts drawn from the same images overlap, so their variance is divided by
-    1 - fraction; at fraction 1 it is the variance over random halves as it stands (the delete-half jackknife; Shao &
+    1 - fraction; at fraction 1 it is the variance over random halves (the delete-half jackknife; Shao &
     Wu 1989, "A general theory for jackknife variance estimation"). Nearest neighbours change with the part, so that
-    TwoNN's interval comes out up to 1.3 times too wide (tests/nmnc/measure/test_dimension.py).
+    TwoNN's interval is up to 1.3 times too wide (tests/nmnc/measure/test_dimension.py).
 
     Args:
         activity: float (images, units).
-        fractions: of the images, above 0 to 1. Those that leave fewer than 10 images are passed over.
+        fractions: fractions of the images, above 0 to 1. Those with fewer than 10 images are skipped.
         repeats: random parts per fraction, 2 or more.
-        generator: of random numbers, on the CPU.
+        generator: random generator on the CPU.
 
     Raises:
         FloatingPointError: the activity is NaN or infinite.
     """
     gram = gram_matrix(centred(activity))
     images = len(gram)
-    drawn: dict[int, dict[str, Tensor]] = {}
+    cache: dict[int, dict[str, Tensor]] = {}
 
     def on_parts(size: int) -> dict[str, Tensor]:
-        if size not in drawn:
+        if size not in cache:
             parts = [torch.randperm(images, generator=generator)[:size].to(gram.device) for _ in range(repeats)]
             values = [dimensions(gram[part][:, part]) for part in parts]
-            drawn[size] = {name: torch.tensor([one[name] for one in values]).double() for name in QUANTITIES}
-        return drawn[size]
+            cache[size] = {
+                name: torch.tensor([part_values[name] for part_values in values]).double() for name in QUANTITIES
+            }
+        return cache[size]
 
-    found = []
+    estimates = []
     for fraction in fractions:
         size = round(fraction * images)
         if size < FEWEST:
             continue
-        whole = dimensions(gram) if size == images else None
-        spread_size = images // 2 if whole else size
+        all_images = dimensions(gram) if size == images else None
+        spread_size = images // 2 if all_images else size
         for name, values in on_parts(spread_size).items():
-            value = whole[name] if whole else values.mean().item()
-            # Var over parts of m of N images is s^2 (1/m - 1/N); asked for is s^2 / size.
+            value = all_images[name] if all_images else values.mean().item()
+            # The variance over parts of m of N images is s^2 (1/m - 1/N); the standard error needs s^2 / size.
             error = values.std().item() * math.sqrt((1 / size) / (1 / spread_size - 1 / images))
             interval = value - NORMAL_95 * error, value + NORMAL_95 * error
-            found.append(Estimate(name, fraction, size, value, *interval))
-    return found
+            estimates.append(Estimate(name, fraction, size, value, *interval))
+    return estimates
 
 
 def _squared_distances(gram: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a learning signal loses on its way from backprop's gradient: by averaging the Jacobian, by a subspace.
+"""Loss of alignment with backprop's gradient due to averaging the Jacobian and to projection on a subspace.
 
 NMNC's signal differs from the gradient e J of each image in three ways: J is averaged over images, projected on the
-manifold, and estimated from few noisy samples. Here the first two are computed exactly, one by one and together; what
-then still lies between them and the rule's own cosine (alignment.csv) is the estimation.
+manifold, and estimated from few noisy samples. This module computes the first two exactly, alone and together; the
+remaining difference from the rule's cosine (alignment.csv) is due to estimation.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from nmnc.measure.diagnostics import output_error
 from nmnc.measure.dimension import NORMAL_95
 from nmnc.networks import Network
 
-#: Images of one pass of `mean_jacobian`.
+#: Images per pass of `mean_jacobian`.
 BATCH = 250
 
 
 def mean_jacobian(network: Network, stage: int, images: Tensor) -> Tensor:
-    """The Jacobian dy/dx of a stage's output x, averaged over images: what a running estimate B tends to.
+    """Return the Jacobian dy/dx of a stage's output x, averaged over images, which the feedback B estimates.
 
     Args:
         network: in evaluation mode.
@@ -46,14 +46,14 @@ def mean_jacobian(network: Network, stage: int, images: Tensor) -> Tensor:
 def signal_losses(
     network: Network, stage: int, images: Tensor, labels: Tensor, mean: Tensor, subspaces: dict[str, Tensor]
 ) -> Iterator[dict[str, Any]]:
-    """Cosine with backprop's gradient of signals that are exact but for an average, a projection, or both.
+    """Yield the cosine with backprop's gradient of exact signals after averaging, projection, or both.
 
     Args:
         network: in evaluation mode.
         stage: number of a hidden stage, from 0.
         images: held-out images, normalised, (images, channels, height, width).
         labels: int64 (images,).
-        mean: from `mean_jacobian`, over other images.
+        mean: float32 (classes, units) from `mean_jacobian`, over other images.
         subspaces: name -> orthonormal float32 (units, d).
 
     Yields:
@@ -70,15 +70,18 @@ def signal_losses(
         parts |= {subspace: (signal @ basis) @ basis.T for subspace, basis in subspaces.items()}
         for subspace, part in parts.items():
             row = {"signal": name, "subspace": subspace, "d": subspaces[subspace].shape[1] if subspace else None}
-            along = F.cosine_similarity(exact, part, 1).double()
-            value, reach = along.mean().item(), NORMAL_95 * along.std().item() / len(along) ** 0.5
+            cosines = F.cosine_similarity(exact, part, 1).double()
+            value, reach = cosines.mean().item(), NORMAL_95 * cosines.std().item() / len(cosines) ** 0.5
             yield row | {"quantity": "cosine_activity", "value": value, "low": value - reach, "high": value + reach}
-            own = _weight_gradient(network, stage, images, part)
-            yield row | {"quantity": "cosine_weight", "value": F.cosine_similarity(of_weights, own, 0).item()}
+            gradient_of_part = _weight_gradient(network, stage, images, part)
+            yield row | {
+                "quantity": "cosine_weight",
+                "value": F.cosine_similarity(of_weights, gradient_of_part, 0).item(),
+            }
 
 
 def _from_stage(network: Network, stage: int, images: Tensor) -> tuple[Tensor, Tensor]:
-    """A stage's output, a leaf of the graph, and the logits it leads to."""
+    """Return a stage's output, as a leaf of the graph, and the logits computed from it."""
     with torch.no_grad():
         output = network.prefix(images, stage)
     output.requires_grad_()
@@ -86,7 +89,7 @@ def _from_stage(network: Network, stage: int, images: Tensor) -> tuple[Tensor, T
 
 
 def _weight_gradient(network: Network, stage: int, images: Tensor, signal: Tensor) -> Tensor:
-    """Flat gradient of a stage's weights under a signal (images, units) at its output."""
+    """Return the flat gradient of a stage's weights for a signal (images, units) at its output."""
     with torch.no_grad():
         before = network.prefix(images, stage - 1) if stage else images
     output = network.stages[stage](before)

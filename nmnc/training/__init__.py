@@ -1,1 +1,1 @@
-"""The loop and a run's life: optimiser, watch, checkpoints, resume, one job, the search."""
+"""The training loop, the optimiser, checkpoints and resuming, one training job, and the search over settings."""

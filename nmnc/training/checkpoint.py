@@ -40,17 +40,17 @@ def save_network(path: Path, network: Network, config: dict[str, Any]) -> None:
 
 
 def load_network(path: Path, allowed: Collection[str] = ()) -> tuple[Network, dict[str, Any]]:
-    """Read a network.pt: the network in evaluation mode on the CPU, and its config.
+    """Return the network of a network.pt, in evaluation mode on the CPU, and its config.
 
-    A file never chooses code: it may name a built-in kind, or a MODULE:FUNCTION that the caller allows. Nothing is
-    built before every field is checked, and nothing larger than the file's own weights.
+    A file never chooses code: it may name a built-in kind, or a MODULE:FUNCTION that the caller allows. Every field
+    is checked before anything is built, and nothing larger than the file's own weights is allocated.
 
     Args:
         path: the file.
         allowed: MODULE:FUNCTION that the study or the command line names.
 
     Raises:
-        UserError: no such file, a truncated or foreign file, fields of a wrong type or range, code that is not
+        UserError: a missing, truncated or foreign file, fields of a wrong type or range, code that is not
             allowed, or weights that do not fit.
     """
     content = read_torch(path)
@@ -76,7 +76,7 @@ def load_network(path: Path, allowed: Collection[str] = ()) -> tuple[Network, di
             raise UserError(f"{path}: {error}") from None
 
     if ":" not in recipe.kind:
-        with torch.device("meta"):  # takes no memory: the file's sizes are compared before any is taken
+        with torch.device("meta"):  # takes no memory, so the sizes in the file are checked before any is allocated
             _refuse_unlike(build().state_dict(), weights, path, recipe.kind)
     network = build()
     _refuse_unlike(network.state_dict(), weights, path, recipe.kind)
@@ -87,24 +87,26 @@ def load_network(path: Path, allowed: Collection[str] = ()) -> tuple[Network, di
 
 
 def _refuse_swapped(path: Path, network: Network, config: dict[str, Any]) -> None:
-    """UserError where the network's folder, or the provenance.json in it, is that of another network."""
-    told, run = config["network"].get("name"), config.get("run")
+    """Raise UserError if the folder, or the provenance.json in it, belongs to another network."""
+    recorded_name, run = config["network"].get("name"), config.get("run")
     *_, stage, name, rule, seed, _ = [""] * 4 + list(path.absolute().parts)
-    if stage == "networks" and told and isinstance(run, dict) and {"rule", "seed"} <= run.keys():
-        own = (told, run["rule"], f"seed{run['seed']}")
-        if own != (name, rule, seed):
-            raise UserError(f"{path}: the network of another run, {'/'.join(map(str, own))}; delete it and rerun")
-    beside = path.with_name("provenance.json")
-    if path.name != "network.pt" or not beside.is_file():
+    if stage == "networks" and recorded_name and isinstance(run, dict) and {"rule", "seed"} <= run.keys():
+        recorded = (recorded_name, run["rule"], f"seed{run['seed']}")
+        if recorded != (name, rule, seed):
+            raise UserError(f"{path}: the network of another run, {'/'.join(map(str, recorded))}; delete it and rerun")
+    provenance_file = path.with_name("provenance.json")
+    if path.name != "network.pt" or not provenance_file.is_file():
         return
-    provenance = read_json(beside)
+    provenance = read_json(provenance_file)
     expected = provenance.get("weights_sha256") if isinstance(provenance, dict) else None
     if expected is not None and expected != weights_sha256(network):
-        raise UserError(f"{path}: not the network that {beside.name} beside it describes; delete it and rerun")
+        raise UserError(
+            f"{path}: not the network that {provenance_file.name} in its folder describes; delete it and rerun"
+        )
 
 
 class _Part(BaseModel):
-    """Plain data of a network.pt: exactly these fields, and numbers that are numbers."""
+    """Base of the plain data in a network.pt: unknown fields, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -121,7 +123,7 @@ class _Recipe(_Part):
     @field_validator("arguments", mode="before")
     @classmethod
     def _lists(cls, arguments: Any) -> Any:
-        """Tuples as lists, which YAML would have given; more values than a network has layers are refused."""
+        """Turn tuples into lists, as YAML gives them; raise ValueError for more values than any network has layers."""
         if isinstance(arguments, dict):
             arguments = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
             if any(isinstance(value, list) and len(value) > MOST_LAYERS for value in arguments.values()):
@@ -145,7 +147,7 @@ class _Preprocessing(_Part):
 
 
 class _Config(_Part):
-    """The config of a network.pt; what else describes the run is plain data."""
+    """The config of a network.pt: two checked parts; further keys describe the run as plain data."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, JsonValue]
@@ -155,28 +157,36 @@ class _Config(_Part):
 
 
 def _checked_weights(weights: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict, where it is one; its tensors are checked against the network's."""
+    """Return the state dict after checking its names and entries; shapes are compared in `_refuse_unlike`."""
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise UserError(f"{path}: its state_dict is not one; train the network again")
+        raise UserError(f"{path}: its state_dict does not map names to tensors; train the network again")
     for name, tensor in weights.items():
         check_stored(f"{path}: {name!r}", tensor)
     return weights
 
 
-def _refuse_unlike(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path, kind: str) -> None:
-    """UserError where names, shapes or types of the file's weights are not the network's."""
+def _refuse_unlike(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path, kind: str) -> None:
+    """Raise UserError if names, shapes or dtypes of the file's weights differ from the network's."""
     place = f"{path}: weights do not fit network {kind}"
-    for name in [*own, *weights]:
-        if name not in own or name not in weights:
+    for name in [*expected, *weights]:
+        if name not in expected or name not in weights:
             raise UserError(f"{place}: {name!r} is only in the {'file' if name in weights else 'network'}")
-        ours, theirs = own[name], weights[name]
-        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
-            found, wanted = (f"{tuple(one.shape)} {str(one.dtype)[6:]}" for one in (theirs, ours))
-            raise UserError(f"{place}: size mismatch: {name!r} is {found} in the file, {wanted} in the network")
+        required, stored = expected[name], weights[name]
+        if (required.shape, required.dtype) != (stored.shape, stored.dtype):
+            stored_form, required_form = (
+                f"{tuple(tensor.shape)} {str(tensor.dtype)[6:]}" for tensor in (stored, required)
+            )
+            raise UserError(
+                f"{place}: size mismatch: {name!r} is {stored_form} in the file, {required_form} in the network"
+            )
 
 
 def read_torch(path: Path) -> Any:
-    """`torch.load` of plain data onto the CPU; UserError when missing, truncated or not plain data."""
+    """Return the plain data of a torch file, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, truncated or not plain data.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; train the network first, or fix the path")
     check_seal(path)
@@ -184,24 +194,24 @@ def read_torch(path: Path) -> Any:
 
 
 def weights_sha256(network: torch.nn.Module) -> str:
-    """Hex SHA-256 over names, shapes and bytes of all weights and buffers, in name order."""
+    """Return the hex SHA-256 over names, shapes and bytes of all weights and buffers, in name order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        # As bytes: numpy has no bfloat16.
+        # The tensor is viewed as bytes because numpy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def run_key(description: dict[str, Any]) -> str:
-    """Short hash of everything that decides a run's weights; names its checkpoint folder."""
+    """Return a short hash of everything that decides a run's weights; it names the checkpoint folder."""
     text = json.dumps(description, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
-    """Write resume state, or any tensors and plain data, in one move."""
-    # Through memory: torch itself turns a full disk into a RuntimeError, and writes the file's name into the file.
+    """Write tensors and plain data to `path` atomically: under a temporary name, then renamed."""
+    # torch writes to memory first: on disk it turns a full disk into a RuntimeError and stores the file's name.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with replacing(path, digest=True) as temporary:
@@ -209,5 +219,5 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """Resume state, or None where there is none."""
+    """Return the resume state in `path`, or None if there is no such file."""
     return read_torch(path) if path.exists() else None

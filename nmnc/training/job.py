@@ -27,17 +27,17 @@ from nmnc.training.checkpoint import run_key, save_network, weights_sha256
 from nmnc.training.provenance import git_commit, hardware, versions
 from nmnc.training.trainer import EPOCH_COLUMNS, Trainer
 
-#: Bytes of a network that `check` builds at most.
+#: Largest network, in bytes, that `check` builds.
 LARGE = 10**9
-#: What a run leaves in its folder, in the order in which it is written.
+#: Files of a run, in the order in which they are written.
 FILES = ("provenance.json", "epochs.csv", "alignment.csv", "timing.csv", "network.pt")
 
 
 def check(study: Study) -> list[str]:
-    """Refuse what can be refused before any job runs: unknown networks and rules, subspaces that do not fit.
+    """Check networks, rules and their fit to the data before any job runs.
 
     Returns:
-        Warnings, a line each: what runs but hardly as it was meant.
+        Warnings, one line each, about settings that run but probably not as intended.
 
     Raises:
         UserError: the first mistake found.
@@ -51,14 +51,14 @@ def check(study: Study) -> list[str]:
         try:
             size = size_of(entry.kind, shape, classes, entry.arguments)
             if size is not None and _refuse_large(study, name, size) > LARGE:
-                continue  # it can be trained, but to build it here would cost more than the check is worth
+                continue  # it can be trained, but is too expensive to build for a check
             network = build_network(entry.kind, shape, classes, entry.arguments)
             sizes = layer_sizes(network, shape)
         except UserError as error:
             raise UserError(f"networks.{name}: {error}") from None
         if sizes[-1] != classes:
-            raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; mend its last stage")
-        fitting: dict[str, Rule] = {}  # a sweep over step sizes asks the same of a network again and again
+            raise UserError(f"networks.{name}: {sizes[-1]} outputs for {classes} classes; fix its last stage")
+        checked_rules: dict[str, Rule] = {}  # points of a sweep over step sizes have the same rule
         for label in study.labels(name):
             run = study.run(label)
             batch = run.training.batch_size
@@ -68,22 +68,23 @@ def check(study: Study) -> list[str]:
                 )
             key = run.kind + run.noise.model_dump_json()
             try:
-                rule = fitting.get(key) or make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
+                rule = checked_rules.get(key) or make_rule(run.kind, network, sizes[:-1], classes, run.noise, 0)
             except UserError as error:
                 raise UserError(f"rules.{label} on networks.{name}: {error}") from None
-            fitting = {key: rule}
+            checked_rules = {key: rule}
             warnings += [f"rules.{label} on networks.{name}: {warning}" for warning in rule.warnings()]
     return warnings
 
 
 def _refuse_large(study: Study, name: str, size: Size) -> int:
-    """Bytes for building a network and for one image; UserError where its training is more than the machine has."""
+    """Return the bytes for building a network and passing one image; UserError if its training exceeds the memory."""
     batch = max((study.run(label).training.batch_size for label in study.labels(name)), default=1)
-    # Weights, gradients, the optimiser's state; every unit's activity and gradient. A GPU has memory of its own.
+    # Counted are weights, gradients and the optimiser's state, and each unit's activity and gradient. A GPU has its
+    # own memory, which is not checked here.
     needed = 4 * (3 * size.weights + 2 * batch * sum(size.units))
     if study.device == "cpu" or not torch.cuda.is_available():
-        where = f"training {size.weights} weights on {batch} images a step"
-        refuse_beyond_memory(where, needed, "take a smaller network, image_size or batch_size")
+        purpose = f"training {size.weights} weights on {batch} images a step"
+        refuse_beyond_memory(purpose, needed, "choose a smaller network, image_size or batch_size")
     return 4 * (size.weights + sum(size.units))
 
 
@@ -101,9 +102,9 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     Raises:
         UserError: unknown names, unusable data, a second writer, or a run that diverged.
     """
-    for word, known, what in ((network, study.networks, "network"), (label, study.labels(network), "rule")):
-        if word not in known:
-            raise UserError(f"unknown {what} {word!r}{did_you_mean(word, known)}")
+    for name, known, section in ((network, study.networks, "network"), (label, study.labels(network), "rule")):
+        if name not in known:
+            raise UserError(f"unknown {section} {name!r}{did_you_mean(name, known)}")
     run = study.run(label)
     identity = Identity(network, label, run.kind, seed)
     device = prepare_torch(study.device, study.threads)
@@ -111,47 +112,51 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
     dataset = load_dataset(study.dataset, data_folder(study))
     description = {
         "network": study.networks[network].model_dump(mode="json"),
-        "run": run.model_dump(mode="json", exclude={"training": {"checkpoint_minutes"}}),  # decides no weights
+        "run": run.model_dump(
+            mode="json", exclude={"training": {"checkpoint_minutes"}}
+        ),  # has no effect on the weights
         "seed": seed,
         "dataset_sha256": dataset.sha256,
         "threads": study.threads,
         "device": device.type,
         "torch": torch.__version__,
-        "source": code_digest(__name__),  # other code may train other weights
+        "source": code_digest(__name__),  # changed code may train other weights
         "network_source": _network_sha256(study.networks[network], dataset),
     }
     folder = results_folder(study)
     key = run_key(description)
     checkpoints = folder / ".checkpoints" / f"{identity.stem}-{key}"
-    own = folder / "networks" / identity.folder
-    out = out or own
-    elsewhere = out.resolve() != own.resolve()
-    # The first lock is the run's, whatever its settings: they may have been edited while it was being trained.
+    default_out = folder / "networks" / identity.folder
+    out = out or default_out
+    is_elsewhere = out.resolve() != default_out.resolve()
+    # The first lock belongs to the run whatever its settings are: the study may be edited while the run is trained.
     with (
         only_writer(folder / ".locks" / identity.stem, wait),
         only_writer(checkpoints, wait),
-        claimed(out / ".nmnc.lock", wait, out) if elsewhere else nullcontext(),
+        claimed(out / ".nmnc.lock", wait, out) if is_elsewhere else nullcontext(),
     ):
-        if elsewhere:
+        if is_elsewhere:
             _refuse_to_replace(out, key)
-        started = _now()
+        started = _utc_now()
         with memory_of(device, lambda: f"training: building {network}"):
             trainer = Trainer(dataset, study.networks[network], run, seed, device)
         with interruptible() as interruption:
             trainer.train(checkpoints / "state.pt", interruption)
-        # Of two trainers that waited for each other, the second leaves what others may be reading by now.
-        if not _published(out, key):
-            _publish(out, study, identity, trainer, dataset, {"run_key": key, "started": started, "finished": _now()})
+        # If another process finished the same run meanwhile, its files stay: others may be reading them.
+        if not _is_published(out, key):
+            _publish(
+                out, study, identity, trainer, dataset, {"run_key": key, "started": started, "finished": _utc_now()}
+            )
     return out
 
 
-def _published(out: Path, key: str) -> bool:
-    """Whether `out` holds all files of the run with this key."""
-    return all((out / name).exists() for name in FILES) and _key_of(out) == key
+def _is_published(out: Path, key: str) -> bool:
+    """Return whether `out` contains all files of the run with this key."""
+    return all((out / name).exists() for name in FILES) and _read_key(out) == key
 
 
-def _key_of(out: Path) -> str | None:
-    """Key of the run whose files are in `out`; None where that is not known."""
+def _read_key(out: Path) -> str | None:
+    """Return the key of the run whose files are in `out`, or None if it cannot be read."""
     try:
         provenance = read_json(out / "provenance.json")
     except UserError:
@@ -160,16 +165,21 @@ def _key_of(out: Path) -> str | None:
 
 
 def _refuse_to_replace(out: Path, key: str) -> None:
-    """UserError where the user's folder has files that a run would replace and that are not of this very run."""
-    there = [name for name in FILES if os.path.lexists(out / name)]
-    if there and _key_of(out) != key:
-        raise UserError(f"{out / there[0]}: of another run, or your own; choose another --out, or remove it")
+    """Raise UserError if `out` contains files of the same names that do not belong to this run."""
+    existing = [name for name in FILES if os.path.lexists(out / name)]
+    if existing and _read_key(out) != key:
+        raise UserError(
+            f"{out / existing[0]}: belongs to another run, or is a file of yours; choose another --out, or remove it"
+        )
 
 
 def _publish(
     out: Path, study: Study, identity: Identity, trainer: Trainer, dataset: Dataset, when: dict[str, str]
 ) -> None:
-    """Write the provenance first, which says whose files these are, and the network last: where it is, all is."""
+    """Write all files of a run: provenance.json first, which identifies the run, and network.pt last.
+
+    A folder that contains network.pt is therefore complete.
+    """
     for name in reversed(FILES):
         (out / name).unlink(missing_ok=True)
     entry = study.networks[identity.network]
@@ -213,12 +223,12 @@ def _publish(
 
 
 def _network_sha256(entry: NetworkEntry, dataset: Dataset) -> str:
-    """Hash of the code that a network is built from, the user's own above all."""
+    """Return the hash of the code that builds a network, the user's code included."""
     with torch.random.fork_rng(devices=[]):
         network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments)
     return code_sha256(network, entry.kind)
 
 
-def _now() -> str:
-    """The time, ISO 8601, UTC, in seconds."""
+def _utc_now() -> str:
+    """Return the current time, ISO 8601, UTC, in whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,6 +1,6 @@
-"""The manifold of a trained network: its dimension, and how much of the network's Jacobian lies along it.
+"""Measure the manifold of a trained network: its dimension, and how much of the network's Jacobian lies along it.
 
-One table per network, tidy: a row per layer, quantity and setting. In evaluation mode. Formulas: docs/method.md.
+One tidy table per network: a row per layer, quantity and setting. Formulas: docs/method.md.
 """
 
 import math
@@ -30,12 +30,12 @@ from nmnc.training.checkpoint import load_network
 #: alpha_gradient, alpha_jacobian (`subspace` of `d` dimensions; `chance` is d/n), principal_angle (degrees, number
 #: `axis` of those between the subspace and the Jacobian's leading right singular vectors), cosine_activity and
 #: cosine_weight (of a `signal` that is exact but for an average or a projection, with backprop's gradient).
-#: subspace: principal (components of the activity) or random (mean over draws; low and high hold 95 % of draws).
+#: subspace: principal (components of the activity) or random (mean over draws; low and high enclose 95 % of draws).
 COLUMNS = (
     "layer", "quantity", "signal", "subspace", "d", "axis", "fraction", "value", "low", "high", "chance", "n_images",
     "n_units",
 )  # fmt: skip
-#: Dimensions of the subspaces; those below the layer's number of units are taken.
+#: Dimensions of the subspaces; those of at least the layer's number of units are skipped.
 DIMENSIONS = (8, 16, 32, 64, 128)
 #: Dimension of the subspaces that signals are projected on, where the layer has more units.
 SIGNAL_DIMENSIONS = 64
@@ -46,7 +46,7 @@ BATCH = 250
 
 
 class Images(NamedTuple):
-    """What a network is measured on: normalised images (images, channels, height, width), none in both parts."""
+    """Disjoint parts of the normalised test images, float32 (images, channels, height, width), and labels, int64."""
 
     activity: Tensor
     held_out: Tensor
@@ -57,15 +57,15 @@ def measure_job(study: Study, network: Path, out: Path, images: int, seed: int, 
     """Measure a network.pt on its study's test images and write the table of `measure`.
 
     Args:
-        study: whose data set the network was trained on.
-        network: a network.pt, trained or not; a MODULE:FUNCTION may build it that the study or `kind` names.
+        study: the study whose data set the network was trained on.
+        network: a network.pt, trained or not; a MODULE:FUNCTION that builds it must be named by the study or `kind`.
         out: CSV file to write.
-        images: test images for the activity, fewer where the test set has no more.
-        seed: of their choice and of the random subspaces.
-        kind: MODULE:FUNCTION, where the study has none or another.
+        images: number of test images for the activity; fewer if the test set is smaller.
+        seed: seed for choosing the images and drawing the random subspaces.
+        kind: MODULE:FUNCTION that built the network, if the study does not name it.
 
     Raises:
-        UserError: unusable data or network, or a network that saw its images otherwise.
+        UserError: unusable data or network, or a network trained with other preprocessing or classes.
     """
     if study.dataset is None:
         raise UserError(f"{study.study}: it has no dataset to measure {network} on; add dataset.name")
@@ -74,20 +74,22 @@ def measure_job(study: Study, network: Path, out: Path, images: int, seed: int, 
     dataset = load_dataset(study.dataset, data_folder(study)).to(device)
     recipe = config["network"]
     if config["preprocessing"] != dataset.preprocessing() or recipe["classes"] != dataset.classes:
-        raise UserError(f"{network}: trained on other images than the study's; give the --config it was trained with")
+        raise UserError(
+            f"{network}: trained on other images than the study's; set --config to the study it was trained with"
+        )
     generator = torch.Generator().manual_seed(seed)
     parts = choose_images(dataset, images, study.diagnostics.images, generator)
     write_csv(out, COLUMNS, list(measure(model.to(device), parts, generator)), digest=True)
 
 
 def choose_images(dataset: Dataset, activity: int, held_out: int, generator: torch.Generator) -> Images:
-    """The first test images for gradients, as in alignment.csv, and a random choice of the others for the activity.
+    """Take the first test images for gradients, as in alignment.csv, and a random choice of the rest for the activity.
 
     Args:
-        dataset: its test images are taken.
-        activity: images asked for; fewer where there are no more.
-        held_out: images asked for; never more than a quarter of the test set.
-        generator: of the choice, on the CPU.
+        dataset: the data set whose test images are used.
+        activity: number of images for the activity; fewer if the test set is smaller.
+        held_out: number of images for gradients; at most a quarter of the test set.
+        generator: random generator on the CPU.
 
     Raises:
         UserError: the test set is too small.
@@ -98,7 +100,7 @@ def choose_images(dataset: Dataset, activity: int, held_out: int, generator: tor
         raise UserError(f"dataset {dataset.name}: {total} test images are too few; {4 * FEWEST} are needed")
     chosen = held_out + torch.randperm(total - held_out, generator=generator)[:activity]
     if len(chosen) < FEWEST:
-        raise UserError(f"--images {activity}: too few for a manifold; give {FEWEST} or more")
+        raise UserError(f"--images {activity}: too few to measure a manifold; set it to {FEWEST} or more")
     return Images(
         dataset.normalise(dataset.test_images[chosen.to(dataset.test_images.device)]),
         dataset.normalise(dataset.test_images[:held_out]),
@@ -107,12 +109,12 @@ def choose_images(dataset: Dataset, activity: int, held_out: int, generator: tor
 
 
 def measure(network: Network, images: Images, generator: torch.Generator) -> Iterator[dict[str, Any]]:
-    """Rows (keys: COLUMNS, absent ones empty) of every hidden stage.
+    """Yield the rows (keys: COLUMNS, absent ones empty) of every hidden stage.
 
     Args:
         network: on the device of the images; left in evaluation mode.
         images: for the activity, its dimension and its principal components; held-out ones for the gradients.
-        generator: of random parts of the images and random subspaces, on the CPU.
+        generator: for random parts of the images and random subspaces; on the CPU.
 
     Raises:
         UserError: a layer's activity or gradient is NaN or infinite.
@@ -128,15 +130,15 @@ def measure(network: Network, images: Images, generator: torch.Generator) -> Ite
             yield {"layer": layer, "n_units": units} | row
         if not sizes:
             continue
-        # The first d columns of a random basis span a uniformly random subspace, whatever d.
+        # The first d columns of a random basis span a uniformly random subspace for every d.
         cpu = torch.device("cpu")
         draws = [random_basis(units, sizes[-1], generator, cpu).to(activity.device) for _ in range(DRAWS)]
         try:
-            found = row_space(network, stage, images.held_out, images.labels, [principal, *draws])
+            space = row_space(network, stage, images.held_out, images.labels, [principal, *draws])
         except FloatingPointError:
             raise UserError(f"layer {layer}: its gradients are NaN or infinite; train the network again") from None
         shared = {"layer": layer, "n_units": units, "n_images": len(images.labels)}
-        for row in _along_subspaces(sizes, found, principal, draws):
+        for row in _along_subspaces(sizes, space, principal, draws):
             yield shared | row
         d = min(sizes[-1], SIGNAL_DIMENSIONS)
         subspaces = {"principal": principal, "random": draws[0]}
@@ -147,33 +149,33 @@ def measure(network: Network, images: Images, generator: torch.Generator) -> Ite
 
 
 def _dimensions(activity: Tensor, generator: torch.Generator) -> Iterator[dict[str, Any]]:
-    """A row per estimator and density; what constant activity does not have (NaN) is an empty cell."""
-    for one in estimate(activity, generator=generator):
-        numbers = {"value": one.value, "low": one.low, "high": one.high}
+    """Yield a row per estimator and density; NaN, as for constant activity, becomes an empty cell."""
+    for result in estimate(activity, generator=generator):
+        numbers = {"value": result.value, "low": result.low, "high": result.high}
         known = {name: None if math.isnan(number) else number for name, number in numbers.items()}
-        yield {"quantity": one.quantity, "fraction": one.fraction, "n_images": one.images} | known
+        yield {"quantity": result.quantity, "fraction": result.fraction, "n_images": result.images} | known
 
 
 def _along_subspaces(
-    sizes: list[int], found: RowSpace, principal: Tensor, draws: list[Tensor]
+    sizes: list[int], space: RowSpace, principal: Tensor, draws: list[Tensor]
 ) -> Iterator[dict[str, Any]]:
-    """Both alphas and the principal angles of principal and random subspaces of every size that fits."""
+    """Yield both alphas and the principal angles of principal and random subspaces for every size that fits."""
     for d in sizes:
         shared = {"d": d, "chance": d / len(principal)}
         fits = d <= principal.shape[1]
         for quantity, share, projections in (
-            ("alpha_gradient", median_share, found.gradient),
-            ("alpha_jacobian", total_share, found.jacobian),
+            ("alpha_gradient", median_share, space.gradient),
+            ("alpha_jacobian", total_share, space.jacobian),
         ):
             row = shared | {"quantity": quantity}
             if fits:
                 yield row | {"subspace": "principal"} | share(projections[0], d)._asdict()
-            values = torch.tensor([share(one, d).value for one in projections[1:]])
+            values = torch.tensor([share(projection, d).value for projection in projections[1:]])
             yield row | {"subspace": "random"} | over_draws(values)._asdict()
         row = {"d": d, "quantity": "principal_angle"}
         if fits:
-            for axis, angle in enumerate(principal_angles(principal[:, :d], found.right).tolist(), 1):
+            for axis, angle in enumerate(principal_angles(principal[:, :d], space.right).tolist(), 1):
                 yield row | {"subspace": "principal", "axis": axis, "value": angle}
-        angles = torch.stack([principal_angles(basis[:, :d], found.right) for basis in draws])
+        angles = torch.stack([principal_angles(basis[:, :d], space.right) for basis in draws])
         for axis, values in enumerate(angles.T, 1):
             yield row | {"subspace": "random", "axis": axis} | over_draws(values)._asdict()

@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: optimiser, step size over the run, clipping. The same for every rule."""
+"""Turn gradients into steps: optimiser, learning-rate schedule, clipping. The same for every rule."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from nmnc.settings import Training
 
 
 def make_optimiser(weights: Sequence[Tensor], training: Training) -> torch.optim.Optimizer:
-    """SGD with momentum, or Adam (Kingma & Ba 2015, arXiv 1412.6980); both add weight_decay * weight to the gradient.
+    """Return SGD with momentum, or Adam (Kingma & Ba 2015, arXiv 1412.6980).
 
-    Adam's beta 1 is `momentum`, its beta 2 is 0.999.
+    Both add weight_decay * weight to the gradient. Adam's beta 1 is `momentum`, its beta 2 is 0.999.
     """
     if training.optimiser == "adam":
-        # Fused, or it would read its count of steps back from the device in every step.
+        # The fused form does not read its step counter back from the device in every step.
         return torch.optim.Adam(
             weights,
             training.learning_rate,
@@ -27,10 +27,10 @@ def make_optimiser(weights: Sequence[Tensor], training: Training) -> torch.optim
 
 
 def step_size(step: int, steps: int, training: Training) -> float:
-    """Learning rate of step number `step` (from 0) of `steps`.
+    """Return the learning rate of step number `step` (from 0) of `steps`.
 
-    Cosine falls from the learning rate towards 0 along half a period (Loshchilov & Hutter 2017, arXiv 1608.03983,
-    without restarts); step is a tenth after half of the run and a hundredth after three quarters.
+    Cosine decays from the learning rate to 0 over half a period (Loshchilov & Hutter 2017, arXiv 1608.03983,
+    without restarts); step multiplies it by 0.1 after half and by 0.01 after three quarters of the run.
     """
     if training.schedule == "cosine":
         return training.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
@@ -40,19 +40,19 @@ def step_size(step: int, steps: int, training: Training) -> float:
 
 
 def set_step_size(optimiser: torch.optim.Optimizer, step: int, steps: int, training: Training) -> None:
-    """Give the optimiser the learning rate of a step; a constant one is left as it is."""
+    """Set the optimiser's learning rate for a step; a constant one is left unchanged."""
     if training.schedule != "constant":
         for group in optimiser.param_groups:
             group["lr"] = step_size(step, steps, training)
 
 
 def clip(gradients: list[Tensor], largest: float | None, followers: Sequence[Tensor] = ()) -> Tensor:
-    """Scale all gradients, in place, so that their common norm is at most `largest`; None leaves them.
+    """Scale all gradients in place so that their joint norm is at most `largest`; None leaves them unchanged.
 
-    `followers` are scaled by the same factor and have no part in the norm.
+    `followers` are scaled by the same factor but do not count towards the norm.
 
     Returns:
-        The norm of each before, (gradients,), on the device.
+        The norm of each gradient before scaling, (gradients,), on the device.
     """
     norms = torch.stack([gradient.norm() for gradient in gradients])
     if largest is not None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, hardware, code."""
+"""Record where a result comes from: versions, hardware, code."""
 
 import importlib.metadata
 import os
@@ -23,18 +23,18 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of each installed package the results rest on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of each installed package that results depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Processor, cores, memory in GB, GPU (None on the CPU) and platform."""
+    """Return processor, cores, memory in GB, GPU (None on the CPU) and platform."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -47,7 +47,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, as well as the platform tells it."""
+    """Return the processor's name as the platform reports it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text().splitlines():
@@ -57,7 +57,7 @@ def _processor() -> str:
 
 
 def git_commit() -> str | None:
-    """Commit of the project's checkout, with "+changes" when files differ; None outside a checkout."""
+    """Return the commit of the project's checkout, with "+changes" when files differ; None outside a checkout."""
     folder = Path(__file__).resolve().parents[2]
     try:
         run = subprocess.run(

@@ -1,4 +1,4 @@
-"""The loop: the same for every rule."""
+"""The training loop, which is the same for every rule."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ EPOCH_COLUMNS = ("epoch", "train_loss", "test_accuracy", "perturbations", "forwa
 
 
 def seeds_of(seed: int) -> dict[str, int]:
-    """Independent seeds for all that is random, the same for every rule of one seed."""
+    """Return independent seeds for each source of randomness; they do not depend on the rule."""
     state = np.random.SeedSequence(seed).generate_state(4, np.uint64) >> np.uint64(1)
     return dict(zip(("weights", "order", "noise", "augmentation"), (int(value) for value in state), strict=True))
 
@@ -45,7 +45,7 @@ class Trainer:
         step: steps made so far, over all epochs.
         epochs: rows of epochs.csv so far.
         alignment: rows of alignment.csv so far.
-        total: summed loss of the steps of the epoch that is on its way.
+        total: summed loss of the current epoch's steps.
         seconds: time spent in training steps, evaluation and diagnosis.
     """
 
@@ -54,22 +54,22 @@ class Trainer:
 
         Args:
             dataset: training and test images.
-            entry: which network.
+            entry: kind and arguments of the network.
             run: rule, training, noise and diagnostics.
             seed: decides weights, order of the data, augmentation and noise.
-            device: where to compute.
+            device: CPU or GPU to train on.
 
         Raises:
             UserError: a setting that does not fit the network or the data set.
         """
         self.run, self.dataset, self.device = run, dataset.to(device), device
         seeds = seeds_of(seed)
-        torch.manual_seed(seeds["weights"])  # fresh weights; later also dropout masks
+        torch.manual_seed(seeds["weights"])  # for the initial weights, and later for dropout masks
         self.network = build_network(entry.kind, dataset.image_shape, dataset.classes, entry.arguments).to(device)
         sizes = layer_sizes(self.network, dataset.image_shape)
         if sizes[-1] != dataset.classes:
             raise UserError(
-                f"network {entry.kind}: {sizes[-1]} outputs for {dataset.classes} classes; mend the last stage"
+                f"network {entry.kind}: {sizes[-1]} outputs for {dataset.classes} classes; fix the last stage"
             )
         self.rule = make_rule(run.kind, self.network, sizes[:-1], dataset.classes, run.noise, seeds["noise"])
         training = run.training
@@ -94,14 +94,14 @@ class Trainer:
         check_stages(self.network, self.dataset.normalise(self.images[: max(2, run.noise.images)]), self.rule.local)
 
     def train(self, state_file: Path, interruption: Interruption | None = None) -> None:
-        """Run all epochs, going on from `state_file` where it exists.
+        """Train for all epochs, resuming from `state_file` if it exists.
 
         The state is written after every epoch, every `checkpoint_minutes`, and when the run is interrupted.
 
         Raises:
             UserError: the loss, a gradient or activity became NaN or infinite, the loss exploded, a layer died
-                (says at which step and layer), or the memory ran out.
-            Interrupted: a signal asked the process to end; the state is written.
+                (the message names step and layer), or the memory ran out.
+            Interrupted: a signal asked the process to end; the state has been written.
         """
         file = StateFile(state_file, self.run.training.checkpoint_minutes, interruption or Interruption())
         with memory_of(self.device, lambda: f"training: step {self.step} on {self.device.type}"):
@@ -115,14 +115,14 @@ class Trainer:
                 self._finish(file)
 
     def _finish(self, file: StateFile) -> None:
-        """The epochs that are left, with what is due between two steps."""
-        # Rates over the whole run: evaluation and diagnosis then count towards the time that is left.
+        """Train the remaining epochs; report, check and save between steps."""
+        # Rates are over the whole run, so that the remaining time includes evaluation and diagnosis.
         with tqdm(total=self.steps, initial=self.step, unit="step", smoothing=0, disable=None) as progress:
             before = self.rule.perturbations
             for epoch in range(len(self.epochs), self.run.training.epochs + 1):
                 for _ in self._epoch(epoch):
-                    self._show(progress, self.rule.perturbations - before)
-                    if file.due():
+                    self._update_progress(progress, self.rule.perturbations - before)
+                    if file.is_due():
                         self.watch.check(self.step, self.total)
                         self._lap("training")
                         file.write(self)
@@ -134,7 +134,7 @@ class Trainer:
                 file.write(self)
 
     def _epoch(self, epoch: int) -> Iterator[None]:
-        """The steps of one epoch that are left, one at a time."""
+        """Make the remaining steps of one epoch, yielding after each."""
         self.network.train()
         batch_size = self.run.training.batch_size
         shuffled = torch.randperm(len(self.images), generator=self.order).to(self.device)
@@ -147,12 +147,12 @@ class Trainer:
         self.watch.check(self.step, self.total)
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step on a batch; its mean loss, still on the device."""
+        """Make one step on a batch; return its mean loss, float32 (), on the device."""
         rule, training = self.rule, self.run.training
         set_step_size(self.optimiser, self.step, self.steps, training)
         with recording(self.network) as record, rule.carrying(), self._precision():
             outputs = self.network.outputs(self.dataset.normalise(images), connected=not rule.local)
-        # Whatever the precision of the clean pass: from here on all but the weights' gradients is float32.
+        # From here on everything but the weights' gradients is float32, whatever the precision of the clean pass.
         *hidden, logits = (output.detach().float() for output in outputs)
         self.watch.see_outputs(self.step, hidden, logits)
         error = output_error(logits, labels)
@@ -162,10 +162,10 @@ class Trainer:
         ends = outputs if rule.local else outputs[-1:]
         self.optimiser.zero_grad(set_to_none=True)
         rule.adapt(error, hidden)
-        torch.autograd.backward(ends, _handed_over(gradients, ends, len(images)))
-        found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
+        torch.autograd.backward(ends, _scaled(gradients, ends, len(images)))
+        weight_gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in self.weights]
         feedback = [weight.grad for weight in rule.learned if weight.grad is not None]
-        self.watch.see_gradients(self.step, clip(found, training.clip_norm, feedback))
+        self.watch.see_gradients(self.step, clip(weight_gradients, training.clip_norm, feedback))
         self.optimiser.step()
         loss = F.cross_entropy(logits, labels)
         self.watch.see_loss(self.step, loss)
@@ -173,11 +173,11 @@ class Trainer:
         return loss
 
     def _precision(self) -> torch.autocast:
-        """Within: the network computes in the precision of the clean pass, and its backward pass will too."""
+        """Context manager: run the network, and later its backward pass, in the precision of the clean pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.rule.rounded)
 
     def _first_outputs(self) -> list[Tensor]:
-        """Hidden stages' outputs to the first training images, in training mode; statistics stay as they are."""
+        """Return hidden outputs for the first training images, in training mode; running statistics do not change."""
         images = self.images[: self.run.noise.basis_images]
         self.network.train()
         with torch.no_grad(), recording(self.network, update_statistics=False):
@@ -186,7 +186,7 @@ class Trainer:
         return outputs[:-1]
 
     def _report(self, epoch: int, loss: float | None) -> None:
-        """Append the rows of one epoch."""
+        """Evaluate the network and append the rows of one epoch."""
         accuracy = self.accuracy()
         self._lap("evaluation")
         counts = {"perturbations": self.rule.perturbations, "forward_passes": self.rule.forward_passes}
@@ -200,12 +200,12 @@ class Trainer:
                 self.dataset.normalise(self.images[: self.run.noise.basis_images]),
             )
         self.epochs.append({"epoch": epoch, "train_loss": loss, "test_accuracy": accuracy} | counts)
-        self._tell_collapse()
+        self._record_collapse()
         self.alignment += [{"epoch": epoch} | row for row in rows]
         self._lap("diagnosis")
 
-    def _tell_collapse(self) -> None:
-        """Mark an epoch in which the network fell back to chance, and warn of the first such."""
+    def _record_collapse(self) -> None:
+        """Mark an epoch whose training loss fell back to chance; warn at the first one."""
         losses = [row["train_loss"] for row in self.epochs if row["train_loss"] is not None]
         fallen = collapsed(losses, self.dataset.classes)
         self.epochs[-1]["collapsed"] = self.step if fallen else None
@@ -218,7 +218,7 @@ class Trainer:
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """Part of the test images whose largest logit is the right one."""
+        """Return the fraction of test images that are classified correctly."""
         self.network.eval()
         right = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = (tensor.split(self.run.training.batch_size) for tensor in (self.test_images, self.test_labels))
@@ -226,8 +226,8 @@ class Trainer:
             right += (self.network(self.dataset.normalise(images)).argmax(1) == labels).sum()
         return right.item() / len(self.test_labels)
 
-    def _show(self, progress: tqdm, perturbations: int) -> None:
-        """One step more on the bar; beside it perturbations per second and the last accuracy."""
+    def _update_progress(self, progress: tqdm, perturbations: int) -> None:
+        """Advance the progress bar by a step; show perturbations per second and the last accuracy."""
         if progress.disable:
             return
         elapsed = progress.format_dict["elapsed"]
@@ -237,7 +237,7 @@ class Trainer:
 
     @contextmanager
     def _naming_step(self) -> Iterator[None]:
-        """Say at which step a rule or the diagnosis failed, or what went wrong in the steps before."""
+        """Context manager: add the step to errors of a rule or the diagnosis; earlier failures of training go first."""
         try:
             yield
         except (UserError, torch.linalg.LinAlgError) as error:
@@ -252,12 +252,12 @@ class Trainer:
         self.lap_started = now
 
     def _begin_epoch(self) -> None:
-        """Forget the loss of the epoch before; remember how the next one's order is drawn, also for resuming in it."""
+        """Reset the summed loss; keep the generator's state, from which resuming redraws the epoch's order."""
         self.total = torch.zeros((), device=self.device)
         self.drawn_from = self.order.get_state()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to end in the same weights, bit for bit."""
+        """Return all that a resumed run needs to reach the same weights, bit for bit."""
         return {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -275,7 +275,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.rule.load_state_dict(state["rule"])
@@ -291,11 +291,12 @@ class Trainer:
         self.epochs, self.alignment = state["epochs"], state["alignment"]
 
 
-def _handed_over(gradients: list[Tensor], ends: Sequence[Tensor], images: int) -> list[Tensor]:
-    """Gradients of the summed loss with respect to `ends`, those of the mean; the list is emptied meanwhile.
+def _scaled(gradients: list[Tensor], ends: Sequence[Tensor], images: int) -> list[Tensor]:
+    """Return gradients of the mean loss with respect to `ends`, from those of the summed loss, which are consumed.
 
-    What is copied is not kept: together the signals of a large network are as large as its activity. The copies have
-    the memory layout of the outputs: the backward pass of channels-last pooling is several times faster so.
+    The list is emptied on the way because the signals of a large network take as much memory as its activity. The
+    copies have the memory layout of the outputs, which makes the backward pass of channels-last pooling several times
+    faster.
     """
     scaled = []
     for end in ends:

@@ -217,7 +217,7 @@ def test_a_network_of_another_run_is_refused(written: Path) -> None:
     (written / "seed1").mkdir()
     save_network(written / "seed1" / "network.pt", network, config)
     shutil.copy(written / "seed1" / "network.pt", path)
-    with pytest.raises(UserError, match=r"network\.pt: not the network that provenance\.json beside it describes"):
+    with pytest.raises(UserError, match=r"network\.pt: not the network that provenance\.json in its folder describes"):
         load_network(path)
     load_network(written / "seed1" / "network.pt")
 

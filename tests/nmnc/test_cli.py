@@ -47,7 +47,8 @@ CHECK = ("check", "--config", "study.yaml")
             {"rules": {"nmnc": {"kind": "random_subspace", "noise": {"feedback": "layerwise"}}}},
             [
                 "rules.nmnc: ",
-                "noise.feedback layerwise is of the rules vnc, nmnc only; give random_subspace",
+                "noise.feedback layerwise works only with the rules vnc, nmnc; set noise.feedback to factored or full "
+                "for random_subspace",
             ],
         ),
         ({"dataset": {"name": "absent/toy.npz"}}, ["dataset absent/toy.npz: no such file or folder", "nor in data;"]),
@@ -202,15 +203,17 @@ def test_a_folder_of_the_users_keeps_what_is_in_it(nmnc: Any) -> None:
     for name in (".x.part", "notes.txt", "lock"):
         (mine / name).write_text("mine")
     (mine / "epochs.csv").write_text("my own table")
-    assert "mine/epochs.csv: of another run, or your own" in nmnc.fails(*nmnc.train("nmnc", "--out", "mine"))
+    assert "mine/epochs.csv: belongs to another run, or is a file of yours" in nmnc.fails(
+        *nmnc.train("nmnc", "--out", "mine")
+    )
     (mine / "epochs.csv").unlink()
     nmnc.succeeds(*nmnc.train("nmnc", "--out", "mine"))
     assert {(mine / name).read_text() for name in (".x.part", "notes.txt", "lock")} == {"mine"}
     finished = {path.name: path.read_bytes() for path in mine.iterdir()}
-    assert "mine/provenance.json: of another run" in nmnc.fails(*nmnc.train("backprop", "--out", "mine"))
+    assert "mine/provenance.json: belongs to another run" in nmnc.fails(*nmnc.train("backprop", "--out", "mine"))
     nmnc.succeeds(*nmnc.train("nmnc", "--out", "mine"))  # the same run may be asked for again
     nmnc.write_study(training={"epochs": 3})
-    assert "mine/provenance.json: of another run" in nmnc.fails(*nmnc.train("nmnc", "--out", "mine"))
+    assert "mine/provenance.json: belongs to another run" in nmnc.fails(*nmnc.train("nmnc", "--out", "mine"))
     assert {path.name: path.read_bytes() for path in mine.iterdir()} == finished
 
 
@@ -263,7 +266,7 @@ def test_train_on_your_own(nmnc: Any, dataset: str) -> None:
     own = {"networks": {"net": {"kind": "mine:small", "arguments": {"width": 12}}}, "dataset": {"name": dataset}}
     write_image_folder(nmnc, nmnc.folder / "data" / "pictures")
     nmnc.write_study(networks={"net": {"kind": "mine:seven"}})
-    assert all("7 outputs for 2 classes; mend" in nmnc.fails(*arguments) for arguments in (CHECK, nmnc.train()))
+    assert all("7 outputs for 2 classes; fix" in nmnc.fails(*arguments) for arguments in (CHECK, nmnc.train()))
     nmnc.write_study(**own)
     nmnc.succeeds(*CHECK)
     nmnc.succeeds("fetch", "--config", "study.yaml", "--out", "facts.json")

@@ -101,7 +101,7 @@ def test_row_space_agrees_with_jacrev(stage: int) -> None:
     found = row_space(net, stage, images, labels, [basis])
     along = (exact @ basis.double()).square().sum(1)
     torch.testing.assert_close(found.jacobian[0].along.double(), along, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(found.jacobian[0].whole.double(), exact.square().sum((1, 2)), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.jacobian[0].total.double(), exact.square().sum((1, 2)), rtol=1e-4, atol=1e-7)
     error = net(images).softmax(1) - torch.nn.functional.one_hot(labels, 5)
     gradient = torch.einsum("bo,bon->bn", error.detach().double(), exact)
     shares = (gradient @ basis.double()).square().sum(1) / gradient.square().sum(1)
@@ -347,7 +347,7 @@ def test_mistakes_are_one_line_and_write_nothing(study: Path) -> None:
         (with_dataset(train_images=100), 50, "network.pt: trained on other images"),
         (with_dataset(test_images=30), 50, "dataset digits: 30 test images are too few; 40 are needed"),
         (settings.model_copy(update={"dataset": None}), 50, "toy: it has no dataset .*; add dataset.name"),
-        (settings, 5, "--images 5: too few for a manifold; give 10 or more"),
+        (settings, 5, "--images 5: too few to measure a manifold; set it to 10 or more"),
     ):
         with pytest.raises(UserError, match=words):
             measure_job(wrong, trained, Path("out.csv"), images, 0)

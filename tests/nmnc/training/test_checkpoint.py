@@ -262,8 +262,8 @@ FIELDS: list[tuple[tuple[str, ...], Any, str]] = [
     (("config", "run"), {"rule": torch.ones(1)}, "not a network.pt: run"),
     (("format",), torch.ones(2), "not a network.pt of format 1"),
     (("format",), True, "not a network.pt of format 1"),
-    (("state_dict",), [torch.ones(1)], "its state_dict is not one"),
-    (("state_dict",), {3: torch.ones(1)}, "its state_dict is not one"),
+    (("state_dict",), [torch.ones(1)], "its state_dict does not map names to tensors"),
+    (("state_dict",), {3: torch.ones(1)}, "its state_dict does not map names to tensors"),
 ]
 
 
@@ -289,8 +289,8 @@ BIAS = "stages.1.1.bias"
         (torch.ones(()).expand(10**12), r"is \(1000000000000,\) float32 in the file"),
         (torch.ones(6).to_sparse(), "is sparse or nested"),
         (torch.ones(6, device="meta"), r"is without values \(device meta\)"),
-        (torch.full((6,), torch.nan), "'stages.1.1.bias' holds NaN or infinity"),
-        (torch.full((6,), -torch.inf), "'stages.1.1.bias' holds NaN or infinity"),
+        (torch.full((6,), torch.nan), "'stages.1.1.bias' contains NaN or infinity"),
+        (torch.full((6,), -torch.inf), "'stages.1.1.bias' contains NaN or infinity"),
     ],
 )  # fmt: skip
 def test_weights_that_are_no_plain_finite_tensors_are_refused(saved: Path, tensor: Any, words: str) -> None:

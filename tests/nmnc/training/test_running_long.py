@@ -151,7 +151,7 @@ def test_the_first_signal_is_remembered_and_the_second_one_ends() -> None:
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
-LINE = r"nmnc: training: stopped by {} at step \d+ of \d+; the same command goes on from there\n"
+LINE = r"nmnc: training: stopped by {} at step \d+ of \d+; run the same command to resume\n"
 
 
 def wait_for_training(nmnc: Any, process: Any, before: int) -> None:

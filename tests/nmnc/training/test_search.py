@@ -62,7 +62,7 @@ def test_a_search_is_refused_where_it_would_be_unfair_or_see_the_test_set(tmp_pa
         for seed in (1, 2):
             write_epochs(tmp_path, label, seed, [0.1, 0.1, 0.2])
     unequal = study(sweeps={**{k: v.model_dump() for k, v in study().sweeps.items() if k == "a"}, "b": fewer})
-    with pytest.raises(UserError, match=r"rules have \[1, 2\] trials; give every rule as many"):
+    with pytest.raises(UserError, match=r"rules have \[1, 2\] trials; give every rule the same number"):
         list(rows(unequal, tmp_path))
     with pytest.raises(UserError, match=r"must not see the test set; set dataset\.validation_images"):
         list(rows(study(dataset={"name": "digits"}), tmp_path))

@@ -66,7 +66,7 @@ def test_a_collapse_is_marked_in_every_epoch_and_told_once(toy: Any, capsys: pyt
     for step, loss in enumerate((None, 1.0, 1.4, 1.5, 0.9)):
         run.step = 6 * step
         run.epochs.append({"train_loss": loss})
-        run._tell_collapse()
+        run._record_collapse()
     assert [row["collapsed"] for row in run.epochs] == [None, None, 12, 18, None]
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -217,7 +217,7 @@ def test_a_constant_layer_is_dead_after_a_while(value: float, stage: int) -> Non
         if step < LOOK_EVERY + DEAD_AFTER:
             one.check(step, torch.zeros(()))
     name = ("one", "two")[stage]
-    with pytest.raises(UserError, match=rf"step 30: layer {name} is dead since step {LOOK_EVERY}: its activity"):
+    with pytest.raises(UserError, match=rf"step 30: layer {name} is dead: .* since step {LOOK_EVERY};"):
         one.check(40, torch.zeros(()))
 
 
