@@ -25,7 +25,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {"convnet": convnet, "mlp": mlp, "
 
 
 def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]) -> Network:
-    """Make a network with fresh weights from torch's current random state.
+    """Build a network with initial weights drawn from torch's current random state.
 
     Args:
         kind: a name of NETWORKS, or MODULE:FUNCTION, which is imported and run: it must come from a study or a
@@ -57,21 +57,21 @@ def build_network(kind: str, image_shape: tuple[int, int, int], classes: int, ar
 
 
 def _trainable(network: Any, kind: str) -> Network:
-    """A Network of what a function returned; UserError where that has no stages to train one by one."""
+    """Return the network as a `Network`; UserError if it has no stages that can be trained one by one."""
     if isinstance(network, nn.Sequential):
         network = Network(network.named_children())
     if not isinstance(network, Network):
         raise UserError(f"network {kind} returned {type(network).__name__}; return an nn.Sequential of stages")
     if len(network.stages) < 2:
-        raise UserError(f"network {kind} has no hidden stage; put at least one before the logits")
+        raise UserError(f"network {kind} has no hidden stage; add at least one before the logits")
     for name, stage in zip(network.stage_names, network.stages, strict=True):
         if not any(weight.requires_grad for weight in stage.parameters()):
-            raise UserError(f"network {kind}: stage {name} has no weights to train; join it with the one before it")
+            raise UserError(f"network {kind}: stage {name} has no weights to train; merge it with the stage before it")
     return network
 
 
 def _refuse_unknown(kind: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """UserError for an argument that the function does not take."""
+    """Raise UserError for an argument that the function does not take."""
     known = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return
@@ -81,7 +81,7 @@ def _refuse_unknown(kind: str, function: Callable[..., Any], arguments: dict[str
 
 
 def _check_arguments(kind: str, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    """UserError for an argument that is not of the type, or in the range, that the function's signature gives."""
+    """Raise UserError for an argument outside the type or range in the function's signature."""
     types = get_type_hints(function, include_extras=True)
     for name, value in arguments.items():
         try:
@@ -94,17 +94,17 @@ def _check_arguments(kind: str, function: Callable[..., Any], arguments: dict[st
 
 
 class Size(NamedTuple):
-    """How large a network is: its weights, and the units of every stage's output for one image."""
+    """Size of a network: number of weights, and units of every stage's output for one image."""
 
     weights: int
     units: list[int]
 
 
 def size_of(kind: str, image_shape: tuple[int, int, int], classes: int, arguments: dict[str, Any]) -> Size | None:
-    """Size of a network that ships, found without its memory; None for the user's own, which may need real tensors.
+    """Return the size of a built-in network without allocating it; None for a user's, which may need real tensors.
 
     Raises:
-        UserError: as `build_network`, and where images of that shape do not pass through.
+        UserError: as `build_network`, or images of that shape do not pass through the network.
     """
     if ":" in kind:
         return None

@@ -1,4 +1,4 @@
-"""AlexNet for images of about 224 pixels."""
+"""AlexNet, for images of about 224 pixels a side."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def alexnet(
         image_shape: (channels, height, width) of one image, 63 pixels a side or more; 224 as published.
         classes: number of outputs.
         hidden: units of the fully connected layers before the logits (default 4096, 4096).
-        batch_norm: normalise between convolution and ReLU; trains without it too, but slowly.
+        batch_norm: normalise between convolution and ReLU; without it training is slower.
         dropout: probability of dropping an input unit of each layer of `hidden`.
     """
     side = list(image_shape[1:])

@@ -1,4 +1,4 @@
-"""A network is a list of stages; each stage is any module from the previous stage's output to its own."""
+"""A network as a list of stages; a stage is any module that maps the previous stage's output to its own."""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nmnc.modules import running_users_code
 
-#: Arguments of the networks that ship: a number of units, channels or blocks; one for every layer; a probability.
+#: Arguments of built-in networks: a number of units, channels or blocks; one number per layer; a probability.
 Count = Annotated[int, Field(ge=1, le=10**6)]
 Counts = Annotated[list[Count], Field(max_length=200)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -30,23 +30,23 @@ class Network(nn.Module):
         self.stages = nn.ModuleList(module for _, module in named)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (batch, channels, height, width) -> logits (batch, classes)."""
+        """Map float32 images (batch, channels, height, width) to logits (batch, classes)."""
         return self.suffix(x, 0)
 
     def prefix(self, x: Tensor, stage: int) -> Tensor:
-        """Output of stage number `stage` (counted from 0) for images `x`."""
+        """Return the output of stage number `stage` (counted from 0) for images `x`."""
         for module in self.stages[: stage + 1]:
             x = module(x)
         return x
 
     def suffix(self, x: Tensor, from_stage: int) -> Tensor:
-        """Logits from the input of stage number `from_stage`."""
+        """Return the logits for the input of stage number `from_stage`."""
         for module in self.stages[from_stage:]:
             x = module(x)
         return x
 
     def outputs(self, x: Tensor, connected: bool) -> list[Tensor]:
-        """Outputs of every stage, the logits last.
+        """Return the outputs of every stage, the logits last.
 
         Args:
             x: images (batch, channels, height, width).
@@ -63,7 +63,7 @@ class Network(nn.Module):
 
 
 def layer_sizes(network: Network, image_shape: tuple[int, int, int]) -> list[int]:
-    """Units in each stage's output for one image of (channels, height, width).
+    """Return the number of units in each stage's output for one image of (channels, height, width).
 
     Raises:
         UserError: images of that shape do not pass through the network.

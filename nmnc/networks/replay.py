@@ -1,7 +1,7 @@
-"""Perturbed copies see the clean batch's batch-norm statistics and dropout masks, never their own.
+"""Record a clean pass's batch-norm statistics and dropout masks, and replay them for perturbed copies.
 
-Without this, noise in one image would leak into the statistics of all others, running statistics would
-drift with every perturbation, and a fresh dropout mask would drown the noise.
+Without this, noise in one image would leak into the statistics of all others, running statistics would drift with
+every perturbation, and a new dropout mask would change the output more than the noise does.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,14 +24,14 @@ DROPOUTS: dict[type[_DropoutNd], Callable[[Tensor, float, bool], Tensor]] = {
     nn.Dropout2d: F.dropout2d,
     nn.Dropout3d: F.dropout3d,
 }
-#: Per module what each of its calls drew, in order: a module may stand in a stage more than once.
+#: module -> what each of its calls drew, in order; a stage may call a module more than once.
 Record = dict[nn.Module, list[tuple[Tensor, ...]]]
 
 
 def _record_batch_norm(module: _BatchNorm, record: Record, update: bool, x: Tensor) -> Tensor:
-    over = [axis for axis in range(x.ndim) if axis != 1]
+    axes = [axis for axis in range(x.ndim) if axis != 1]
     with torch.no_grad():
-        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), over, correction=0)
+        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), axes, correction=0)
     record.setdefault(module, []).append((mean, variance))
     running = (module.running_mean, module.running_var) if update else (None, None)
     if update and module.num_batches_tracked is not None:
@@ -57,7 +57,7 @@ def _replay_dropout(module: _DropoutNd, calls: Iterator[tuple[Tensor, ...]], row
 
 @contextmanager
 def _forwards(replaced: dict[nn.Module, partial[Tensor]]) -> Iterator[None]:
-    """Give modules another forward for a while."""
+    """Context manager: replace the forward methods of modules."""
     for module, forward in replaced.items():
         module.forward = forward
     try:
@@ -68,7 +68,7 @@ def _forwards(replaced: dict[nn.Module, partial[Tensor]]) -> Iterator[None]:
 
 
 def _random_modules(network: nn.Module) -> tuple[list[_BatchNorm], list[_DropoutNd]]:
-    """Modules in training mode whose output depends on the rest of the batch or on chance.
+    """Return the modules in training mode whose output depends on the other images or on random numbers.
 
     Raises:
         UserError: a module of a kind whose statistics or masks cannot be replayed.
@@ -80,13 +80,13 @@ def _random_modules(network: nn.Module) -> tuple[list[_BatchNorm], list[_Dropout
         if type(module) not in DROPOUTS:
             raise UserError(f"{type(module).__name__} cannot be replayed for perturbed copies; use nn.Dropout")
     if any(module.momentum is None for module in norms):
-        raise UserError("batch norm with momentum None cannot be replayed; give it a momentum, e.g. 0.1")
+        raise UserError("batch norm with momentum None cannot be replayed; set a momentum, e.g. 0.1")
     return norms, dropouts
 
 
 @contextmanager
 def recording(network: nn.Module, update_statistics: bool = True) -> Iterator[Record]:
-    """Within: a forward pass keeps its batch-norm statistics and dropout masks in the yielded record.
+    """Context manager: forward passes store batch-norm statistics and dropout masks in the yielded record.
 
     Args:
         network: in training mode; in evaluation mode nothing is recorded or needed.
@@ -104,15 +104,15 @@ def recording(network: nn.Module, update_statistics: bool = True) -> Iterator[Re
 
 @contextmanager
 def replaying(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
-    """Within: forward passes use a record instead of their own batch.
+    """Context manager: forward passes use the statistics and masks of a record.
 
     Args:
         network: the recorded network, in the same mode.
         record: what `recording` yielded.
         rows: the batch consists of whole copies of the first `rows` images of the recorded batch.
 
-    The calls of a module come round in their order, so that whole stages may be passed as often as one likes; a module
-    that two stages share is told apart by `nmnc.networks.stage_check`.
+    The recorded calls of a module are replayed in a cycle, so that whole stages may be passed any number of times.
+    `nmnc.networks.stage_check` refuses modules that two stages share.
     """
     norms, dropouts = _random_modules(network)
     calls = {module: cycle(record.get(module, [])) for module in (*norms, *dropouts)}

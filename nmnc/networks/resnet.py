@@ -1,4 +1,4 @@
-"""Residual networks for small images: those of He et al. for CIFAR-10, stage by stage."""
+"""Residual networks for small images, as He et al. used for CIFAR-10."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ class Block(nn.Module):
         self.stride, self.new = stride, after - before
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Map (batch, before, height, width) to (batch, after, height / stride, width / stride)."""
         inside = F.relu(self.bn1(self.conv1(x)))
         around = x[:, :, :: self.stride, :: self.stride]
         if self.new:
@@ -39,7 +39,7 @@ class Mean(nn.Module):
     """Mean over the map: (batch, channels, height, width) -> (batch, channels)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """See the class."""
+        """Map (batch, channels, height, width) to (batch, channels)."""
         return x.mean((2, 3))
 
 
@@ -65,23 +65,23 @@ def resnet(
     """
     channels = [16, 32, 64] if channels is None else channels
     if stages not in ("blocks", "groups"):
-        raise UserError(f"network resnet: unknown stages {stages!r}; give blocks or groups")
+        raise UserError(f"network resnet: unknown stages {stages!r}; set it to blocks or groups")
     if not 1 <= blocks <= 1000 or not channels or channels != sorted(channels):
         raise UserError("network resnet: it needs 1 block or more (at most 1000), and channels that never become fewer")
     stem = nn.Sequential(
         nn.Conv2d(image_shape[0], channels[0], 3, padding=1, bias=False), nn.BatchNorm2d(channels[0]), nn.ReLU()
     )
-    found: list[tuple[str, nn.Module]] = [("stem", stem)]
+    named_stages: list[tuple[str, nn.Module]] = [("stem", stem)]
     before = channels[0]
     for number, after in enumerate(channels, 1):
         first = Block(before, after, 1 if number == 1 else 2)
         group = [first, *(Block(after, after, 1) for _ in range(blocks - 1))]
         if stages == "groups":
-            found.append((f"group{number}", nn.Sequential(*group)))
+            named_stages.append((f"group{number}", nn.Sequential(*group)))
         else:
-            found += [(f"group{number}_block{place}", block) for place, block in enumerate(group, 1)]
+            named_stages += [(f"group{number}_block{position}", block) for position, block in enumerate(group, 1)]
         before = after
-    network = Network([*found, ("logits", nn.Sequential(Mean(), nn.Linear(before, classes)))])
+    network = Network([*named_stages, ("logits", nn.Sequential(Mean(), nn.Linear(before, classes)))])
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

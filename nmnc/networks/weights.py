@@ -1,4 +1,4 @@
-"""Weights that others published: found in a file, checked, and laid into a network; no file ever runs code."""
+"""Load published weights from a file into a network, after checking them; no file ever runs code."""
 
 import re
 import sys
@@ -17,13 +17,13 @@ from torch.nn.parameter import is_lazy
 from nmnc.errors import UserError
 from nmnc.modules import running_users_code
 
-#: Parts of names that torch's own wrappers (compile, FSDP, activation checkpointing) put in; left out anywhere.
+#: Parts of names that torch's wrappers (compile, FSDP, activation checkpointing) insert; removed anywhere.
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-#: Last parts of names that are counters of thop and of torch's AveragedModel, and no weights; left out.
+#: Last parts of names of counters (thop, torch's AveragedModel), which are not weights; skipped.
 COUNTERS = {"total_ops", "total_params", "n_averaged"}
 #: Keys of a second copy of the weights, averaged over the training.
 AVERAGED = re.compile(r"(^|[^a-z])(ema|swa|polyak|shadow|averaged?|avg)([^a-z]|$)")
-#: First bytes of files that are taken for weights, and what they are.
+#: First bytes of files that are often mistaken for weights, and what the files are.
 FOREIGN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights; fetch them with git lfs pull"),
     (b"<", "a web page or XML, not the weights; download the file itself"),
@@ -45,11 +45,11 @@ def load_plain(path: Path, what: str, advice: str) -> Any:
 
     Args:
         path: the file.
-        what: what errors say that it is, before the reason, e.g. "not weights that torch loads".
-        advice: what they say to do.
+        what: the problem, for errors, before the reason, e.g. "not weights that torch loads".
+        advice: what to do, for errors.
 
     Raises:
-        UserError: no file, not such a file (says what it looks like), or more than plain data (says what it asks for).
+        UserError: missing, not such a file (the message says what it looks like), or more than plain data.
     """
     if not path.is_file():
         raise UserError(f"{path}: {'a folder; name the file in it' if path.is_dir() else 'no such file; fix the path'}")
@@ -70,16 +70,16 @@ def load_plain(path: Path, what: str, advice: str) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
         except UserError:
             raise
-        except Exception as error:  # of many kinds for a damaged file
+        except Exception as error:  # a damaged file raises many kinds of errors
             raise UserError(f"{path}: {what} ({_reason(error)}); {advice}") from None
 
 
 def _refuse_foreign(head: bytes, size: int, path: Path) -> None:
-    """UserError where a file's first bytes tell that it is not torch's, or that it unpacks to more than it is."""
+    """Raise UserError if the first bytes are of another kind of file, or a zip archive is compressed."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    for first, words in FOREIGN:
+    for first, description in FOREIGN:
         if start.startswith(first):
-            raise UserError(f"{path}: {words}")
+            raise UserError(f"{path}: {description}")
     if head.startswith(b"PK") and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > 4 * size + 2**20:
@@ -95,26 +95,26 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """Return torch's reason, whole but in one line and without its advice to run what the file asks for."""
+    """Return torch's reason in one line, without its advice to run the code that the file asks for."""
     text = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))
     if "TorchScript archive" in text:
-        return "a TorchScript archive, which holds code"
+        return "a TorchScript archive, which contains code"
     text = text.rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation of torch.load")[0]
     advice = r"weights_only|safe_globals|trusted source|Please file"
-    kept = [sentence for sentence in re.split(r"(?<=\.) ", text) if not re.search(advice, sentence)]
-    return " ".join(kept).strip(" .")[:1000] or type(error).__name__
+    sentences = [sentence for sentence in re.split(r"(?<=\.) ", text) if not re.search(advice, sentence)]
+    return " ".join(sentences).strip(" .")[:1000] or type(error).__name__
 
 
 def fill(module: nn.Module, path: Path, source: str, key: str = "") -> None:
-    """Load the state dict in a file into a network: every weight, by its name, of the same shape.
+    """Load a state dict from a file into a network; every weight must match by name and shape.
 
-    The state dict may lie below keys, and its names may begin with more parts than the network's.
+    The state dict may be nested below keys, and its names may have a longer prefix than the network's.
 
     Args:
-        module: the network; float32.
-        path: written by torch.save, or safetensors.
-        source: what errors call the network.
-        key: of the state dict where there are several: names joined by ".", as errors list them.
+        module: the network, float32.
+        path: a file of torch.save or safetensors.
+        source: name of the network in errors.
+        key: key of the state dict if the file has several; nested keys joined by ".", as errors list them.
 
     Raises:
         UserError: unreadable, no state dict or several that fit, names, shapes or types that do not fit.
@@ -123,21 +123,21 @@ def fill(module: nn.Module, path: Path, source: str, key: str = "") -> None:
         raise UserError(f"{path}: no such weights for {source}; fix --weights")
     what, advice = "not weights that torch loads as plain data", "save the network's state_dict() alone with torch.save"
     content = load_plain(path, what, advice)
-    own = module.state_dict(keep_vars=True)
-    for name, tensor in own.items():
+    required = module.state_dict(keep_vars=True)
+    for name, tensor in required.items():
         check_stored(f"{source}: {name!r}", tensor)
-    weights = _fitted(_state_dict(content, path, source, own, key), own)
-    for name in sorted(weights.keys() & own.keys()):
-        _check_type(f"{path}: weights do not fit {source}: {name!r}", weights[name], own[name])
-    shared = _shared(own)
+    weights = _fitted(_state_dict(content, path, source, required, key), required)
+    for name in sorted(weights.keys() & required.keys()):
+        _check_type(f"{path}: weights do not fit {source}: {name!r}", weights[name], required[name])
+    shared = _shared(required)
     for pair in shared:
         if weights.keys() >= set(pair) and not torch.equal(*(weights[name].float() for name in pair)):
             raise UserError(f"{path}: {pair[0]!r} and {pair[1]!r} differ, but are one tensor in {source}; fix the file")
-    # Not the bare sets of keys: torch and the network itself forgive and rename what older files have.
+    # torch compares the names, because networks may rename or ignore keys of older files while loading.
     with running_users_code(f"{path}: weights do not fit {source}"):
         result = module.load_state_dict(weights, strict=False)
-    there = {name for pair in shared if weights.keys() & set(pair) for name in pair}
-    kinds = {"missing": [name for name in result.missing_keys if name not in there]}
+    shared_names = {name for pair in shared if weights.keys() & set(pair) for name in pair}
+    kinds = {"missing": [name for name in result.missing_keys if name not in shared_names]}
     kinds["unexpected"] = result.unexpected_keys
     wrong = [
         f"{len(names)} {kind}, first {', '.join(repr(name) for name in names[:2])}"
@@ -145,11 +145,15 @@ def fill(module: nn.Module, path: Path, source: str, key: str = "") -> None:
         if names
     ]
     if wrong:
-        where = "" if _is_state_dict(content) else f" (keys of the file: {_keys(content)})"
+        listing = "" if _is_state_dict(content) else f" (keys of the file: {_keys(content)})"
         advice = "fix --weights, --weights-key or --arguments"
-        raise UserError(f"{path}: weights do not fit {source}: {'; '.join(wrong)}{where}; {advice}")
-    floats = [(weights[name].dtype, own[name].dtype) for name in weights.keys() & own.keys() if _is_inexact(own[name])]
-    converted = sorted({str(dtype)[6:] for dtype, wanted in floats if dtype != wanted})
+        raise UserError(f"{path}: weights do not fit {source}: {'; '.join(wrong)}{listing}; {advice}")
+    floats = [
+        (weights[name].dtype, required[name].dtype)
+        for name in weights.keys() & required.keys()
+        if _is_inexact(required[name])
+    ]
+    converted = sorted({str(dtype)[6:] for dtype, required_dtype in floats if dtype != required_dtype})
     if converted:
         say_once(f"{path}: {', '.join(converted)} weights, converted to float32")
 
@@ -163,15 +167,15 @@ def _is_state_dict(content: Any) -> bool:
 
 
 def _keys(content: Any) -> str:
-    """The first keys of what a file holds, for errors."""
+    """Return the first keys of a file's content, for errors."""
     if not isinstance(content, Mapping):
-        return f"none, it holds a {type(content).__name__}"
+        return f"none, it contains a {type(content).__name__}"
     names = [repr(key)[:60] for key in islice(content, SHOWN)]
     return ", ".join(names) + (f" and {len(content) - SHOWN} more" if len(content) > SHOWN else "") or "none"
 
 
 def _places(content: Any, place: str = "", levels: int = 6) -> Iterator[tuple[str, Any]]:
-    """(key, value) of every mapping by names, and of every list, inside `content`; keys joined by "."."""
+    """Yield (key, value) of every nested mapping and list in `content`; nested keys are joined by "."."""
     yield place, content
     if levels and isinstance(content, Mapping) and not _is_state_dict(content):
         for key, value in content.items():
@@ -179,16 +183,16 @@ def _places(content: Any, place: str = "", levels: int = 6) -> Iterator[tuple[st
                 yield from _places(value, f"{place}.{key}" if place else key, levels - 1)
 
 
-def _state_dict(content: Any, path: Path, source: str, own: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    """Return the one state dict of the file that is meant; UserError where it cannot be told."""
+def _state_dict(content: Any, path: Path, source: str, required: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
+    """Return the state dict to load; UserError if the file has none, or several candidates."""
     chosen = _chosen(content, key) if key else content
     places = list(islice(_places(chosen), 10_000))
     found = {place: value for place, value in places if _is_state_dict(value)}
     if chosen is None or not found:
-        what = f"--weights-key {key!r} names no state dict" if key else "holds no state dict"
+        what = f"--weights-key {key!r} names no state dict" if key else "contains no state dict"
         example = 'torch.save({"state_dict": m.state_dict()}, ...)'
         raise UserError(f"{path}: {what}; keys of the file: {_keys(content)}; save one with {example}")
-    fits = {place: _overlap(weights, own) for place, weights in found.items()}
+    fits = {place: _overlap(weights, required) for place, weights in found.items()}
     best = max(fits, key=lambda place: fits[place])
     rivals = [place for place in found if place != best and fits[place] and 2 * fits[place] >= fits[best]]
     averaged = [place for place, value in places if AVERAGED.search(place.lower()) and _holds_weights(value)]
@@ -205,7 +209,7 @@ def _state_dict(content: Any, path: Path, source: str, own: Mapping[str, Tensor]
 
 
 def _chosen(content: Any, key: str) -> Any:
-    """What lies at `key`: below keys joined by ".", or the weights whose names begin with it; None for neither."""
+    """Return the value at `key` (nested keys joined by "."), or the weights with that prefix, else None."""
     if not isinstance(content, Mapping):
         return None
     if key in content:
@@ -221,27 +225,27 @@ def _chosen(content: Any, key: str) -> Any:
 
 
 def _holds_weights(value: Any) -> bool:
-    """Whether a mapping or list holds a tensor of several numbers, itself or one level below."""
+    """Return whether a mapping or list contains a tensor of several numbers, directly or one level below."""
     items = list(value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [])
     items += [inner for item in items if isinstance(item, list | tuple) for inner in item]
     return any(isinstance(item, Tensor) and item.numel() > 1 for item in items)
 
 
-def _overlap(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
-    """How many of the network's weights are there by name and shape."""
-    fitted = _fitted(weights, own)
-    return sum(name in fitted and fitted[name].shape == tensor.shape for name, tensor in own.items())
+def _overlap(weights: Mapping[str, Tensor], required: Mapping[str, Tensor]) -> int:
+    """Return how many of the network's weights match by name and shape."""
+    fitted = _fitted(weights, required)
+    return sum(name in fitted and fitted[name].shape == tensor.shape for name, tensor in required.items())
 
 
-def _fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by the network's names: without wrappers, counters, and the first parts that the network lacks.
+def _fitted(weights: Mapping[str, Tensor], required: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights under the network's names: without wrappers, counters and prefixes the network lacks.
 
-    First parts (module., model., backbone., in any order) are dropped where most names then are the network's; what
-    does not begin with them, or would be named twice, keeps its own name.
+    The prefix (module., model., backbone., in any order) that makes most names match is removed. Names without it, and
+    names that would then occur twice, are kept as they are.
     """
-    names = {_unwrapped(name): name for name in own}
-    if all(name.startswith("module.") for name in names):  # the network is wrapped as data-parallel itself
-        names = {name.removeprefix("module."): whole for name, whole in names.items()}
+    names = {_unwrapped(name): name for name in required}
+    if all(name.startswith("module.") for name in names):  # the network itself is wrapped as data-parallel
+        names = {name.removeprefix("module."): full_name for name, full_name in names.items()}
     counts: dict[str, int] = {}
     for name in map(_unwrapped, weights):
         parts = name.split(".")
@@ -249,15 +253,15 @@ def _fitted(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[st
             if ".".join(parts[number:]) in names:
                 first = "".join(f"{part}." for part in parts[:number])
                 counts[first] = counts.get(first, 0) + 1
-    first = max(counts, key=lambda one: (counts[one], -len(one)), default="")
+    first = max(counts, key=lambda prefix: (counts[prefix], -len(prefix)), default="")
     fitted: dict[str, Tensor] = {}
-    for whole, tensor in weights.items():
-        name = _unwrapped(whole)
+    for full_name, tensor in weights.items():
+        name = _unwrapped(full_name)
         inner = name.removeprefix(first)
-        target = names.get(inner, inner) if name.startswith(first) else whole
-        if target not in own and name.rpartition(".")[2] in COUNTERS:
+        target = names.get(inner, inner) if name.startswith(first) else full_name
+        if target not in required and name.rpartition(".")[2] in COUNTERS:
             continue
-        fitted[target if target not in fitted else whole] = tensor
+        fitted[target if target not in fitted else full_name] = tensor
     return fitted
 
 
@@ -265,24 +269,24 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _shared(own: Mapping[str, Tensor]) -> list[tuple[str, str]]:
-    """Pairs of names of one and the same tensor of the network: files may hold it under one name only."""
+def _shared(required: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Return pairs of names that share a tensor in the network; files may contain only one of the two."""
     first: dict[int, str] = {}
-    for name, tensor in own.items():
+    for name, tensor in required.items():
         first.setdefault(id(tensor), name)
-    return [(first[id(tensor)], name) for name, tensor in own.items() if first[id(tensor)] != name]
+    return [(first[id(tensor)], name) for name, tensor in required.items() if first[id(tensor)] != name]
 
 
-def _check_type(place: str, tensor: Tensor, own: Tensor) -> None:
-    """UserError where a tensor of a file is not one that its place in the network takes."""
-    if tensor.shape != own.shape:
-        shapes = f"{tuple(tensor.shape)} in the file, {tuple(own.shape)} in the network"
+def _check_type(place: str, tensor: Tensor, required: Tensor) -> None:
+    """Raise UserError if a tensor of the file has another shape or kind of dtype than the network requires."""
+    if tensor.shape != required.shape:
+        shapes = f"{tuple(tensor.shape)} in the file, {tuple(required.shape)} in the network"
         raise UserError(f"{place} is {shapes}; fix --weights or --arguments")
     dtype = str(tensor.dtype)[6:]
     usual = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
-    fits = tensor.dtype in usual if own.dtype in usual else not _is_inexact(tensor) and not _is_inexact(own)
-    if tensor.dtype != own.dtype and not fits:
-        raise UserError(f"{place} is {dtype} in the file, {str(own.dtype)[6:]} in the network; save float weights")
+    fits = tensor.dtype in usual if required.dtype in usual else not _is_inexact(tensor) and not _is_inexact(required)
+    if tensor.dtype != required.dtype and not fits:
+        raise UserError(f"{place} is {dtype} in the file, {str(required.dtype)[6:]} in the network; save float weights")
     check_stored(place, tensor)
 
 
@@ -291,16 +295,16 @@ def _is_inexact(tensor: Tensor) -> bool:
 
 
 def check_stored(place: str, tensor: Any) -> None:
-    """UserError where an entry of a state dict is not a plain tensor with values."""
+    """Raise UserError if an entry of a state dict is not a dense, initialised tensor."""
     if not isinstance(tensor, Tensor):
         raise UserError(
-            f"{place} is a {type(tensor).__name__}, not a tensor; quantised networks are not read, give float"
+            f"{place} is a {type(tensor).__name__}, not a tensor; quantised networks cannot be read, save float weights"
         )
     form = (
         "not initialised; pass an image through the network once" if is_lazy(tensor)
         else "without values (device meta)" if tensor.is_meta
-        else "quantised; give float weights" if tensor.is_quantized
-        else f"sparse or nested ({tensor.layout}); give dense weights" if tensor.layout != torch.strided
+        else "quantised; save float weights" if tensor.is_quantized
+        else f"sparse or nested ({tensor.layout}); save dense weights" if tensor.layout != torch.strided
         else ""
     )  # fmt: skip
     if form:
@@ -308,12 +312,12 @@ def check_stored(place: str, tensor: Any) -> None:
 
 
 def check_values(module: nn.Module, place: str) -> None:
-    """Refuse weights that no result can come from.
+    """Refuse weights that are NaN or infinite.
 
-    Infinity is allowed in buffers, where masks have it, but not in running statistics.
+    Infinity is allowed in buffers, because masks contain it, but not in running statistics.
 
     Raises:
-        UserError: an entry of the state dict that is no plain tensor, NaN, or an infinite weight; names it.
+        UserError: names the entry that is not a plain tensor, or is NaN or infinite.
     """
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     for name, tensor in module.state_dict(keep_vars=True).items():
@@ -321,20 +325,22 @@ def check_values(module: nn.Module, place: str) -> None:
         if not _is_inexact(tensor) or bool(tensor.isfinite().all()):
             continue
         if name in parameters or "running_" in name or bool(tensor.isnan().any()):
-            raise UserError(f"{place}: {name!r} holds NaN or infinity; use weights of a network that was trained well")
+            raise UserError(f"{place}: {name!r} contains NaN or infinity; use weights whose training did not diverge")
 
 
 def as_float32(module: Any, place: str) -> Any:
-    """Convert a network's weights and buffers of other floating-point formats to float32, in place, and say so once."""
+    """Convert floating-point weights and buffers to float32 in place, and report that once on stderr."""
     tensors = [*module.parameters(), *module.buffers()]
-    others = {str(one.dtype)[6:] for one in tensors if one.is_floating_point() and one.dtype != torch.float32}
-    if others:
-        say_once(f"{place}: {', '.join(sorted(others))} weights, converted to float32")
+    other_dtypes = {
+        str(tensor.dtype)[6:] for tensor in tensors if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
+    if other_dtypes:
+        say_once(f"{place}: {', '.join(sorted(other_dtypes))} weights, converted to float32")
         module.float()
     return module
 
 
 @cache
 def say_once(text: str) -> None:
-    """Print one line to stderr, the same one only once in a process."""
+    """Print a line to stderr, once per process for the same text."""
     print(text, file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Noise, the response to it, the feedback that learns from both, and the manifold that shapes it."""
+"""Noise, the network's response, the feedback learned from both, and the manifold that shapes the noise."""

@@ -1,4 +1,4 @@
-"""The components of a layer's activity over all batches of a training, in the memory of a few hundred images."""
+"""Principal components of a layer's activity over all training batches, in the memory of a few hundred images."""
 
 from typing import Any
 
@@ -8,26 +8,26 @@ from torch import Tensor
 from nmnc.noise.incremental_pca import IncrementalPCA
 from nmnc.noise.manifold import RELATIVE_TOLERANCE, centred
 
-#: Weight of all older activity whenever a basis is asked for: the weights have moved, and so has the manifold.
+#: Factor on older activity at every new basis, because the manifold moves with the weights.
 MEMORY = 0.5
-#: Random axes beside the components so far. In a direction that no axis touches, new activity would never be seen.
+#: Random axes in addition to the components so far, so that activity in new directions is detected.
 RANDOM_AXES = 16
 
 
 class ActivityStream:
-    """An incremental PCA that sees every batch but factorises nothing until a basis is asked for.
+    """Incremental PCA over every batch that factorises only when a basis is requested.
 
-    A merge of `IncrementalPCA` for every batch would wait for the device each time, and takes five times as long as
-    what is done instead: of the scatter S (units x units, never formed) of the batches since the last basis only the
-    product S A with orthonormal axes A is kept, the components so far and a few random ones. For a basis, Nystrom's
+    Merging every batch into `IncrementalPCA` would wait for the device each time and take five times as long. Instead,
+    of the scatter S (units x units, never formed) of the batches since the last basis only the product S A with
+    orthonormal axes A is kept: the components so far and a few random axes. For a basis, Nystrom's
     approximation S ~ (S A) (A^T S A)^-1 (S A)^T (Tropp, Yurtsever, Udell & Cevher 2017, "Fixed-rank approximation of
-    a positive-semidefinite matrix from streaming data") makes of it as many rows as there are axes, and these enter the
-    incremental PCA as one batch. Exact where activity has no more dimensions than A.
+    a positive-semidefinite matrix from streaming data") gives as many rows as there are axes, which enter the
+    incremental PCA as one batch. This is exact if activity has at most as many dimensions as A.
 
-    Every batch is centred by its own mean: a mean that drifts as the weights move is no direction of the manifold.
+    Every batch is centred by its own mean, because drift of the mean during training is not a manifold direction.
 
     Attributes:
-        components: the incremental PCA; what is older weighs half as much from basis to basis.
+        components: the incremental PCA; older activity is weighted by half at every basis.
         axes: A, orthonormal, float32 (units, k + 16), fewer in a layer of fewer units.
         product: S A, float32 of the same shape.
     """
@@ -36,49 +36,49 @@ class ActivityStream:
     product: Tensor
 
     def __init__(self, components: int, generator: torch.Generator) -> None:
-        """Start with nothing seen.
+        """Start without any activity.
 
         Args:
-            components: k; twice as many as will be asked for make those nearly exact.
-            generator: of random axes, on the device of the activity.
+            components: k; with twice the number requested later, those are nearly exact.
+            generator: generator of random axes, on the device of the activity.
         """
         self.components = IncrementalPCA(components, centred=False, memory=MEMORY)
         self.generator = generator
 
     def start(self, activity: Tensor) -> None:
-        """Take in the first activity, float32 (images, units), as it is; see `basis` for the errors."""
+        """Add the first activity, float32 (images, units); see `basis` for the errors."""
         self.components.update(centred(activity))
         self._turn(self.components.basis())
 
     def update(self, batch: Tensor) -> None:
-        """Take in one batch, float32 (images, units) of 2 images or more; waits for nothing."""
+        """Add one batch, float32 (images, units) of 2 images or more, without waiting for the device."""
         rows = centred(batch)
         self.product.addmm_(rows.T, rows @ self.axes)
 
     def basis(self, dimensions: int) -> Tensor:
-        """Orthonormal basis of the leading components of all that was seen, (units, d); see `IncrementalPCA.basis`.
+        """Return an orthonormal basis (units, d) of the leading components so far; see `IncrementalPCA.basis`.
 
         Raises:
             FloatingPointError: a batch was NaN, infinite or so large that its square is.
         """
         self.components.update(self._rows())
-        whole = self.components.basis()
-        self._turn(whole)
-        return whole[:, :dimensions]
+        components = self.components.basis()
+        self._turn(components)
+        return components[:, :dimensions]
 
     def _rows(self) -> Tensor:
-        """Rows (axes, units) whose scatter is Nystrom's approximation of that since the last basis."""
+        """Return rows (axes, units) whose scatter is Nystrom's approximation of the scatter since the last basis."""
         core = (self.axes.T @ self.product).double()
         if not core.isfinite().all():
             raise FloatingPointError("activity is NaN or infinite")
         values, vectors = torch.linalg.eigh((core + core.T) / 2)
-        # What cannot be told from rounding becomes a row of zeros: to leave it out, its number would have to be known.
-        told = values > values[-1].clamp_min(0) * RELATIVE_TOLERANCE**2
-        scaled = vectors * values.where(told, torch.inf).rsqrt()
+        # Rows within rounding error become zero; removing them would need their number on the host.
+        is_significant = values > values[-1].clamp_min(0) * RELATIVE_TOLERANCE**2
+        scaled = vectors * values.where(is_significant, torch.inf).rsqrt()
         return scaled.T.to(self.product.dtype) @ self.product.T
 
     def _turn(self, basis: Tensor) -> None:
-        """Let the axes be a basis (units, d) and random ones, with nothing seen along them."""
+        """Set the axes to a basis (units, d) and random axes, with a product of zero."""
         units, known = basis.shape
         new = min(self.components.kept + RANDOM_AXES, units) - known
         random = torch.randn(units, new, generator=self.generator, device=basis.device)
@@ -86,11 +86,11 @@ class ActivityStream:
         self.product = torch.zeros_like(self.axes)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on bit for bit; the generator is its owner's."""
+        """Return the state for resuming bit for bit; the rule saves the generator."""
         return {"components": self.components.state_dict(), "axes": self.axes, "product": self.product}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`, on the generator's device."""
+        """Restore what `state_dict` returned, on the generator's device."""
         device = self.generator.device
         self.components.load_state_dict(state["components"], device)
         self.axes, self.product = state["axes"].to(device), state["product"].to(device)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Up to so many axes the orthogonal matrix is drawn as it is (Haar); above, it is a cosine transform with random signs.
+#: Up to this many axes the orthogonal matrix is uniform (Haar); above, it is a cosine transform with random signs.
 DENSE = 1024
 
 
@@ -22,14 +22,14 @@ class IndependentDraws:
         return torch.randn(images, axes, generator=self.generator, device=self.generator.device)
 
     def restart(self) -> None:
-        """Forget what the draws so far were orthogonal to; nothing, here."""
+        """Start new, unrelated draws; nothing to do for independent ones."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs beside the generator's state."""
+        """Return the state for resuming, apart from the generator's."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
 
 
 def make_draws(name: str, generator: torch.Generator) -> "IndependentDraws":
@@ -38,17 +38,17 @@ def make_draws(name: str, generator: torch.Generator) -> "IndependentDraws":
 
 
 class OrthogonalDraws(IndependentDraws):
-    """z of successive images are the rows of sqrt(k) Q, Q a random orthogonal k x k matrix; a fresh one when used up.
+    """z of successive images are the rows of sqrt(k) Q for a random orthogonal Q (k x k); a new Q when all are used.
 
-    Each z has the length sqrt(k) exactly and E[z z^T] = I. Where fewer rows are left than asked for, rows that have
-    been used follow from the same Q: along them prediction error has nothing left to correct, while rows of a second Q
-    would disturb the first ones. Up to 1,024 axes Q is uniform (QR of a normal matrix); above, row i is that of the
-    orthonormal cosine transform (DCT-II) with random signs, the rows in random order: k log k numbers instead of k^2.
+    Each z has length sqrt(k) and E[z z^T] = I. If fewer rows are left than requested, rows of the same Q are used a
+    second time: prediction error is already corrected along them, while rows of a new Q would disturb the first ones.
+    Up to 1,024 axes Q is uniform (QR of a normal matrix). Above, its rows are those of the orthonormal cosine transform
+    (DCT-II) with random signs, in random order, which needs only k random numbers and k signs.
 
     Attributes:
-        seed: that the present Q is drawn from; None before the first.
-        axes: k of the present Q.
-        used: rows taken from it.
+        seed: seed of the current Q; None before the first.
+        axes: k of the current Q.
+        used: number of rows taken from it.
     """
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -68,28 +68,28 @@ class OrthogonalDraws(IndependentDraws):
         return _cosines(self.order[rows], axes) * self.signs
 
     def _begin(self, seed: int, axes: int) -> None:
-        """Make the matrix that `seed` stands for."""
+        """Draw the matrix of `seed`."""
         self.seed, self.axes, self.used = seed, axes, 0
         device = self.generator.device
-        own = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
         if axes <= DENSE:
-            q, r = torch.linalg.qr(torch.randn(axes, axes, generator=own, device=device))
+            q, r = torch.linalg.qr(torch.randn(axes, axes, generator=generator, device=device))
             self.matrix = q * (axes**0.5 * r.diagonal().sign())
             self.order = torch.empty(0, device=device)
             return
-        self.order = torch.randperm(axes, generator=own, device=device)
-        self.signs = torch.randint(2, (axes,), generator=own, device=device).mul_(2).sub_(1).to(torch.float32)
+        self.order = torch.randperm(axes, generator=generator, device=device)
+        self.signs = torch.randint(2, (axes,), generator=generator, device=device).mul_(2).sub_(1).to(torch.float32)
 
     def restart(self) -> None:
-        """Begin a fresh matrix with the next draws."""
+        """Draw a new matrix at the next call of `take`."""
         self.seed = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which matrix is in use, and how far."""
+        """Return the seed and size of the current matrix, and the number of rows used."""
         return {"seed": self.seed, "axes": self.axes, "used": self.used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.seed = state["seed"]
         if self.seed is not None:
             self._begin(self.seed, state["axes"])
@@ -97,9 +97,9 @@ class OrthogonalDraws(IndependentDraws):
 
 
 def _cosines(rows: Tensor, axes: int) -> Tensor:
-    """Rows of sqrt(k) times the orthonormal DCT-II matrix of k axes, float32 (rows, axes).
+    """Return rows of sqrt(k) times the orthonormal DCT-II matrix of k axes, float32 (rows, axes).
 
-    The angle (2 j + 1) i pi / (2 k) is reduced in whole numbers: in float32 the large ones would lose their digits.
+    The angle (2 j + 1) i pi / (2 k) is reduced in integers, because large angles lose precision in float32.
     """
     odd = 2 * torch.arange(axes, device=rows.device) + 1
     angles = ((rows[:, None] * odd) % (4 * axes)).to(torch.float32) * (pi / (2 * axes))

@@ -1,6 +1,6 @@
-"""What carries the output error back to a layer: the running estimate of the Jacobian dy/dx.
+"""Feedback, which passes the output error back to a layer: a running estimate of the Jacobian dy/dx.
 
-The full and the factored form hold the same thing: B (classes, units), or its coordinates C = B U in a basis U
+The full and the factored form store the same estimate: B (classes, units), or its coordinates C = B U in a basis U
 (units, d). The per-image form keeps no average.
 """
 
@@ -16,7 +16,7 @@ from nmnc.settings import Noise
 
 
 def effective_samples(noise: Noise) -> float:
-    """K, samples behind one signal at stationarity: 1 without an average, infinite for noise.estimator infinite."""
+    """Return K, the effective sample size of a signal at stationarity; 1 without an average, inf for the exact one."""
     if noise.estimator == "infinite":
         return inf
     return 1.0 if noise.per_image else averaged_samples(noise.images, noise.rate)
@@ -26,12 +26,12 @@ def relative_error(noise: Noise, axes: int, variation: float) -> float:
     """Return the expected squared error of the feedback, relative to the mean Jacobian it estimates, at stationarity.
 
     By correlation (k + 1 + (k + 2) v) / K. By prediction error eta (k + 2) v / (M (2 - eta (1 + (k + 1) / M))), with
-    orthogonal draws v g / (2 - g): without variation between images nothing is left of it (docs/method.md).
+    orthogonal draws v g / (2 - g), which is zero without variation between images (docs/method.md).
 
     Args:
-        noise: settings.
-        axes: k of the noise.
-        variation: v = E|J_m - J|^2 / |J|^2 over images m, of what the noise sees of the Jacobian.
+        noise: the section noise.
+        axes: k, number of axes of the noise.
+        variation: v = E|J_m - J|^2 / |J|^2 over images m, for the Jacobian along the noise's axes.
     """
     if noise.estimator == "infinite":
         return 0.0
@@ -48,12 +48,12 @@ def relative_error(noise: Noise, axes: int, variation: float) -> float:
 def prediction_rate(noise: Noise, axes: int, positions: int = 1) -> float:
     """Return eta of prediction error (block LMS) for noise along k axes: g M / (M + k + 1), orthogonal g M / k.
 
-    M: the perturbed images, times the positions at which each of them shows a convolution's kernel.
+    M is the number of perturbed images times the number of positions of a convolution's kernel.
 
     On a linear network the squared error shrinks by 1 - 2 eta + eta^2 (1 + (k + 1) / M) a refresh: fastest at g = 1,
-    stable below g = 2. Orthogonal draws take each axis's error away by g once in k / M refreshes.
+    stable below g = 2. Orthogonal draws reduce each axis's error by g once in k / M refreshes.
     """
-    if noise.draws == "orthogonal":  # where activity spans fewer axes than images, some are used twice in a refresh
+    if noise.draws == "orthogonal":  # with fewer axes than images, some axes are used twice per refresh
         return noise.gain * noise.images / axes / ceil(noise.images / axes)
     samples = noise.images * positions
     return noise.gain * samples / (samples + axes + 1)
@@ -63,7 +63,7 @@ class Feedback(Protocol):
     """A running estimate of one layer's Jacobian.
 
     Attributes:
-        matrix: float32, what outlives a step: (classes, units), (classes, d) or nothing, as the form stores it.
+        matrix: float32, the state kept between steps: (classes, units), (classes, d) or empty, depending on the form.
     """
 
     matrix: Tensor
@@ -75,19 +75,19 @@ class Feedback(Protocol):
         """e B: (batch, classes) -> (batch, units), the estimated gradient with respect to the layer."""
 
     def rebase(self, basis: Tensor) -> None:
-        """Move to a new orthonormal basis (units, d); what lies outside it is dropped."""
+        """Move to a new orthonormal basis (units, d), dropping the part outside it."""
 
 
 def _estimate(response: Tensor, perturbation: Perturbation) -> Tensor:
-    """Mean over images of dy (classes) times the noise's coordinates (k), over its variance."""
+    """Return the mean over images of dy^T z, (classes, k), divided by the noise's variance."""
     return response.T @ perturbation.coordinates / (len(response) * perturbation.divisor)
 
 
 class FullFeedback:
-    """B as a matrix, float32 (classes, units), zero at the start.
+    """B as a matrix, float32 (classes, units), initially zero.
 
-    With a basis, the noise's coordinates z are lifted to units, and the matrix is projected on every
-    new basis, so that it stays equal to the factored form.
+    With a basis, estimates are mapped from coordinates to units, and the matrix is projected on every new basis, so
+    that it equals the factored form.
     """
 
     def __init__(self, classes: int, units: int, basis: Tensor | None, device: torch.device) -> None:
@@ -100,12 +100,12 @@ class FullFeedback:
         self.matrix.lerp_(estimate if self.basis is None else estimate @ self.basis.T, rate)
 
     def correct(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
-        """B <- B + eta mean(r xi^T) / variance, r = dy - B xi: learn from what B did not predict (the delta rule)."""
+        """B <- B + eta mean(r xi^T) / variance, r = dy - B xi: learn from the prediction error (delta rule)."""
         estimate = _estimate(response - perturbation.noise @ self.matrix.T, perturbation)
         self.matrix.add_(estimate if self.basis is None else estimate @ self.basis.T, alpha=rate)
 
     def learn(self, jacobian: Tensor, rate: float) -> None:
-        """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), or what of it lies in the basis."""
+        """B <- (1 - eta) B + eta J for a known Jacobian (classes, units), projected on the basis if there is one."""
         self.matrix.lerp_(jacobian if self.basis is None else (jacobian @ self.basis) @ self.basis.T, rate)
 
     def signal(self, error: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class FullFeedback:
 
 
 class FactoredFeedback:
-    """C = B U, float32 (classes, d): no product or matrix has classes x units elements."""
+    """C = B U, float32 (classes, d); no array has classes x units elements."""
 
     def __init__(self, classes: int, basis: Tensor) -> None:
         self.matrix = torch.zeros(classes, basis.shape[1], device=basis.device)
@@ -149,19 +149,19 @@ class FactoredFeedback:
 
 
 class PerImageFeedback:
-    """No average: every image's signal comes from its own noise, (e_i . dy_i) xi_i / variance.
+    """Feedback without an average: each image's signal comes from its own noise, (e_i . dy_i) xi_i / variance.
 
-    Its expectation over the noise is the image's own gradient J_i^T e_i (U U^T J_i^T e_i for noise within a subspace),
-    where an average over images carries every error back through the mean Jacobian. One sample each: cosines are small.
+    Its expectation over the noise is the image's gradient J_i^T e_i (U U^T J_i^T e_i for noise within a subspace),
+    whereas an average passes every error back through the mean Jacobian. With one sample each, cosines are small.
     """
 
     def __init__(self, basis: Tensor | None, device: torch.device) -> None:
-        """Noise within `basis` (units, d), or with None isotropic noise."""
+        """Prepare for noise within `basis` (units, d), or for isotropic noise with None."""
         self.matrix = torch.zeros(0, device=device)
         self.basis = basis
 
     def update(self, response: Tensor, perturbation: Perturbation, rate: float) -> None:
-        """Keep this step's response and noise."""
+        """Store this step's response and noise."""
         self.response, self.perturbation = response, perturbation
 
     def signal(self, error: Tensor) -> Tensor:
@@ -171,5 +171,5 @@ class PerImageFeedback:
         return along if self.basis is None else along @ self.basis.T
 
     def rebase(self, basis: Tensor) -> None:
-        """See `Feedback.rebase`; there is nothing to drop."""
+        """See `Feedback.rebase`; there is no average to project."""
         self.basis = basis

@@ -1,4 +1,4 @@
-"""Principal components of a stream of activity, in one pass and in the memory of a few batches."""
+"""Principal components of a stream of activity, in one pass with the memory of a few batches."""
 
 from typing import Any
 
@@ -9,30 +9,30 @@ from nmnc.noise.manifold import RELATIVE_TOLERANCE, gram_matrix, mean_activity
 
 
 class IncrementalPCA:
-    """Leading components of all batches seen so far; each batch is looked at once and then forgotten.
+    """Leading components of all batches so far; each batch is used once and not kept.
 
     Merge and truncate (Ross, Lim, Lin & Yang 2008, "Incremental learning for robust visual tracking", section 2.2):
     the components so far, each scaled by its singular value, the new centred batch and one row for the shift of the
     mean are stacked, and the stack's leading components replace the old ones. The stack's singular vectors come from
     its Gram matrix, (k + m + 1)^2 numbers for k components and batches of m images; nothing is (units x units).
-    Exact as long as k is at least the rank of what was seen; beyond that every merge drops the smallest components.
+    Exact while k is at least the rank of all batches; otherwise every merge drops the smallest components.
 
     Attributes:
-        count: images seen, those of a batch before the last weighted by `memory` once per batch since then.
-        mean: float64 (units,), their weighted mean; None before the first batch. Zero where not centred.
+        count: number of images so far, each batch weighted by `memory` once per later batch.
+        mean: float64 (units,), their weighted mean; None before the first batch, zero if not centred.
         components: (k, units) at most, mutually orthogonal rows; the length of each is its singular value.
     """
 
     def __init__(self, components: int, centred: bool = True, memory: float = 1.0) -> None:
-        """Start with nothing seen.
+        """Start without any batch.
 
         Args:
-            components: k, components kept from batch to batch. More than will be asked for makes those more exact.
-            centred: False leaves the mean in, as for the rows of a Jacobian.
-            memory: weight of what was seen, per new batch (Ross et al., section 2.3); 1 forgets nothing.
+            components: k, components kept from batch to batch. A larger k makes the leading ones more exact.
+            centred: False keeps the mean, as for the rows of a Jacobian.
+            memory: factor on earlier batches per new batch (Ross et al., section 2.3); 1 forgets nothing.
 
         Raises:
-            ValueError: no component is kept, or memory is outside (0, 1].
+            ValueError: components is below 1, or memory is outside (0, 1].
         """
         if components < 1 or not 0 < memory <= 1:
             raise ValueError(f"components {components} must be 1 or more, memory {memory} above 0 and at most 1")
@@ -42,7 +42,7 @@ class IncrementalPCA:
         self.components: Tensor | None = None
 
     def update(self, batch: Tensor) -> None:
-        """Take in one batch; where it is not finite, nothing changes.
+        """Add one batch; a batch that is not finite changes nothing.
 
         Args:
             batch: float (images, units), of any number of images; half precision is widened to float32.
@@ -71,10 +71,10 @@ class IncrementalPCA:
         return self._seen().norm(dim=1, dtype=torch.float64)
 
     def basis(self, dimensions: int | None = None) -> Tensor:
-        """Orthonormal basis of the leading components, (units, d) in the dtype of the batches.
+        """Return an orthonormal basis of the leading components, (units, d) in the dtype of the batches.
 
         Args:
-            dimensions: components asked for; None: all that are kept.
+            dimensions: number of components; None for all that are kept.
 
         Returns:
             d is `dimensions` or fewer: singular values below 1e-3 of the largest are rounding and are dropped, as in
@@ -86,11 +86,11 @@ class IncrementalPCA:
         return torch.linalg.qr(self._seen()[:taken].T).Q
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was seen, for `load_state_dict`."""
+        """Return the state for `load_state_dict`."""
         return {"count": self.count, "mean": self.mean, "components": self.components}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Undo `state_dict`, on a device."""
+        """Restore what `state_dict` returned, on a device."""
         self.count = state["count"]
         self.mean, self.components = state["mean"].to(device), state["components"].to(device)
 

@@ -1,4 +1,4 @@
-"""Noise, and the change of the network's output that it causes.
+"""Noise, and the change of the network's output caused by it.
 
 The formulas are those of docs/method.md, after Kang, Richards & Sabatini (2026), arXiv 2601.02636.
 """
@@ -20,10 +20,10 @@ class Perturbation:
 
     Attributes:
         noise: xi, float32 (images, units).
-        coordinates: what the estimate correlates with, float32 (images, k): xi itself (k = units), or z of
-            xi = s U z (k = d).
-        divisor: divides the correlation: the variance of xi along an axis for coordinates xi, s for z
-            (of s^2, one factor s is in the response; so the noise is also divisor * z in its own basis).
+        coordinates: the noise that the response is correlated with, float32 (images, k): xi itself (k = units), or
+            z of xi = s U z (k = d).
+        divisor: divisor of the correlation: the variance of xi along an axis for coordinates xi, and s for z, because
+            the response contains one factor s of s^2. The noise is divisor * z in its basis.
     """
 
     noise: Tensor
@@ -44,13 +44,13 @@ def within_subspace(z: Tensor, basis: Tensor, scale: float) -> Perturbation:
 
 
 def shaped(z: Tensor, basis: Tensor, deviations: Tensor, divisor: float) -> Perturbation:
-    """Noise with a standard deviation of its own along each axis of a basis, and one along all others.
+    """Return noise with one standard deviation per axis of a basis, and one along all other axes.
 
     Args:
         z: standard noise, float32 (images, units).
         basis: orthonormal U, float32 (units, d).
-        deviations: float32 (d + 1), the last one outside the basis; equal ones make it `isotropic`.
-        divisor: of the correlation.
+        deviations: float32 (d + 1), the last one outside the basis; equal values give `isotropic` noise.
+        divisor: divisor of the correlation.
     """
     inside, outside = deviations[:-1], deviations[-1]
     noise = outside * z + ((z @ basis) * (inside - outside)) @ basis.T
@@ -58,7 +58,7 @@ def shaped(z: Tensor, basis: Tensor, deviations: Tensor, divisor: float) -> Pert
 
 
 def copies(estimator: str, layers: int) -> int:
-    """Rows sent on through the network for every perturbed image (tangents count as rows)."""
+    """Return the rows sent through the network for each perturbed image (tangents count as rows)."""
     return 2 * layers if estimator == "antithetic" else layers + 1
 
 
@@ -71,13 +71,12 @@ def responses(
     estimator: str,
     rounded: bool = False,
 ) -> list[Tensor]:
-    """Change of the logits for a perturbation of each hidden stage, without one pass per stage.
+    """Return the change of the logits for a perturbation of each hidden stage, without one pass per stage.
 
-    At every hidden stage the perturbed copies of that stage's clean output join the batch; all copies flow
-    on together. The antithetic form walks twice in batches of equal shape, so that zero noise gives exactly
-    zero. The one-sided form compares with an unperturbed copy that flows in the same batch, where a matrix
-    product may round two equal rows differently in the last bit (about 1e-8 seen). Forward mode is exact: the
-    derivative in the direction of the noise, however large that is, and linear in it.
+    At every hidden stage the perturbed copies of its clean output join the batch, and all copies pass the next stage
+    together. The antithetic form makes two passes with batches of equal shape, so that zero noise gives exactly zero.
+    The one-sided form compares with an unperturbed copy in the same batch, where a matrix product may round two equal
+    rows differently in the last bit (about 1e-8). Forward mode gives the exact derivative along the noise.
 
     Args:
         network: the network.
@@ -86,8 +85,8 @@ def responses(
         record: batch-norm statistics and dropout masks of the clean pass.
         estimator: antithetic, dy = (y(x + xi) - y(x - xi)) / 2; one_sided, dy = y(x + xi) - y(x); or forward_mode,
             dy = J xi.
-        rounded: whether the clean pass computed in less than float32, so that a stage's output is not quite what the
-            stage makes, here in float32, of the output before it.
+        rounded: whether the clean pass was less precise than float32, so that a stage's output differs from the float32
+            output of that stage for the same input.
 
     Returns:
         dy for every hidden stage, float32 (M, classes).
@@ -106,19 +105,19 @@ def responses(
 
 @torch.no_grad()
 def joint_response(network: Network, clean: list[Tensor], perturbations: list[Perturbation], record: Record) -> Tensor:
-    """Derivative of the logits when all hidden stages are perturbed at once, the sum of J_l xi_l; float32 (M, classes).
+    """Return the derivative of the logits when all hidden stages are perturbed at once, float32 (M, classes).
 
-    Exact, in forward mode. Arguments as in `responses`.
+    It is the sum of J_l xi_l, exact by forward mode. Arguments as in `responses`.
     """
     with replaying(network, record, len(perturbations[0].noise)):
         return _tangents(network, clean, perturbations, together=True)[0]
 
 
 def mean_jacobians(network: Network, clean: list[Tensor], images: int, record: Record) -> list[Tensor]:
-    """The Jacobian of the logits at every hidden stage's output, averaged over the first `images` of a batch.
+    """Return the Jacobian of the logits at every hidden stage's output, averaged over the first `images` of a batch.
 
-    What the correlation of noise with the response tends to for infinitely many, infinitely small perturbations of
-    each image. One backward pass per output.
+    It is the limit of the correlation of noise with the response for infinitely many, infinitesimal perturbations of
+    each image. Takes one backward pass per output.
 
     Args:
         network: the network.
@@ -142,7 +141,7 @@ def mean_jacobians(network: Network, clean: list[Tensor], images: int, record: R
 
 
 def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbation], sign: int) -> list[Tensor]:
-    """Logits (M, classes) for every hidden stage's copies perturbed by sign * noise."""
+    """Return the logits (M, classes) for each hidden stage's copies, perturbed by sign * noise."""
     images = len(perturbations[0].noise)
     batch: list[Tensor] = []
     for stage, (output, perturbation) in enumerate(zip(clean, perturbations, strict=True)):
@@ -152,20 +151,19 @@ def _walk(network: Network, clean: list[Tensor], perturbations: list[Perturbatio
 
 
 def _clean_until(clean: list[Tensor], record: Record, rounded: bool) -> int:
-    """Number of the hidden stage at which the one-sided form's unperturbed copy leaves the clean pass.
+    """Return the hidden stage at which the one-sided form's unperturbed copy leaves the clean pass.
 
-    Up to there the clean pass's own outputs serve: every row is computed by the same kernels, mostly to the same bits
-    (not for the smallest odd sizes, nor where MKL chooses its kernel by the size of the batch). Batch norm computes
-    otherwise when it is recorded than when it is replayed, and of a rounded clean pass a difference would show little
-    but the rounding.
+    Up to there the clean pass's outputs are used: every row is computed by the same kernels, usually to the same bits
+    (not for the smallest odd sizes, nor if MKL chooses its kernel by batch size). Batch norm computes differently when
+    replayed, and with a rounded clean pass the difference would be mostly rounding error.
     """
     return 0 if rounded or any(isinstance(module, _BatchNorm) for module in record) else len(clean) - 1
 
 
 def _one_sided(network: Network, clean: list[Tensor], perturbations: list[Perturbation], joins: int) -> list[Tensor]:
-    """Logits (M, classes) for every hidden stage's perturbed copies, and for the unperturbed copies at the end.
+    """Return the logits (M, classes) for each hidden stage's perturbed copies, and last for the unperturbed copies.
 
-    Each stage perturbs the unperturbed copy itself once that flows.
+    Once the unperturbed copy is in the batch, later stages perturb that copy.
     """
     images = len(perturbations[0].noise)
     base, batch = clean[0][:images], torch.empty(0)
@@ -187,30 +185,30 @@ def _perturbed(base: Tensor, perturbation: Perturbation, sign: int) -> Tensor:
 
 
 def _tangents(network: Network, clean: list[Tensor], perturbations: list[Perturbation], together: bool) -> Tensor:
-    """Derivatives of the logits, (hidden stages, M, classes); (1, M, classes) when all stages are perturbed together.
+    """Return the derivatives of the logits, (hidden stages, M, classes); (1, M, classes) if `together`.
 
-    The clean rows go through every stage once, however many directions flow with them.
+    The clean rows pass every stage once for any number of directions.
     """
     images = len(perturbations[0].noise)
     flowing: Tensor | None = None
     for stage, (output, perturbation) in enumerate(zip(clean, perturbations, strict=True)):
-        own = perturbation.noise.view_as(output[:images])[None]
+        noise = perturbation.noise.view_as(output[:images])[None]
         if flowing is None:
-            flowing = own
+            flowing = noise
             continue
         carried = _along(network.stages[stage], clean[stage - 1][:images], flowing)
-        flowing = carried + own if together else torch.cat([carried, own])
-    assert flowing is not None  # a network has a hidden stage, or no rule that perturbs
+        flowing = carried + noise if together else torch.cat([carried, noise])
+    assert flowing is not None  # every network has a hidden stage
     return _along(network.stages[-1], clean[-1][:images], flowing)
 
 
 def _along(stage: torch.nn.Module, x: Tensor, directions: Tensor) -> Tensor:
-    """Derivatives of a stage at x (M, ...) along directions (k, M, ...)."""
+    """Return the derivatives of a stage at x (M, ...) along directions (k, M, ...)."""
 
     def derivative(direction: Tensor) -> Tensor:
         return torch.func.jvp(stage, (x,), (direction,))[1]
 
     with warnings.catch_warnings():
-        # torch's own formulas are compiled by its own deprecated compiler on first use.
+        # torch compiles its own formulas with its deprecated TorchScript compiler on first use.
         warnings.filterwarnings("ignore", ".*torch.jit.script.*")
         return torch.func.vmap(derivative)(directions)

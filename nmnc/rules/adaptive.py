@@ -1,4 +1,4 @@
-"""NMNC that chooses the dimension of its subspace while it learns."""
+"""NMNC that adapts the dimension of its subspace during training."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from nmnc.noise.perturbation import Perturbation, within_subspace
 from nmnc.rules.manifold_noise import ManifoldNoiseCorrelation
 from nmnc.settings import Noise
 
-#: A subspace of fewer axes has too few probe axes to grow back on.
+#: Smallest d: a smaller subspace has too few probe axes to grow again.
 FEWEST = 2
 
 
 class HalvesFeedback:
-    """C = B U in a probe basis, kept twice, from the first and from the second half of the perturbed images.
+    """C = B U in a probe basis, estimated twice: from the first and from the second half of the perturbed images.
 
-    The two halves share no noise, so the sum over classes of their product is an unbiased estimate of |J U_i|^2 along
-    axis i, where the square of either would count its own noise as signal.
+    The halves have independent noise, so the sum over classes of their product is an unbiased estimate of |J U_i|^2
+    along axis i, whereas the square of either would be biased by its noise.
 
     Attributes:
         matrix: float32 (2, classes, axes).
@@ -48,11 +48,13 @@ class HalvesFeedback:
         self.basis = basis
 
     def best_dimensions(self, samples: float) -> Tensor:
-        """The d from half to twice the present one that maximises alpha(d) / (1 + (d + 1) / K); int64, on the device.
+        """Return the d, between half and twice the current one, that maximises alpha(d) / (1 + (d + 1) / K).
 
-        alpha(d) is proportional to the halves' cross-product summed over the leading d axes; the law is that of the
-        squared cosine in docs/method.md. Where noise makes the sum negative nothing speaks for more axes: it counts as
-        0, since a negative gain would grow towards 0 with d.
+        alpha(d) is proportional to the halves' cross-product summed over the leading d axes; docs/method.md derives the
+        squared cosine. A sum that noise makes negative counts as 0, since a negative gain would increase with d.
+
+        Returns:
+            int64 (), on the device.
         """
         alpha = (self.matrix[0] * self.matrix[1]).sum(0).cumsum(0).clamp_min(0)
         counts = torch.arange(1, len(alpha) + 1, device=alpha.device)
@@ -62,11 +64,11 @@ class HalvesFeedback:
 
 
 class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
-    """NMNC with a dimension d of its own for every hidden stage (kind nmnc, noise.adaptive), from noise.dimensions on.
+    """NMNC that adapts d for every hidden stage (kind nmnc, noise.adaptive), starting from noise.dimensions.
 
-    Noise runs along 2 d principal components, the signal along the leading d of them; what the other axes show decides
+    Noise is along 2 d principal components, the signal along the leading d; the response along the other axes decides
     whether d should grow. At every refresh of the basis d moves to the best value between half and twice itself, so
-    one bad estimate costs one refresh. The host learns d then, and only then.
+    that a bad estimate is corrected at the next refresh. Only then is d read back from the device.
 
     Attributes:
         dimensions: d of every hidden stage.
@@ -80,25 +82,25 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         if noise.images % 2:
             raise UserError(
                 f"noise.images {noise.images}: noise.adaptive compares two halves of the perturbed images; "
-                "give an even number"
+                "set an even number"
             )
         for setting in ("per_image", "mean_direction"):
             if getattr(noise, setting):
-                raise UserError(f"noise.{setting} cannot go with noise.adaptive; leave one of them out")
+                raise UserError(f"noise.{setting} cannot be combined with noise.adaptive; remove one of them")
         if noise.basis == "incremental":
             raise UserError(
-                "noise.basis incremental cannot go with noise.adaptive, which may ask for more components than it "
-                "keeps; give window"
+                "noise.basis incremental cannot be combined with noise.adaptive, which may need more components than "
+                "it keeps; set noise.basis to window"
             )
         if noise.feedback != "factored":
             raise UserError(
-                f"noise.feedback {noise.feedback} cannot go with noise.adaptive, which keeps coordinates in its "
-                "bases; give factored"
+                f"noise.feedback {noise.feedback} cannot be combined with noise.adaptive, which stores coordinates in "
+                "its bases; set noise.feedback to factored"
             )
         self.dimensions = [noise.dimensions for _ in sizes]
 
     def axes(self, stage: int) -> int:
-        """Twice d."""
+        """See `ManifoldNoiseCorrelation.axes`: twice d."""
         return min(2 * self.dimensions[stage], self.sizes[stage])
 
     def start(self, outputs: list[Tensor]) -> None:
@@ -113,13 +115,13 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         return [HalvesFeedback(self.classes, *pair) for pair in zip(self.probes, self.dimensions, strict=True)]
 
     def perturb(self, stage: int, images: int) -> Perturbation:
-        """Noise along the stage's probe axes."""
+        """Draw noise along the stage's probe axes."""
         return within_subspace(
             self.draws[stage].take(images, self.probes[stage].shape[1]), self.probes[stage], self.noise.scale
         )
 
     def refresh(self, batches: list[list[Tensor]]) -> None:
-        """Choose d from what the old probe axes showed, then move the probe bases."""
+        """Choose d from the feedback along the old probe axes, then move the probe bases."""
         samples = effective_samples(self.noise)
         halves = [feedback for feedback in self.feedback if isinstance(feedback, HalvesFeedback)]
         self.dimensions = torch.stack([feedback.best_dimensions(samples) for feedback in halves]).tolist()
@@ -129,7 +131,7 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         self._lead()
 
     def _lead(self) -> None:
-        """Let the leading d of each stage's probe axes, or all where there are fewer, carry the signal."""
+        """Set the signal's axes to the leading d of each stage's probe axes, or all if there are fewer."""
         self.dimensions = [
             min(chosen, probe.shape[1]) for chosen, probe in zip(self.dimensions, self.probes, strict=True)
         ]
@@ -142,7 +144,7 @@ class AdaptiveManifoldNoiseCorrelation(ManifoldNoiseCorrelation):
         return super().state_dict() | {"probes": self.probes, "dimensions": self.dimensions}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.probes = [probe.to(self.device) for probe in state["probes"]]
         self.dimensions = list(state["dimensions"])
         super().load_state_dict(state)

@@ -1,4 +1,4 @@
-"""What every learning rule is, and the two that learn no feedback: backprop and untrained."""
+"""Base class of learning rules, and the two without feedback: backprop and untrained."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,16 +12,16 @@ from nmnc.settings import Noise
 
 
 class Rule:
-    """What all rules share.
+    """Base class of all rules.
 
     Attributes:
-        local: True for rules that detach the stages from one another and send signals instead; False leaves
-            the stages in one graph, where autograd carries the error.
+        local: True for rules that detach the stages and provide a signal for each; False leaves the stages in one
+            graph, in which autograd passes the error back.
         bases: orthonormal basis (units, d) per hidden stage, empty for rules without a subspace.
-        rounded: True where hidden outputs come from a clean pass in bfloat16, though they are float32 themselves.
-        learned: feedback weights that the run's optimiser trains with the network's, `adapt` setting their gradients.
-        perturbations: images perturbed so far, counted once for every layer.
-        forward_passes: images sent through the network or a part of it so far, copies counted one by one.
+        rounded: True if hidden outputs are from a clean pass in bfloat16, converted to float32.
+        learned: feedback weights that the run's optimiser trains with the network; `adapt` sets their gradients.
+        perturbations: images perturbed so far, counted once per layer.
+        forward_passes: images sent through the network or a part of it so far, including perturbed copies.
     """
 
     local = False
@@ -31,11 +31,11 @@ class Rule:
         """Prepare for a network.
 
         Args:
-            network: on the device it is trained on.
-            sizes: units of every hidden stage.
+            network: the network, on its training device.
+            sizes: number of units of every hidden stage.
             classes: number of outputs.
-            noise: the section `noise` of the study, with the rule's own values.
-            seed: of the rule's noise.
+            noise: the section `noise` of the study, with the rule's values.
+            seed: seed of the rule's random numbers.
         """
         self.network, self.sizes, self.classes, self.noise = network, sizes, classes, noise
         self.device = next(network.parameters()).device
@@ -46,32 +46,32 @@ class Rule:
         self.forward_passes = 0
 
     def warnings(self) -> list[str]:
-        """Return what of the settings runs but hardly as it was meant, a line each, with what to change."""
+        """Return one line, with a remedy, per setting that runs but probably not as intended."""
         return []
 
     def start(self, outputs: list[Tensor]) -> None:
-        """See the hidden stages' outputs to the first images, (images, ...) each, before the first step."""
+        """Prepare from the hidden outputs, (images, ...) each, for the first images, before the first step."""
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
-        """See the hidden stages' clean outputs (batch, ...) of a step, and learn feedback from them."""
+        """Learn feedback from the clean hidden outputs (batch, ...) of a step."""
 
     def signals(self, error: Tensor) -> list[Tensor]:
-        """Gradient estimates (batch, units) per hidden stage for the output error (batch, classes)."""
+        """Return gradient estimates (batch, units) per hidden stage for the output error (batch, classes)."""
         return []
 
     def adapt(self, error: Tensor, outputs: list[Tensor]) -> None:
-        """Learn from a step's output error (batch, classes) and hidden outputs (batch, ...), its signals taken."""
+        """Learn from the output error (batch, classes) and hidden outputs (batch, ...), after `signals`."""
 
     def measuring(self, outputs: list[Tensor], record: Record) -> AbstractContextManager[object]:
-        """Within: signals are for these hidden outputs (images, ...); then state and counts are as before."""
+        """Context manager: compute signals for these outputs (images, ...), then restore state and counters."""
         return nullcontext()
 
     def carrying(self) -> AbstractContextManager[object]:
-        """Within: a forward pass lays down how this rule's error goes back, for rules that are not local."""
+        """Context manager: forward passes use this rule's backward pass; for rules that are not local."""
         return nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on bit for bit."""
+        """Return the state that a run needs to resume bit for bit."""
         return {
             "generator": self.generator.get_state(),
             "bases": self.bases,
@@ -80,15 +80,15 @@ class Rule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.generator.set_state(state["generator"].cpu())
         self.bases = [basis.to(self.device) for basis in state["bases"]]
         self.perturbations, self.forward_passes = state["perturbations"], state["forward_passes"]
 
 
 class Backprop(Rule):
-    """Autograd carries the error through all stages."""
+    """Backpropagation: autograd passes the error back through all stages."""
 
 
 class Untrained(Rule):
-    """No training at all; never asked for a signal."""
+    """No training; `signals` is never called."""

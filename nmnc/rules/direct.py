@@ -1,4 +1,4 @@
-"""Rules that carry the output error to every layer through fixed, or through learned, direct weights."""
+"""Rules that project the output error directly to every layer, through fixed or learned weights."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from nmnc.settings import Noise
 class DirectFeedbackAlignment(Rule):
     """DFA (Nokland 2016, arXiv 1609.01596): a fixed random matrix B (classes, units) for every hidden stage.
 
-    Entries are N(0, 1 / units), so that a row has the length of order 1 that a Jacobian's row has at first.
+    Entries are N(0, 1 / units), so that a row has a length of order 1, like a row of the initial Jacobian.
     """
 
     local = True
@@ -27,7 +27,7 @@ class DirectFeedbackAlignment(Rule):
         ]
 
     def signals(self, error: Tensor) -> list[Tensor]:
-        """e B per hidden stage."""
+        """Return e B per hidden stage, float32 (batch, units)."""
         return [error @ matrix for matrix in self.matrices]
 
     def state_dict(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class DirectFeedbackAlignment(Rule):
         return super().state_dict() | {"matrices": self.matrices}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.matrices = [matrix.to(self.device) for matrix in state["matrices"]]
 
@@ -44,14 +44,14 @@ class KolenPollack(DirectFeedbackAlignment):
     """DKP, direct Kolen-Pollack (Webster, Choi & Ahn 2021): DFA whose matrices learn with the network.
 
     Kolen & Pollack (1994; Akrout et al. 2019, arXiv 1904.05391, section 4) give a layer's backward weights the same
-    update and the same decay as its forward weights have, so that the difference of the two decays to nothing. A direct
-    matrix B_l has no forward twin; its update is that of a weight from layer l to the output, the mean over the batch
-    of e^T x_l. For the last hidden layer that twin exists, and B tends to its weights; further back B learns what a
-    linear readout of the layer would.
+    update and the same decay as its forward weights have, so that their difference decays to zero. A direct matrix
+    B_l has no forward counterpart; its update is that of a weight from layer l to the output, the mean over the batch
+    of e^T x_l. For the last hidden layer the counterpart exists, and B converges to its weights; for earlier layers B
+    learns what a linear readout of the layer would.
 
-    Learning rate, momentum, schedule, clipping factor and decay are those of the forward weights, as the argument
-    needs: the matrices are `learned`, trained by the run's own optimiser. Without weight decay nothing is forgotten,
-    and the random start stays beside what is learned.
+    Learning rate, momentum, schedule, clipping factor and decay equal those of the forward weights, as convergence
+    requires: the matrices are `learned`, i.e. trained by the run's optimiser. Without weight decay the random initial
+    matrices are not forgotten.
     """
 
     def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
@@ -59,7 +59,7 @@ class KolenPollack(DirectFeedbackAlignment):
         self.matrices = self.learned = [torch.zeros(classes, size, device=self.device) for size in sizes]
 
     def start(self, outputs: list[Tensor]) -> None:
-        """Draw the matrices as DFA's."""
+        """Draw the matrices as in DFA."""
         super().start(outputs)
         self._keep_places()
 
@@ -69,12 +69,12 @@ class KolenPollack(DirectFeedbackAlignment):
             matrix.grad = error.T @ output.flatten(1) / len(error)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self._keep_places()
 
     def _keep_places(self) -> None:
-        """Write new matrices over the ones that the optimiser holds."""
-        for place, matrix in zip(self.learned, self.matrices, strict=True):
-            place.copy_(matrix)
+        """Copy the matrices into the tensors that the optimiser trains."""
+        for parameter, matrix in zip(self.learned, self.matrices, strict=True):
+            parameter.copy_(matrix)
         self.matrices = self.learned

@@ -13,16 +13,16 @@ class ForwardDirectFeedbackAlignment(NoiseCorrelation):
 
     Noise N(0, 1) in all units of all hidden stages at once; forward mode gives the exact derivative of the logits
     along it, dy = sum over l of J_l xi_l, whatever `noise.estimator` says; B_l is a running average with rate eta of
-    mean(dy xi_l^T). One pass serves all layers, at the price that each layer's estimate sees the others' noise.
+    mean(dy xi_l^T). One pass serves all layers, but each layer's estimate contains the noise of the others.
     """
 
     def perturb(self, stage: int, images: int) -> Perturbation:
-        """Noise of variance 1: a derivative is linear, its scale falls out."""
+        """Draw noise of variance 1; its scale cancels, because the derivative is linear in it."""
         noise = torch.randn(images, self.sizes[stage], generator=self.generator, device=self.device)
         return Perturbation(noise, noise, 1.0)
 
     def correlate(self, outputs: list[Tensor], record: Record) -> None:
-        """Perturb all stages at once, and let each one's correlation enter its feedback."""
+        """Perturb all stages at once and update each stage's feedback with its correlation."""
         images = self.noise.images
         perturbations = [self.perturb(stage, images) for stage in range(len(self.sizes))]
         change = joint_response(self.network, outputs, perturbations, record)

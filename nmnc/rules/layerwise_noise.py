@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nmnc.errors import UserError
 from nmnc.networks import Network
-from nmnc.networks.backward import Carrier, check_layer, first_layer, response, ways_back
+from nmnc.networks.backward import Carrier, check_layer, first_layer, replacing_backward, response
 from nmnc.networks.replay import Record
 from nmnc.noise.feedback import FactoredFeedback, Feedback, prediction_rate
 from nmnc.noise.local_feedback import LocalFeedback
@@ -21,18 +21,18 @@ from nmnc.settings import Noise
 
 
 class LayerwiseNoiseCorrelation(NoiseCorrelation):
-    """VNC layer by layer (kind vnc, noise.feedback layerwise), the control of the manifold's share.
+    """VNC layer by layer (kind vnc, noise.feedback layerwise), the control for the effect of the manifold.
 
     Isotropic noise xi in a hidden stage's output changes the pre-activation of the next stage's layer by W xi, exactly
-    linear in the noise. Every pre-activation correlates its own change with the noise in its own receptive field, so
-    a convolution gets one kernel per position (`LocalFeedback`): unlike a weight mirror, no two positions share what
-    they learn. The error goes back from pre-activation to stage output through these kernels. What lies between a
-    stage's first layer and its output (batch norm, non-linearity, pooling) keeps its own derivative, and so does
-    dropout before that layer, whose masks leave the expectation as it is.
+    linear in the noise. Every pre-activation correlates its change with the noise in its receptive field, so that a
+    convolution gets one kernel per position (`LocalFeedback`); unlike in a weight mirror, positions share no weights.
+    The error is passed back from pre-activation to stage output through these kernels. Modules between a stage's first
+    layer and its output (batch norm, non-linearity, pooling) keep their derivatives, and so does dropout before that
+    layer, whose masks do not change the expectation.
 
     Attributes:
-        layers: of every hidden stage the layer that takes its output.
-        shapes: of every hidden stage's output, without the batch axis.
+        layers: for every hidden stage, the layer that receives its output.
+        shapes: shape of every hidden stage's output, without the batch axis.
     """
 
     local = False
@@ -51,7 +51,7 @@ class LayerwiseNoiseCorrelation(NoiseCorrelation):
         self.check_layers()
 
     def check_layers(self) -> None:
-        """Raise UserError for layers whose receptive fields cannot be told, or whose noise cannot be orthogonal."""
+        """Raise UserError for grouped convolutions, and for convolutions with orthogonal noise."""
         for layer in self.layers:
             if isinstance(layer, nn.Conv2d) and self.noise.draws == "orthogonal":
                 raise UserError(
@@ -59,16 +59,18 @@ class LayerwiseNoiseCorrelation(NoiseCorrelation):
                     "fields of a convolution; set noise.draws to independent"
                 )
             if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-                raise UserError("noise.feedback layerwise of vnc: a convolution in groups; use weight_mirror instead")
+                raise UserError(
+                    "noise.feedback layerwise: vnc does not support grouped convolutions; use weight_mirror instead"
+                )
 
     def start(self, outputs: list[Tensor]) -> None:
-        """See the shapes of the hidden stages' outputs, then make the feedback."""
-        self.forward_passes += len(outputs[0])  # which the loop counts for local rules only
+        """Record the shapes of the hidden outputs, then create the feedback."""
+        self.forward_passes += len(outputs[0])  # the training loop counts these for local rules only
         self.shapes = [output.shape[1:] for output in outputs]
         super().start(outputs)
 
     def make_feedback(self) -> list[Feedback]:
-        """Zero kernels for every position of every layer."""
+        """Return kernels of zeros for every position of every layer."""
         pairs = zip(self.layers, self.shapes, strict=True)
         return [LocalFeedback(layer, shape, self.device) for layer, shape in pairs]
 
@@ -86,21 +88,21 @@ class LayerwiseNoiseCorrelation(NoiseCorrelation):
             self.forward_passes += self.noise.images
 
     def _response(self, stage: int, x: Tensor) -> Tensor:
-        """Linear response (images, pre-activations) of the layer that takes x, shaped as a hidden stage's output."""
+        """Return the linear response (images, pre-activations) of the layer to x, shaped as the stage's output."""
         layer = self.layers[stage]
         flattened = isinstance(layer, nn.Linear) and layer.in_features == self.sizes[stage]
         return response(layer, x.flatten(1) if flattened else x).flatten(1)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
-        """The error passes through the feedback."""
-        with ways_back(
+        """Context manager: pass the error back through the feedback."""
+        with replacing_backward(
             {layer: partial(_back, feedback) for layer, feedback in zip(self.layers, self.feedback, strict=True)}
         ):
             yield
 
     def signals(self, error: Tensor) -> list[Tensor]:
-        """None: autograd carries the error."""
+        """Return no signals, because autograd passes the error back."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
@@ -108,7 +110,7 @@ class LayerwiseNoiseCorrelation(NoiseCorrelation):
         return super().state_dict() | {"shapes": [list(shape) for shape in self.shapes]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.shapes = [torch.Size(shape) for shape in state["shapes"]]
         super().load_state_dict(state)
 
@@ -121,7 +123,7 @@ class LayerwiseManifoldNoiseCorrelation(LayerwiseNoiseCorrelation, ManifoldNoise
     """
 
     def check_layers(self) -> None:
-        """Any layer serves: its whole response is correlated with the few coordinates z."""
+        """Accept any layer, because its whole response is correlated with the few coordinates z."""
 
     def make_feedback(self) -> list[Feedback]:
         """Zero feedback in the current bases: (pre-activations, d) for every hidden stage."""
@@ -137,15 +139,15 @@ class LayerwiseManifoldNoiseCorrelation(LayerwiseNoiseCorrelation, ManifoldNoise
 
 
 def _back(feedback: Feedback, gradient: Tensor, shape: torch.Size) -> Tensor:
-    """See `nmnc.networks.backward.WayBack`: delta A, or (delta A) U^T."""
+    """See `nmnc.networks.backward.BackwardMap`: delta A, or (delta A) U^T."""
     signal = feedback.signal(gradient.flatten(1).to(feedback.matrix.dtype)).view(shape)
-    # In the order of channels that the pooling behind it expects: it takes five times as long on the other.
-    last = signal.ndim == 4 and gradient.is_contiguous(memory_format=torch.channels_last)
-    return signal.contiguous(memory_format=torch.channels_last) if last else signal
+    # Pooling expects this memory layout; with the other one its backward pass takes five times as long.
+    is_channels_last = signal.ndim == 4 and gradient.is_contiguous(memory_format=torch.channels_last)
+    return signal.contiguous(memory_format=torch.channels_last) if is_channels_last else signal
 
 
 def _layer_of(name: str, stage: nn.Module) -> Carrier:
-    """The layer that takes a stage's input; UserError where there is no such one."""
+    """Return the layer that receives a stage's input; UserError if there is no single such layer."""
     layer = first_layer(stage)
     if layer is None:
         raise UserError(

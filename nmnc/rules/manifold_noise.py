@@ -10,20 +10,20 @@ from torch import Tensor
 from nmnc.errors import UserError
 from nmnc.networks.replay import Record
 from nmnc.noise.activity_stream import ActivityStream
-from nmnc.noise.manifold import RELATIVE_TOLERANCE, naming, principal_basis
+from nmnc.noise.manifold import RELATIVE_TOLERANCE, naming_layer, principal_basis
 from nmnc.rules.noise_correlation import RandomSubspace
 
 
 class ManifoldNoiseCorrelation(RandomSubspace):
     """NMNC: noise within the subspace of the leading principal components of the stage's activity.
 
-    The activity comes from the training batches' own clean passes, so it costs no forward pass: from the last few
-    (`noise.basis` window) or, the older the less, from all of them (incremental). With `noise.mean_direction` the
-    direction of the mean activity, which centred components drop, is one axis more.
+    The activity is that of the clean passes of training, so that it costs no forward pass: of the last few batches
+    (`noise.basis` window), or of all batches with decaying weights (incremental). With `noise.mean_direction`, the
+    direction of the mean activity, which centring removes, is an additional axis.
 
     Attributes:
-        recent: hidden stages' outputs to the last batches before a refresh, batch by batch; empty where incremental.
-        streams: what the hidden stages' activity has been, one each where incremental, else none.
+        recent: hidden outputs of the last batches before a refresh, batch by batch; empty if incremental.
+        streams: incremental components of each hidden stage's activity; empty unless incremental.
     """
 
     def warnings(self) -> list[str]:
@@ -38,29 +38,29 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         ]
 
     def start(self, outputs: list[Tensor]) -> None:
-        """Find the first subspaces."""
+        """Compute the first bases."""
         self.recent: list[list[Tensor]] = []
         self.streams = self.make_streams()
         for name, stream, output in zip(self.network.stage_names, self.streams, outputs, strict=False):
-            with naming(name):
+            with naming_layer(name):
                 stream.start(output.flatten(1))
         self.bases = self.principal_bases([outputs])
         self.feedback = self.make_feedback()
 
     def make_streams(self) -> list[ActivityStream]:
-        """Streams that have seen nothing, with room for twice the components asked for; none without their use."""
+        """Return empty streams of twice the number of components for an incremental basis, else none."""
         if self.noise.basis == "window":
             return []
         return [ActivityStream(2 * self.axes(stage), self.generator) for stage in range(len(self.sizes))]
 
     def principal_bases(self, batches: list[list[Tensor]]) -> list[Tensor]:
-        """Bases from the last `basis_images` images of batches of hidden-stage outputs, or from what streams hold."""
+        """Return bases from the last `basis_images` images of batches of hidden outputs, or from the streams."""
         bases = []
         for stage, outputs in enumerate(zip(*batches, strict=True)):
             name = self.network.stage_names[stage]
             activity, axes = self.latest_activity(outputs), self.axes(stage)
             mean = activity.mean(0) if self.noise.mean_direction else None
-            with naming(name):
+            with naming_layer(name):
                 basis = (
                     self.streams[stage].basis(axes) if self.streams else principal_basis(activity, axes, overwrite=True)
                 )
@@ -73,23 +73,23 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         return bases
 
     def latest_activity(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Activity (images, units) of the last `basis_images` images of batches of one stage's outputs, a copy."""
+        """Return a copy of the activity (images, units) of the last `basis_images` images of one stage."""
         return torch.cat([output.flatten(1) for output in outputs])[-self.noise.basis_images :]
 
     def axes(self, stage: int) -> int:
-        """Principal components asked for at one hidden stage."""
+        """Return the number of principal components for one hidden stage."""
         return self.noise.dimensions
 
     def refresh(self, batches: list[list[Tensor]]) -> None:
-        """Move the bases, and the feedback with them, to the activity of batches of hidden-stage outputs."""
+        """Recompute the bases from batches of hidden outputs, and project the feedback on them."""
         self.bases = self.principal_bases(batches)
         for feedback, basis in zip(self.feedback, self.bases, strict=True):
             feedback.rebase(basis)
         for draws in self.draws:
-            draws.restart()  # rows orthogonal in the old basis are not so in the new one
+            draws.restart()  # draws that are orthogonal in the old basis are not in the new one
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
-        """Take in activity, refresh the bases when it is time, then correlate."""
+        """Record activity, refresh the bases when due, then correlate."""
         if self.streams:
             self._observe_all(step, outputs)
         else:
@@ -97,19 +97,19 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         super().observe(step, outputs, record)
 
     def _observe_all(self, step: int, outputs: list[Tensor]) -> None:
-        """Let every batch enter the streams."""
+        """Add every batch to the streams."""
         for stream, output in zip(self.streams, outputs, strict=True):
             stream.update(output.flatten(1))
         if step and step % self.noise.basis_every == 0:
             self.refresh([outputs])
 
     def _observe_last(self, step: int, outputs: list[Tensor]) -> None:
-        """Keep the batches before a refresh of the bases is due."""
+        """Keep the last batches before a refresh of the bases."""
         batches_needed = -(-self.noise.basis_images // len(outputs[0]))
         if step and step % self.noise.basis_every == 0 and self.recent:
             self.refresh(self.recent)
             if batches_needed <= self.noise.basis_every:
-                self.recent = []  # enough new ones come before the next refresh
+                self.recent = []  # enough new batches follow before the next refresh
         if self.noise.basis_every - step % self.noise.basis_every <= batches_needed:
             self.recent = [*self.recent, outputs][-batches_needed:]
 
@@ -121,22 +121,23 @@ class ManifoldNoiseCorrelation(RandomSubspace):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.recent = [[output.to(self.device) for output in outputs] for outputs in state["recent"]]
         self.streams = self.make_streams()
-        for stream, kept in zip(self.streams, state["streams"], strict=True):
-            stream.load_state_dict(kept)
+        for stream, stream_state in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(stream_state)
 
 
 def with_direction(basis: Tensor, direction: Tensor) -> Tensor:
-    """An orthonormal basis (units, d) and one axis more: what of `direction` (units) lies outside its span.
+    """Extend an orthonormal basis (units, d) by the part of `direction` (units) outside its span.
 
-    Returns (units, d + 1), or the basis itself where less than 1e-3 of the direction's length lies outside: that
-    cannot be told from rounding.
+    Returns:
+        (units, d + 1), or the basis itself if less than 1e-3 of the direction's length, which is within rounding error,
+        lies outside.
     """
     outside = direction - basis @ (basis.T @ direction)
-    outside = outside - basis @ (basis.T @ outside)  # once leaves what rounding put back into the span
+    outside = outside - basis @ (basis.T @ outside)  # a second projection removes rounding errors of the first
     length = outside.norm()
     if length <= RELATIVE_TOLERANCE * direction.norm():
         return basis

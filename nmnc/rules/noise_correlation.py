@@ -22,10 +22,10 @@ class NoiseCorrelation(Rule):
     """VNC: correlate isotropic noise in a stage's output with the change of the logits.
 
     Every b batches, the first M images of the batch are perturbed (the order of the data is random), and the
-    estimate enters a running feedback with weight eta; the same step already uses it. With `noise.per_image` there
-    is no running feedback: every image of every batch is perturbed and takes its signal from its own noise. With
+    estimate updates a running feedback with weight eta, which the same step already uses. With `noise.per_image` there
+    is no running feedback: every image of every batch is perturbed and its signal comes from its own noise. With
     `noise.estimator` infinite nothing is perturbed: the feedback learns from the exact averaged Jacobian of the M
-    images, a control that separates what noise costs from what averaging, projection and lag cost.
+    images, a control that separates the cost of noise from that of averaging, projection and lag.
     """
 
     local = True
@@ -39,17 +39,21 @@ class NoiseCorrelation(Rule):
                 f"noise.refresh_every {noise.refresh_every}: with noise.per_image every batch needs its own noise; "
                 "set noise.refresh_every to 1"
             )
-        self._refuse_pairs()
+        self._refuse_exclusive()
 
-    def _refuse_pairs(self) -> None:
-        """UserError for settings that exclude each other."""
+    def _refuse_exclusive(self) -> None:
+        """Raise UserError for settings that exclude each other."""
         noise = self.noise
-        others = {"per_image": noise.per_image, "adaptive": noise.adaptive, "feedback": noise.feedback == "layerwise"}
-        if noise.estimator == "infinite" and any(others.values()):
-            key = next(key for key, given in others.items() if given)
+        exclusive = {
+            "per_image": noise.per_image,
+            "adaptive": noise.adaptive,
+            "feedback": noise.feedback == "layerwise",
+        }
+        if noise.estimator == "infinite" and any(exclusive.values()):
+            key = next(key for key, given in exclusive.items() if given)
             raise UserError(
-                f"noise.{key} {getattr(noise, key)}: noise.estimator infinite knows the averaged Jacobian without "
-                "noise; leave one of them out"
+                f"noise.{key} {getattr(noise, key)}: noise.estimator infinite computes the averaged Jacobian without "
+                "noise; remove one of them"
             )
         changed = [key for key in ("learning", "draws") if getattr(noise, key) != Noise.model_fields[key].default]
         averaged = {
@@ -71,7 +75,7 @@ class NoiseCorrelation(Rule):
                 )
 
     def most_axes(self, units: int) -> int:
-        """Return along how many axes a stage of so many units gets noise at most."""
+        """Return the largest number of noise axes of a stage with `units` units."""
         return units
 
     def start(self, outputs: list[Tensor]) -> None:
@@ -79,18 +83,18 @@ class NoiseCorrelation(Rule):
         self.feedback = self.make_feedback()
 
     def make_feedback(self) -> list[Feedback]:
-        """Zero feedback for every hidden stage."""
+        """Return feedback of zeros for every hidden stage."""
         if self.noise.per_image:
             return [PerImageFeedback(None, self.device) for _ in self.sizes]
         return [FullFeedback(self.classes, size, None, self.device) for size in self.sizes]
 
     def perturb(self, stage: int, images: int) -> Perturbation:
-        """Noise for the first `images` images at one hidden stage."""
+        """Draw noise for the first `images` images at one hidden stage."""
         z = self.draws[stage].take(images, self.sizes[stage])
         return isotropic(z, self.noise.dimensions, self.noise.scale)
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
-        """Update the feedback when it is time."""
+        """Update the feedback when due."""
         if self.noise.per_image and self.noise.images != len(outputs[0]):
             raise UserError(
                 f"noise.images {self.noise.images}: with noise.per_image all {len(outputs[0])} images of a batch need "
@@ -100,7 +104,7 @@ class NoiseCorrelation(Rule):
             self.correlate(outputs, record)
 
     def correlate(self, outputs: list[Tensor], record: Record) -> None:
-        """Perturb, correlate the change with the noise, and let the estimate enter the feedback."""
+        """Perturb, correlate the response with the noise, and update the feedback."""
         layers, noise = len(self.sizes), self.noise
         if noise.estimator == "infinite":
             jacobians = mean_jacobians(self.network, outputs, noise.images, record)
@@ -117,7 +121,7 @@ class NoiseCorrelation(Rule):
         self.forward_passes += copies(noise.estimator, layers) * images
 
     def learn(self, stage: int, change: Tensor, perturbation: Perturbation) -> None:
-        """Let the response (M, outputs) to a stage's noise enter its feedback."""
+        """Update a stage's feedback with the response (M, outputs) to its noise."""
         feedback = self.feedback[stage]
         if self.noise.learning == "correlation":
             feedback.update(change, perturbation, self.noise.rate)
@@ -130,22 +134,22 @@ class NoiseCorrelation(Rule):
         return prediction_rate(self.noise, perturbation.coordinates.shape[1])
 
     def signals(self, error: Tensor) -> list[Tensor]:
-        """e B per hidden stage."""
+        """Return e B per hidden stage, float32 (batch, units)."""
         return [feedback.signal(error) for feedback in self.feedback]
 
     @contextmanager
     def measuring(self, outputs: list[Tensor], record: Record) -> Iterator[None]:
-        """See `Rule.measuring`; without an average the images get noise of their own here."""
+        """See `Rule.measuring`; without an average, new noise is drawn for these images."""
         if not self.noise.per_image:
             yield
             return
-        kept = self.generator.get_state(), self.feedback, self.perturbations, self.forward_passes
+        saved = self.generator.get_state(), self.feedback, self.perturbations, self.forward_passes
         self.feedback = self.make_feedback()
         self.correlate(outputs, record)
         try:
             yield
         finally:
-            state, self.feedback, self.perturbations, self.forward_passes = kept
+            state, self.feedback, self.perturbations, self.forward_passes = saved
             self.generator.set_state(state)
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,19 +160,19 @@ class NoiseCorrelation(Rule):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.feedback = self.make_feedback()
         for feedback, matrix in zip(self.feedback, state["feedback"], strict=True):
             feedback.matrix = matrix.to(self.device)
-        for draws, kept in zip(self.draws, state["draws"], strict=True):
-            draws.load_state_dict(kept)
+        for draws, draws_state in zip(self.draws, state["draws"], strict=True):
+            draws.load_state_dict(draws_state)
 
 
 class RandomSubspace(NoiseCorrelation):
-    """The control: noise within a random subspace of the same dimension, fixed from the start.
+    """The control: noise within a random subspace of the same dimension, fixed before training.
 
-    A layer of fewer units than d has a subspace of as many dimensions as units: all of them.
+    In a layer with fewer than d units, the subspace is the whole space.
     """
 
     def most_axes(self, units: int) -> int:
@@ -183,7 +187,7 @@ class RandomSubspace(NoiseCorrelation):
         self.feedback = self.make_feedback()
 
     def make_feedback(self) -> list[Feedback]:
-        """Zero feedback in the current bases."""
+        """Return feedback of zeros in the current bases."""
         if self.noise.per_image:
             return [PerImageFeedback(basis, self.device) for basis in self.bases]
         if self.noise.feedback == "factored":
@@ -194,6 +198,6 @@ class RandomSubspace(NoiseCorrelation):
         ]
 
     def perturb(self, stage: int, images: int) -> Perturbation:
-        """Noise within the stage's subspace."""
+        """Draw noise within the stage's subspace."""
         basis = self.bases[stage]
         return within_subspace(self.draws[stage].take(images, basis.shape[1]), basis, self.noise.scale)

@@ -1,4 +1,4 @@
-"""Sign symmetry: the way back keeps the signs of the forward weights and gives up their magnitudes."""
+"""Sign symmetry: feedback weights with the signs, but not the magnitudes, of the forward weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from nmnc.rules.layerwise import LayerwiseFeedback
 class UniformSignFeedback(LayerwiseFeedback):
     """uSF (Liao, Leibo & Poggio 2016, arXiv 1510.05067; at ImageNet scale Xiao et al. 2018, arXiv 1811.03567).
 
-    The error travels through sign(W) times one magnitude a layer, the root mean square of its weights at the start. It
-    transports the signs of the forward weights at every step, so it is no rule without weight transport.
+    The error is passed back through sign(W) times one magnitude per layer, the root mean square of its initial weights.
+    The signs of the forward weights are copied at every step, so the rule does not avoid weight transport.
 
     Attributes:
-        magnitudes: of every layer, float32 broadcastable to its weight.
+        magnitudes: magnitudes of every layer, float32, broadcastable to its weight.
     """
 
     magnitudes: list[Tensor]
@@ -29,11 +29,11 @@ class UniformSignFeedback(LayerwiseFeedback):
         self.magnitudes = self.draw()
 
     def draw(self) -> list[Tensor]:
-        """Return magnitudes of all layers."""
+        """Return the magnitudes of all layers."""
         return self.scales
 
     def _random(self) -> list[Tensor]:
-        """|N(0, v)|, v the mean square of each layer's weights at the start."""
+        """Draw magnitudes |N(0, v)| with v the mean square of each layer's initial weights."""
         pairs = zip(self.weights, self.scales, strict=True)
         return [
             torch.randn(weight.shape, generator=self.generator, device=self.device).abs_() * scale
@@ -41,13 +41,13 @@ class UniformSignFeedback(LayerwiseFeedback):
         ]
 
     def _follow(self) -> None:
-        """Take over the signs that the forward weights have now."""
+        """Update the feedback weights to the current signs of the forward weights."""
         for layer, weight, magnitude in zip(self.layers, self.weights, self.magnitudes, strict=True):
             weight.copy_(layer.weight.detach().sign() * magnitude)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
-        """See `LayerwiseFeedback.carrying`; with the present signs."""
+        """See `LayerwiseFeedback.carrying`; with the current signs."""
         self._follow()
         with super().carrying():
             yield
@@ -57,14 +57,14 @@ class UniformSignFeedback(LayerwiseFeedback):
         return super().state_dict() | {"magnitudes": self.magnitudes, "scales": self.scales}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
         self.scales = [scale.to(self.device) for scale in state["scales"]]
         self.magnitudes = [magnitude.to(self.device) for magnitude in state["magnitudes"]]
 
 
 class FixedRandomSignFeedback(UniformSignFeedback):
-    """frSF: sign(W) times magnitudes that are drawn once, as feedback alignment's weights are."""
+    """frSF: sign(W) times magnitudes drawn once, like the weights of feedback alignment."""
 
     def draw(self) -> list[Tensor]:
         """See `UniformSignFeedback.draw`."""
@@ -72,7 +72,7 @@ class FixedRandomSignFeedback(UniformSignFeedback):
 
 
 class BatchwiseRandomSignFeedback(UniformSignFeedback):
-    """brSF: sign(W) times magnitudes that are drawn for every batch."""
+    """brSF: sign(W) times magnitudes drawn for every batch."""
 
     def draw(self) -> list[Tensor]:
         """See `UniformSignFeedback.draw`."""

@@ -11,11 +11,11 @@ SMOOTHNESS = 2.0
 
 
 class SmoothSubspace(RandomSubspace):
-    """The control between `RandomSubspace` and NMNC: a random subspace as smooth as activity is.
+    """The control between `RandomSubspace` and NMNC: a random subspace that is as smooth as activity.
 
     Activity of early layers is smooth over the image, and so are gradients. Each axis is a Gaussian random field per
-    channel (white noise convolved with a Gaussian of 2 pixels), orthonormalised: it shares the manifold's smoothness
-    and nothing else. Stages without a map get axes as `RandomSubspace` draws them.
+    channel (white noise convolved with a Gaussian of 2 pixels), orthonormalised: of the manifold it shares only the
+    smoothness. Stages without a map get the axes of `RandomSubspace`.
     """
 
     def start(self, outputs: list[Tensor]) -> None:
@@ -44,7 +44,7 @@ def smooth_basis(shape: torch.Size, dimensions: int, generator: torch.Generator)
 
 
 def _blur(side: int, device: torch.device) -> Tensor:
-    """Gaussian smoothing along one axis as a matrix (side, side); rows of unit length keep the variance at the edge."""
-    place = torch.arange(side, device=device, dtype=torch.float32)
-    kernel = torch.exp(-(place[:, None] - place).square() / (2 * SMOOTHNESS**2))
+    """Return a Gaussian smoothing matrix (side, side); rows of unit length keep the variance at the edge."""
+    pixels = torch.arange(side, device=device, dtype=torch.float32)
+    kernel = torch.exp(-(pixels[:, None] - pixels).square() / (2 * SMOOTHNESS**2))
     return kernel / kernel.norm(dim=1, keepdim=True)

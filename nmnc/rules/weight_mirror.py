@@ -1,4 +1,4 @@
-"""Weight mirrors: feedback weights that learn the forward weights from noise, one layer at a time."""
+"""Weight mirrors: feedback weights that learn the forward weights from noise, layer by layer."""
 
 from typing import Any
 
@@ -18,11 +18,11 @@ from nmnc.settings import Noise
 class WeightMirror(LayerwiseFeedback):
     """Weight mirrors (Akrout et al. 2019, arXiv 1904.05391, section 3): correlate noise with a layer's response.
 
-    Every b batches each layer is shown M patterns of noise of standard deviation s alone, and the correlation of
-    what its linear map makes of them with the noise itself enters the feedback weights with rate eta (there: a
-    Hebbian step and decay). Its expectation is the layer's own weight. No layer waits for another. With
-    `noise.learning` prediction_error the noise is correlated with what the feedback weights did not predict; of a
-    convolution every position is a sample then as well.
+    Every b batches each layer receives M patterns of noise with standard deviation s, and the correlation of its
+    linear response with the noise updates the feedback weights with rate eta (in the paper: a Hebbian step and decay).
+    The expectation is the layer's weight. Layers are independent of each other. With `noise.learning` prediction_error
+    the noise is correlated with the part of the response that the feedback weights did not predict; every position of
+    a convolution is then a sample as well.
     """
 
     def __init__(self, network: Network, sizes: list[int], classes: int, noise: Noise, seed: int) -> None:
@@ -43,13 +43,13 @@ class WeightMirror(LayerwiseFeedback):
                 )
 
     def observe(self, step: int, outputs: list[Tensor], record: Record) -> None:
-        """Update the feedback weights when it is time."""
+        """Update the feedback weights when due."""
         if step % self.noise.refresh_every:
             return
         images = self.noise.images
         for layer, weight, draws in zip(self.layers, self.weights, self.draws, strict=True):
             if layer not in self.shapes:
-                continue  # it sends nothing back
+                continue  # its input needs no gradient
             shape = self.shapes[layer][-1:] if isinstance(layer, nn.Linear) else self.shapes[layer][1:]
             noise = self.noise.scale * draws.take(images, shape.numel()).view(images, *shape)
             self._learn(layer, weight, noise)
@@ -57,13 +57,13 @@ class WeightMirror(LayerwiseFeedback):
             self.forward_passes += images
 
     def _learn(self, layer: Carrier, weight: Tensor, noise: Tensor) -> None:
-        """Let a layer's response to noise enter its feedback weight."""
-        answer = response(layer, noise)
+        """Update a layer's feedback weight with its response to noise."""
+        change = response(layer, noise)
         if self.noise.learning == "correlation":
-            weight.lerp_(mirror_estimate(layer, noise, answer, self.noise.scale), self.noise.rate)
+            weight.lerp_(mirror_estimate(layer, noise, change, self.noise.scale), self.noise.rate)
             return
-        residual = answer - response(layer, noise, weight)
-        positions = answer[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+        residual = change - response(layer, noise, weight)
+        positions = change[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
         rate = prediction_rate(self.noise, weight[0].numel(), positions)
         weight.add_(mirror_estimate(layer, noise, residual, self.noise.scale), alpha=rate)
 
@@ -72,42 +72,42 @@ class WeightMirror(LayerwiseFeedback):
         return super().state_dict() | {"draws": [draws.state_dict() for draws in self.draws]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
+        """Restore what `state_dict` returned."""
         super().load_state_dict(state)
-        for draws, kept in zip(self.draws, state["draws"], strict=True):
-            draws.load_state_dict(kept)
+        for draws, draws_state in zip(self.draws, state["draws"], strict=True):
+            draws.load_state_dict(draws_state)
 
 
-def mirror_estimate(layer: Carrier, noise: Tensor, answer: Tensor, scale: float) -> Tensor:
-    """A layer's weight, estimated as mean(answer noise^T) / s^2 from its linear response; unbiased.
+def mirror_estimate(layer: Carrier, noise: Tensor, change: Tensor, scale: float) -> Tensor:
+    """Return the unbiased estimate mean(response noise^T) / s^2 of a layer's weight.
 
     Args:
         layer: a Linear or Conv2d.
         noise: N(0, s^2), float32 (M, in_features) or (M, in_channels, height, width). Every position of a
-            convolution is a sample of its kernel; near the border only of the part that lies on the map.
-        answer: what the layer's linear map makes of the noise, or what of that was not predicted.
+            convolution is a sample of its kernel, or near the border of the part that lies on the map.
+        change: the layer's linear response to the noise, or its unpredicted part, float32 (M, outputs, ...).
         scale: s.
     """
     if isinstance(layer, nn.Linear):
-        return answer.T @ noise / (len(noise) * scale**2)
+        return change.T @ noise / (len(noise) * scale**2)
     correlation = torch.nn.grad.conv2d_weight(
-        noise, list(layer.weight.shape), answer, layer.stride, padding(layer), layer.dilation, layer.groups
+        noise, list(layer.weight.shape), change, layer.stride, padding(layer), layer.dilation, layer.groups
     )
-    return correlation / (len(noise) * scale**2 * samples_per_offset(layer, noise.shape, answer.shape, noise.device))
+    return correlation / (len(noise) * scale**2 * samples_per_offset(layer, noise.shape, change.shape, noise.device))
 
 
 def samples_per_offset(layer: nn.Conv2d, inside: torch.Size, outside: torch.Size, device: torch.device) -> Tensor:
-    """At how many output positions each kernel offset falls on the map, not on its padding; at least 1.
+    """Return the number of output positions at which each kernel offset lies on the map, not on its padding.
 
     Args:
         layer: the convolution.
         inside: shape of its input.
         outside: shape of its output.
-        device: where to compute.
+        device: device of the result.
 
     Returns:
-        int64 (kernel height, kernel width); 1 also for an offset that always meets padding, whose weight
-        correlates with nothing and carries nothing.
+        int64 (kernel height, kernel width), at least 1. An offset that is always on padding has 1; its weight has no
+        effect.
     """
     counts = []
     for axis in (0, 1):

@@ -199,8 +199,8 @@ def test_weights_are_loaded_in_every_common_form(user_module: str, tmp_path: Pat
         (lambda w: w.pop("head.bias"), r"1 missing, first 'head.bias'"),
         (lambda w: w.update(extra=torch.zeros(1)), r"1 unexpected, first 'extra'"),
         (lambda w: w.update({"head.bias": torch.zeros(6)}), r"'head.bias' is \(6,\) in the file, \(5,\) in the"),
-        (lambda w: w.clear(), "holds no state dict"),
-        (lambda w: w.update(a=3), "holds no state dict"),
+        (lambda w: w.clear(), "contains no state dict"),
+        (lambda w: w.update(a=3), "contains no state dict"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(

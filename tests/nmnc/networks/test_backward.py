@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nmnc.errors import UserError
 from nmnc.networks import Network
-from nmnc.networks.backward import carriers, check_layer, first_layer, padding, response, through, ways_back
+from nmnc.networks.backward import carriers, check_layer, first_layer, padding, replacing_backward, response, through
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 
@@ -99,7 +99,7 @@ def own_ways(network: Network) -> dict[nn.Module, partial[Tensor]]:
 def test_own_weights_on_the_way_back_are_backprop(network: Network) -> None:
     plain = network(images())
     exact = gradients(network)
-    with ways_back(own_ways(network)):
+    with replacing_backward(own_ways(network)):
         assert torch.equal(network(images()), plain)
         found = gradients(network)
     for ours, theirs in zip(found, exact, strict=True):
@@ -113,10 +113,10 @@ def test_other_weights_replace_the_way_back_and_nothing_else(network: Network) -
         other = torch.randn_like(layer.weight)
         twin = copy.deepcopy(layer)
         twin.weight.data = other
-        with ways_back({layer: partial(through, layer, other)}) as shapes:
+        with replacing_backward({layer: partial(through, layer, other)}) as shapes:
             network.outputs(images(), connected=True)
         x = torch.randn(shapes[layer], requires_grad=True)
-        with ways_back({layer: partial(through, layer, other)}):
+        with replacing_backward({layer: partial(through, layer, other)}):
             y = layer(x)
         direction = torch.randn_like(y)
         own = [weight for weight in (layer.weight, layer.bias) if weight is not None]
@@ -129,7 +129,7 @@ def test_other_weights_replace_the_way_back_and_nothing_else(network: Network) -
 
 def test_a_silent_way_back_stops_the_error_at_the_layer(network: Network) -> None:
     silent = {layer: lambda gradient, shape: gradient.new_zeros(shape) for layer in carriers(network.stages)}
-    with ways_back(silent):
+    with replacing_backward(silent):
         found = gradients(network)
     hidden = len(network.stages) - 1
     assert all(not signal.any() for signal in found[:hidden])
@@ -141,7 +141,7 @@ def test_a_silent_way_back_stops_the_error_at_the_layer(network: Network) -> Non
 
 def test_afterwards_the_network_is_as_before_even_after_a_failure(network: Network) -> None:
     before = gradients(network)
-    with pytest.raises(RuntimeError, match=r"shapes cannot|channels"), ways_back(own_ways(network)):
+    with pytest.raises(RuntimeError, match=r"shapes cannot|channels"), replacing_backward(own_ways(network)):
         network(images()[:, :2, :5])
     assert not any("forward" in vars(module) for module in network.modules())
     assert all(map(torch.equal, before, gradients(network)))
@@ -149,7 +149,7 @@ def test_afterwards_the_network_is_as_before_even_after_a_failure(network: Netwo
 
 def test_shapes_are_those_of_inputs_that_have_an_error_to_carry() -> None:
     network = residual()
-    with ways_back({layer: partial(through, layer, layer.weight) for layer in network.modules()
+    with replacing_backward({layer: partial(through, layer, layer.weight) for layer in network.modules()
                     if isinstance(layer, nn.Conv2d | nn.Linear)}) as shapes:  # fmt: skip
         network.outputs(images(), connected=True)
     assert network.stages[0][0] not in shapes  # it sees the images
@@ -164,7 +164,7 @@ def test_a_frozen_layer_still_carries_the_error() -> None:
     frozen = network.stages[1][1]
     frozen.requires_grad_(False)
     wanted = network.stages[0][1].weight
-    with ways_back({frozen: partial(through, frozen, 2 * frozen.weight)}):
+    with replacing_backward({frozen: partial(through, frozen, 2 * frozen.weight)}):
         (twice,) = torch.autograd.grad(network(images()), wanted, error())
     (once,) = torch.autograd.grad(network(images()), wanted, error())
     torch.testing.assert_close(twice, 2 * once)
@@ -174,7 +174,7 @@ def test_a_half_precision_error_passes_through_float32_weights() -> None:
     torch.manual_seed(0)
     network = convnet(SHAPE, CLASSES, channels=[4, 6], hidden=[10])
     exact = gradients(network)
-    with ways_back(own_ways(network)), torch.autocast("cpu", torch.bfloat16):
+    with replacing_backward(own_ways(network)), torch.autocast("cpu", torch.bfloat16):
         outputs = network.outputs(images(), connected=True)
     assert outputs[-1].dtype == torch.bfloat16
     found = torch.autograd.grad(outputs[-1], [*outputs[:-1], *network.parameters()], error().bfloat16())
@@ -183,7 +183,7 @@ def test_a_half_precision_error_passes_through_float32_weights() -> None:
 
 
 def test_response_is_the_output_less_the_bias(network: Network) -> None:
-    with ways_back(own_ways(network)) as shapes:
+    with replacing_backward(own_ways(network)) as shapes:
         network.outputs(images(), connected=True)
     assert len(shapes) >= 2
     for layer, shape in shapes.items():
@@ -233,11 +233,11 @@ class Scaled(nn.Linear):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
-        (nn.ConvTranspose2d(3, 3, 2), "ConvTranspose2d cannot carry an error back .*; use Linear and Conv2d"),
-        (nn.Embedding(4, 3), "Embedding cannot carry an error back through other weights"),
-        (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "pads with other than zeros; .* pad with zeros"),
-        (nn.Conv2d(3, 3, 4, padding="same"), "pads its two sides unequally; .* give it an odd kernel"),
-        (Scaled(4, 3), "Scaled has a forward of its own; .* use Linear"),
+        (nn.ConvTranspose2d(3, 3, 2), "ConvTranspose2d cannot pass an error back .*; use Linear and Conv2d"),
+        (nn.Embedding(4, 3), "Embedding cannot pass an error back through other weights"),
+        (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "padding_mode 'circular', .* set it to zeros"),
+        (nn.Conv2d(3, 3, 4, padding="same"), "pads its two sides unequally, .* choose an odd kernel"),
+        (Scaled(4, 3), "Scaled overrides forward, .* use Linear"),
     ],
 )
 def test_layers_that_cannot_carry_an_error_are_refused(layer: nn.Module, words: str) -> None:

@@ -78,7 +78,7 @@ def test_edited_code_is_trained_anew_and_the_same_code_is_not(folder: Path, monk
 @pytest.mark.parametrize(
     ("first", "words"),
     [
-        ("chance", "two passes through the stage .* differ without noise: it draws chance"),
+        ("chance", "two passes through the stage .* differ without noise: it draws random numbers"),
         ("inplace", "in place; use inplace"),
     ],
 )

@@ -196,7 +196,7 @@ def test_stages_that_share_chance_or_mix_images_are_refused(kind: str) -> None:
         "mixing": [nn.Sequential(nn.Flatten(), nn.Linear(12, 12)), Centred()],
     }
     network = Network([("one", stages[kind][0]), ("two", stages[kind][1]), ("logits", nn.Linear(12, 5))])
-    with pytest.raises(UserError, match=r"two passes through the stage two differ .*, mixes the images"):
+    with pytest.raises(UserError, match=r"two passes through the stage two differ .*, mixes images"):
         check_stages(network, torch.randn(8, 12), True)
     check_stages(network, torch.randn(8, 12), False)
 

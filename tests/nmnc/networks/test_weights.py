@@ -191,7 +191,7 @@ LINEAR = "body.1.weight"
         ({"extra": torch.ones(2)}, "1 unexpected, first 'extra'"),
         ({"model.conv.weight": SAVED["conv.weight"]}, "1 unexpected, first 'model.conv.weight'"),
         ({"_orig_mod.conv.weight": SAVED["conv.weight"]}, "1 unexpected, first '_orig_mod.conv.weight'"),
-        ({"epoch": 3}, "holds no state dict; keys of the file: 'conv.weight', .* more; save one"),
+        ({"epoch": 3}, "contains no state dict; keys of the file: 'conv.weight', .* more; save one"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
 def test_other_weights_are_refused_with_the_keys_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"9 missing|8 missing.*keys of the file: 'net', 'acc', 'epoch'\)"):
         loaded(tmp_path, {"net": {"fc.weight": torch.ones(2)}, "acc": 93.2, "epoch": 1})
-    with pytest.raises(UserError, match="holds no state dict; keys of the file: none, it holds a list"):
+    with pytest.raises(UserError, match="contains no state dict; keys of the file: none, it contains a list"):
         loaded(tmp_path, [SAVED])
 
 
@@ -262,7 +262,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "HDF5": (lambda: b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
     "npz": (npz, "as plain data"),
     "array": (lambda: b"\x93NUMPY" + bytes(99), "a NumPy array"),
-    "TorchScript": (script, "a TorchScript archive, which holds code"),
+    "TorchScript": (script, "a TorchScript archive, which contains code"),
     "deflated": (deflated, "compressed, which torch does not do"),
     "module": (lambda: torch_bytes({"model": nn.Linear(2, 2)}), "GLOBAL torch.nn.modules.linear.Linear was not"),
     "arguments": (lambda: torch_bytes({"a": argparse.Namespace()}), r"GLOBAL argparse\.Namespace was not an allowed"),
@@ -304,7 +304,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(value: float) -> None:
     for name in (LINEAR, "norm.running_var"):
         net = small()
         net.state_dict()[name].view(-1)[0] = value
-        with pytest.raises(UserError, match=f"w.pth: '{name}' holds NaN or infinity"):
+        with pytest.raises(UserError, match=f"w.pth: '{name}' contains NaN or infinity"):
             check_values(net, "w.pth")
 
 

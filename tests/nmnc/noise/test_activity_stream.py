@@ -260,10 +260,22 @@ def test_activity_that_is_not_finite_is_refused_with_the_layers_name(network: Ne
 @pytest.mark.parametrize(
     ("kind", "noise", "words"),
     [
-        ("nmnc", {"adaptive": True}, r"^noise\.basis incremental cannot go with noise\.adaptive.*; give window$"),
-        ("vnc", {}, r"^noise\.basis incremental is of the rule nmnc only; give vnc window$"),
-        ("random_subspace", {}, r"^noise\.basis incremental is of the rule nmnc only; give random_subspace window$"),
-        ("spectral", {}, r"^noise\.basis incremental is of the rule nmnc only; give spectral window$"),
+        (
+            "nmnc",
+            {"adaptive": True},
+            r"^noise\.basis incremental cannot be combined with noise\.adaptive.*; set noise\.basis to window$",
+        ),
+        ("vnc", {}, r"^noise\.basis incremental works only with the rule nmnc; set noise\.basis to window for vnc$"),
+        (
+            "random_subspace",
+            {},
+            r"^noise\.basis incremental works only with the rule nmnc; set noise\.basis to window for random_subspace$",
+        ),
+        (
+            "spectral",
+            {},
+            r"^noise\.basis incremental works only with the rule nmnc; set noise\.basis to window for spectral$",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(network: Network, kind: str, noise: dict[str, Any], words: str) -> None:

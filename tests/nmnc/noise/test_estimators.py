@@ -210,18 +210,18 @@ def test_noise_correlation_tends_to_what_infinitely_many_perturbations_find(kind
 @pytest.mark.parametrize(
     ("kind", "setting", "words"),
     [
-        ("nmnc", {"adaptive": True}, r"noise\.adaptive True: noise\.estimator infinite .*; leave one of them out"),
+        ("nmnc", {"adaptive": True}, r"noise\.adaptive True: noise\.estimator infinite .*; remove one of them"),
         ("nmnc", {"feedback": "layerwise"}, r"noise\.feedback layerwise: noise\.estimator infinite"),
         ("vnc", {"per_image": True}, r"noise\.per_image True: noise\.estimator infinite"),
         (
             "spectral",
             {},
-            r"noise\.estimator infinite is of the rules vnc, nmnc, .* only; give spectral",
+            r"noise\.estimator infinite works only with the rules vnc, nmnc, .*; .* antithetic for spectral",
         ),
         (
             "fdfa",
             {},
-            r"noise\.estimator infinite is of the rules vnc, nmnc, .* only; give fdfa",
+            r"noise\.estimator infinite works only with the rules vnc, nmnc, .*; .* antithetic for fdfa",
         ),
     ],
 )

@@ -297,8 +297,16 @@ def test_shaped_noise_is_stable_up_to_the_bound(images: int, gamma: float) -> No
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("fdfa", {}, "prediction_error is of the rules vnc, nmnc, random_subspace, smooth_subspace, spectral"),
-        ("fdfa", {"learning": "correlation", "draws": "orthogonal"}, "noise.draws orthogonal is of the rules"),
+        (
+            "fdfa",
+            {},
+            "prediction_error works only with the rules vnc, nmnc, random_subspace, smooth_subspace, spectral",
+        ),
+        (
+            "fdfa",
+            {"learning": "correlation", "draws": "orthogonal"},
+            "noise.draws orthogonal works only with the rules",
+        ),
         (
             "vnc",
             {"per_image": True},

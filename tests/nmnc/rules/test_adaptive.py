@@ -176,13 +176,13 @@ def test_it_counts_as_nmnc_does(network: Network) -> None:
 @pytest.mark.parametrize(
     ("kind", "noise", "words"),
     [
-        ("nmnc", {"images": 7}, r"^noise\.images 7: noise\.adaptive compares two halves .* give an even number$"),
-        ("nmnc", {"per_image": True}, r"^noise\.per_image cannot go with noise\.adaptive"),
-        ("nmnc", {"mean_direction": True}, r"^noise\.mean_direction cannot go with noise\.adaptive"),
-        ("nmnc", {"feedback": "full"}, r"^noise\.feedback full cannot go with noise\.adaptive"),
-        ("vnc", {}, r"^noise\.adaptive is of the rule nmnc only; do not set it for vnc$"),
-        ("random_subspace", {}, r"^noise\.adaptive is of the rule nmnc only"),
-        ("spectral", {}, r"^noise\.adaptive is of the rule nmnc only"),
+        ("nmnc", {"images": 7}, r"^noise\.images 7: noise\.adaptive compares two halves .* set an even number$"),
+        ("nmnc", {"per_image": True}, r"^noise\.per_image cannot be combined with noise\.adaptive"),
+        ("nmnc", {"mean_direction": True}, r"^noise\.mean_direction cannot be combined with noise\.adaptive"),
+        ("nmnc", {"feedback": "full"}, r"^noise\.feedback full cannot be combined with noise\.adaptive"),
+        ("vnc", {}, r"^noise\.adaptive works only with the rule nmnc; remove it for vnc$"),
+        ("random_subspace", {}, r"^noise\.adaptive works only with the rule nmnc;"),
+        ("spectral", {}, r"^noise\.adaptive works only with the rule nmnc;"),
     ],
 )
 def test_impossible_settings_are_refused(network: Network, kind: str, noise: dict[str, Any], words: str) -> None:

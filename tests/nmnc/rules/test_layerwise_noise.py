@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nmnc.measure.diagnostics import diagnose
 from nmnc.networks import Network, layer_sizes
-from nmnc.networks.backward import through, ways_back
+from nmnc.networks.backward import replacing_backward, through
 from nmnc.networks.convnet import convnet
 from nmnc.networks.mlp import mlp
 from nmnc.noise.manifold import random_basis
@@ -61,7 +61,7 @@ def projected_chain(network: Network, rule: LayerwiseManifoldNoiseCorrelation) -
         return (exact @ basis @ basis.T).view(shape)
 
     ways = {layer: partial(back, layer, basis) for layer, basis in zip(rule.layers, rule.bases, strict=True)}
-    with ways_back(ways):
+    with replacing_backward(ways):
         return gradients(network)
 
 

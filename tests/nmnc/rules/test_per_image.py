@@ -148,11 +148,13 @@ def test_impossible_settings_are_refused(network: Network) -> None:
     with pytest.raises(UserError, match=r"^noise\.images 4: .* all 6 images .* set noise\.images to training\.batch"):
         rule_of("vnc", network, outputs, per_image=True, images=4).observe(0, outputs, {})
     for kind in ("spectral", "fdfa"):
-        with pytest.raises(UserError, match=rf"^noise\.per_image is of the rules vnc, nmnc, .* set it for {kind}$"):
+        with pytest.raises(
+            UserError, match=rf"^noise\.per_image works only with the rules vnc, nmnc, .*; remove it for {kind}$"
+        ):
             make_rule(kind, network, [16, 12], CLASSES, Noise(per_image=True), 0)
     for kind in ("vnc", "random_subspace", "spectral"):
         with pytest.raises(
-            UserError, match=rf"^noise\.mean_direction is of the rule nmnc only; do not set it for {kind}"
+            UserError, match=rf"^noise\.mean_direction works only with the rule nmnc; remove it for {kind}"
         ):
             make_rule(kind, network, [16, 12], CLASSES, Noise(mean_direction=True), 0)
 
