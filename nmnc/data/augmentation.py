@@ -1,4 +1,4 @@
-"""Random changes of the training images, drawn and made on their device."""
+"""Augmentation of the training images, on their device."""
 
 import torch
 import torch.nn.functional as F
@@ -6,30 +6,30 @@ from torch import Tensor
 
 
 class Augmentation:
-    """Crop and flip, or nothing; has a generator of its own, so that every rule of one seed sees the same images.
+    """Crop and flip, or nothing, with a separate generator, so that all rules of a seed get the same images.
 
     Attributes:
-        generator: on the device of the images; part of what a killed run resumes from.
+        generator: generator on the device of the images; part of the resume state.
     """
 
     def __init__(self, kind: str, seed: int, device: torch.device) -> None:
-        """`kind` is none or crop_flip (see the section training of a study)."""
+        """Seed the generator; `kind` is none or crop_flip (see the section training of a study)."""
         self.kind = kind
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (batch, channels, height, width) -> the same; none draws nothing and returns the images themselves."""
+        """Return augmented images, uint8 (batch, channels, height, width); for none, the images themselves."""
         return images if self.kind == "none" else crop_flip(images, self.generator)
 
 
 def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Pad with black by an eighth of the side, crop at random to the old size, flip left-right with chance 1/2.
+    """Pad with black by an eighth of the side, crop at random to the old size, flip left-right with probability 1/2.
 
     For 32 pixels this is the padding by 4 of Lee et al. 2015 (arXiv 1409.5185) and He et al. 2016, section 4.2.
 
     Args:
         images: (batch, channels, height, width), any dtype.
-        generator: on their device.
+        generator: random generator on their device.
     """
     count, channels, *sides = images.shape
     device = images.device

@@ -23,14 +23,14 @@ from nmnc.settings import Dataset as DatasetConfig
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels, and where they are from.
+    """Images, labels and their origin.
 
     Attributes:
         train_images, test_images: uint8 (images, channels, height, width).
         train_labels, test_labels: int64 (images,), 0 to classes - 1.
         mean, std: float32 (channels,) of the training images scaled to 0..1.
         sha256: hex digest over all of the above arrays as used.
-        left_out: what of a folder was not used, in words; "" for nothing.
+        left_out: summary of the files of a folder that were not used, or "".
     """
 
     name: str
@@ -53,7 +53,7 @@ class Dataset:
         return channels, height, width
 
     def facts(self) -> dict[str, Any]:
-        """What provenance says of a data set, as plain data."""
+        """Return the data set's entry in provenance files, as plain data."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -65,21 +65,21 @@ class Dataset:
         }
 
     def preprocessing(self) -> dict[str, Any]:
-        """How the networks trained on these images see an image, as plain data."""
+        """Return the preprocessing of images for networks trained on this data set, as plain data."""
         return {
             "image_size": self.image_shape[1],
             "channels": self.image_shape[0],
-            "mean": [round(value, 6) for value in self.mean.tolist()],  # float32 holds the 6 digits kept
+            "mean": [round(value, 6) for value in self.mean.tolist()],  # 6 digits are exact in float32
             "std": [round(value, 6) for value in self.std.tolist()],
         }
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 (batch, channels, height, width) on this data set's device -> float32, standardised."""
-        # In place: of many large images each further copy would be the largest thing in memory.
+        """Standardise uint8 (batch, channels, height, width), on this data set's device, to float32."""
+        # In place, because each further copy of many large images would dominate the memory.
         return images.float().div_(255).sub_(self.mean.view(1, -1, 1, 1)).div_(self.std.view(1, -1, 1, 1))
 
     def to(self, device: torch.device) -> "Dataset":
-        """The same data set with every tensor on `device`."""
+        """Return the data set with every tensor on `device`."""
         tensors: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -87,7 +87,7 @@ class Dataset:
 
 
 def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
-    """Read a data set, cut it to the asked-for number of images and resize it; say on stderr what is left out.
+    """Read a data set, take the requested images and resize them; files left out are reported on stderr.
 
     Args:
         config: the section `dataset` of a study.
@@ -95,7 +95,7 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
 
     Raises:
         UserError: unknown name, missing or truncated file, arrays of the wrong shape, labels that are not classes,
-            more images than there are or than fit in memory.
+            more images than available or than fit in memory.
     """
     arrays, citation, licence, left_out = _source(config, data)
     if left_out:
@@ -118,11 +118,11 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
         torch.from_numpy(arrays[f"y_{part}"][chosen].astype(np.int64))
         for part, chosen in (("train", train), (held_out, test))
     )
-    shape, other = train_images.shape[1:], test_images.shape[1:]
-    if shape != other or shape[1] != shape[2]:
+    shape, test_shape = train_images.shape[1:], test_images.shape[1:]
+    if shape != test_shape or shape[1] != shape[2]:
         raise UserError(
             f"dataset {config.name}: images (channels, height, width) are {tuple(shape)} for training and "
-            f"{tuple(other)} for testing; make them alike and square, or set dataset.image_size"
+            f"{tuple(test_shape)} for testing; make all images square and of one size, or set dataset.image_size"
         )
     if len(train_labels.unique()) == 1:
         raise UserError(
@@ -142,18 +142,19 @@ def load_dataset(config: DatasetConfig, data: Path) -> Dataset:
 
 
 def _chosen(config: DatasetConfig, n_train: int, n_test: int) -> tuple[slice, slice]:
-    """Which of a data set's training images are trained on, and which of its test images (see `held_out`) are tested.
+    """Return the slices of training images to train on and of images to test on.
 
-    Validation images are the training images that follow the first `train_images` and are never trained on.
+    Validation images replace the test images; they follow the first `train_images` training images and are never
+    trained on.
 
     Raises:
-        UserError: more images are asked for than there are.
+        UserError: more images are requested than available.
     """
     first, held_out = config.train_images or n_train, config.validation_images or 0
     if first + held_out > n_train:
-        asked = f"train_images and validation_images ask for {first} + {held_out}"
+        request = f"train_images and validation_images ask for {first} + {held_out}"
         raise UserError(
-            f"dataset {config.name}: {asked if held_out else f'train_images asks for {first}'} of {n_train} training "
+            f"dataset {config.name}: {request if held_out else f'train_images asks for {first}'} of {n_train} training "
             "images; lower dataset.train_images"
         )
     if held_out:
@@ -167,7 +168,7 @@ def _chosen(config: DatasetConfig, n_train: int, n_test: int) -> tuple[slice, sl
 
 
 def _channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (float64, per channel) of uint8 images scaled to 0..1, from counts of grey levels."""
+    """Return mean and standard deviation, float64 (channels,), of uint8 images scaled to 0..1."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     counts = torch.stack([images[:, channel].flatten().bincount(minlength=256) for channel in range(images.shape[1])])
     shares = counts.double() / counts.sum(1, keepdim=True)
@@ -185,11 +186,10 @@ class Extent(NamedTuple):
 
 
 def extent_of(config: DatasetConfig, data: Path) -> Extent:
-    """What a data set is made of, without reading more than needed; downloads nothing.
+    """Return the extent of a data set without downloading it, and without reading a built-in one.
 
     Raises:
-        UserError: as `load_dataset`; of a known data set only where more images or larger ones are asked for than
-            can be had.
+        UserError: as `load_dataset`; for a built-in data set only if too many or too large images are requested.
     """
     if config.name in SOURCES:
         _, _, _, shape, classes, sizes = SOURCES[config.name]
@@ -204,7 +204,7 @@ def extent_of(config: DatasetConfig, data: Path) -> Extent:
 
 
 def _source(config: DatasetConfig, data: Path) -> tuple[Arrays, str, str, str]:
-    """The arrays x_train, y_train, x_test, y_test of a data set, its citation, its licence, what was left out."""
+    """Return the arrays x_train, y_train, x_test, y_test, the citation, the licence and a summary of left-out files."""
     name = config.name
     if name in SOURCES:
         source = SOURCES[name]
@@ -221,7 +221,7 @@ def _source(config: DatasetConfig, data: Path) -> tuple[Arrays, str, str, str]:
 
 
 def _check_images(array: NDArray[Any], config: DatasetConfig) -> None:
-    """Refuse what is not uint8 (images, height, width[, 1 or 3])."""
+    """Raise UserError for images other than uint8 (images, height, width[, 1 or 3])."""
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] not in (1, 3)):
         scaled = " (of 0 to 1: multiply by 255 and round)" if array.dtype.kind == "f" else ""
         raise UserError(
@@ -233,7 +233,7 @@ def _check_images(array: NDArray[Any], config: DatasetConfig) -> None:
 
 
 def _as_images(array: NDArray[np.uint8], config: DatasetConfig) -> Tensor:
-    """uint8 (images, height, width[, channels]) -> uint8 (images, channels, height, width), resized."""
+    """Convert uint8 (images, height, width[, channels]) to uint8 (images, channels, height, width), resized."""
     images = torch.from_numpy(array if array.ndim == 4 else array[..., None]).permute(0, 3, 1, 2).contiguous()
     size = config.image_size
     if size is None or images.shape[2:] == (size, size):
@@ -243,13 +243,13 @@ def _as_images(array: NDArray[np.uint8], config: DatasetConfig) -> Tensor:
 
 
 def _resized(images: Tensor, size: int) -> Tensor:
-    """float32 (images, channels, height, width), 0 to 255 -> uint8 (images, channels, size, size), stretched."""
+    """Resize float32 (images, channels, height, width), 0 to 255, to uint8 (images, channels, size, size)."""
     resized = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _fitted(pixels: Pixels, size: int | None) -> NDArray[np.uint8]:
-    """A decoded image (height, width, 3) -> uint8, resized before it is rounded where a size is asked for."""
+    """Convert a decoded image (height, width, 3) to uint8, resized before rounding if a size is given."""
     if size is None or pixels.shape[:2] == (size, size):
         return as_uint8(pixels)
     levels = torch.from_numpy(pixels.astype(np.float32) * (1 if pixels.dtype == np.uint8 else 255))
@@ -257,22 +257,22 @@ def _fitted(pixels: Pixels, size: int | None) -> NDArray[np.uint8]:
 
 
 def _refuse_large(images: int, channels: int, size: int, config: DatasetConfig) -> None:
-    """UserError where the images, resized, are more than the machine's memory."""
-    where = f"dataset {config.name}: {images} images of {size} x {size} pixels"
-    refuse_beyond_memory(where, images * channels * size**2, "lower dataset.image_size")
+    """Raise UserError if the resized images exceed the machine's memory."""
+    purpose = f"dataset {config.name}: {images} images of {size} x {size} pixels"
+    refuse_beyond_memory(purpose, images * channels * size**2, "lower dataset.image_size")
 
 
 def _check_labels(array: NDArray[Any], config: DatasetConfig) -> None:
-    """Refuse what is not whole numbers from 0 on, (images,)."""
+    """Raise UserError for labels other than whole numbers from 0, (images,)."""
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and array.min() < 0):
         raise UserError(
             f"dataset {config.name}: labels are {array.dtype} of shape {array.shape}; "
-            "give whole numbers from 0 on, one for each image: shape (images,)"
+            "give whole numbers from 0 on, one per image: shape (images,)"
         )
 
 
 def _count_classes(train: NDArray[Any], test: NDArray[Any], config: DatasetConfig) -> int:
-    """Number of classes; UserError where one of them has no training images, or where there is only one."""
+    """Return the number of classes; UserError for a class without training images, or a single class."""
     present = np.unique(train)
     gaps = present != np.arange(len(present), dtype=present.dtype)
     if gaps.any():

@@ -1,4 +1,4 @@
-"""Where training images come from: digits, CIFAR-10 and .npz files, read without running or unpickling anything."""
+"""Sources of training images: digits, CIFAR-10 and .npz files, read without running or unpickling anything."""
 
 import io
 import math
@@ -17,15 +17,15 @@ from nmnc.errors import UserError
 #: x_train, x_test: uint8 (images, height, width[, channels]); y_train, y_test: whole numbers (images,).
 Arrays = dict[str, NDArray[Any]]
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-#: An array that unpacks to more bytes than this, and to so many times its size in the file, is a bomb and no image.
+#: An array that unpacks to more bytes, and to a larger multiple of its size in the file, is a decompression bomb.
 BOMB_BYTES, BOMB_RATIO = 2**30, 200
 
 
 def read_npz(path: Path) -> Arrays:
-    """The four arrays of an .npz file, numbers only.
+    """Return the four arrays of an .npz file, numbers only.
 
     Raises:
-        UserError: an array is missing, holds Python objects or does not fit in memory; the file is damaged.
+        UserError: an array is missing, contains Python objects or does not fit in memory; the file is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -35,12 +35,12 @@ def read_npz(path: Path) -> Arrays:
             return {key: file[key] for key in KEYS}
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged file
-        raise UserError(f"{path}: truncated or not an .npz file ({error}); make or fetch it again") from None
+    except Exception as error:  # zipfile, zlib and numpy each raise other errors for a damaged file
+        raise UserError(f"{path}: truncated or not an .npz file ({error}); save or download it again") from None
 
 
 def _declared_bytes(archive: zipfile.ZipFile, key: str, path: Path) -> int:
-    """Bytes of one array of an .npz file, as its header gives them: nothing is unpacked yet."""
+    """Return the bytes of one array of an .npz file according to its header, without unpacking it."""
     try:
         member = archive.getinfo(f"{key}.npy")
     except KeyError:
@@ -51,17 +51,17 @@ def _declared_bytes(archive: zipfile.ZipFile, key: str, path: Path) -> int:
         shape, _, dtype = read(stream)
         header = stream.tell()
     if dtype.hasobject:
-        raise UserError(f"{path}: {key} holds Python objects, which are not unpickled; save it as numbers")
+        raise UserError(f"{path}: {key} contains Python objects, which are not unpickled; save it as numbers")
     size = math.prod(shape) * dtype.itemsize
     if size != member.file_size - header:
         raise ValueError(f"{key} says {size} bytes and has {member.file_size - header}")
     if size > BOMB_BYTES and size > BOMB_RATIO * member.compress_size:
-        raise UserError(f"{path}: {key} unpacks to {size / 1e9:.3g} GB of {member.compress_size} bytes; make it again")
+        raise UserError(f"{path}: {key} unpacks to {size / 1e9:.3g} GB of {member.compress_size} bytes; save it again")
     return size
 
 
 def _digits(_: Path) -> Arrays:
-    """1,797 handwritten digits of 8 x 8 pixels; a fixed random fifth of them is the test set."""
+    """Return 1,797 handwritten digits of 8 x 8 pixels; a fixed random fifth of them is the test set."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -77,7 +77,7 @@ def _digits(_: Path) -> Arrays:
 
 
 def _cifar10(data: Path) -> Arrays:
-    """cifar10.npz, else torchvision's folder cifar-10-batches-py, else torchvision's download of it."""
+    """Return CIFAR-10 from cifar10.npz, else from torchvision's folder cifar-10-batches-py, downloaded if absent."""
     if (data / "cifar10.npz").exists():
         return read_npz(data / "cifar10.npz")
     batches = data / "cifar-10-batches-py"
@@ -86,7 +86,7 @@ def _cifar10(data: Path) -> Arrays:
 
         try:
             torchvision.datasets.CIFAR10(data, download=True)
-        except Exception as error:  # urllib, ssl, tarfile and torchvision's hash check each have their own
+        except Exception as error:  # urllib, ssl, tarfile and torchvision each raise other errors
             raise UserError(
                 f"CIFAR-10: neither {data / 'cifar10.npz'} nor {batches} is there, and the download failed "
                 f"({' '.join(str(error).split())}); put one of them there or set NMNC_DATA"
@@ -102,7 +102,7 @@ def _cifar10(data: Path) -> Arrays:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Refuses everything but numpy arrays: a batch file cannot run code."""
+    """Unpickler that accepts only numpy arrays, so that a batch file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {"_reconstruct", "ndarray", "dtype", "encode"}
@@ -112,22 +112,22 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _read_cifar_batch(path: Path) -> dict[bytes, Any]:
-    """One batch file of torchvision's folder, read without running anything it may contain."""
+    """Return the arrays of one batch file of torchvision's folder, without running code in it."""
     try:
         batch = _ArraysOnly(io.BytesIO(path.read_bytes()), encoding="bytes").load()
         return {key: np.asarray(batch[key]) for key in (b"data", b"labels")}
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{path}: missing, truncated or not a CIFAR-10 batch ({error}); fetch it again") from None
+        raise UserError(f"{path}: missing, truncated or not a CIFAR-10 batch ({error}); download it again") from None
 
 
 class Source(NamedTuple):
-    """A data set by name.
+    """A built-in data set.
 
     Attributes:
-        load: gives the arrays x_train, y_train, x_test, y_test, found in the data folder or downloaded to it.
-        citation, licence: of the images.
+        load: returns the arrays x_train, y_train, x_test, y_test from the data folder, downloading them if needed.
+        citation, licence: citation and licence of the images.
         shape: (channels, height, width) of one image.
-        classes: their number.
+        classes: number of classes.
         sizes: numbers of training and of test images.
     """
 
@@ -139,7 +139,7 @@ class Source(NamedTuple):
     sizes: tuple[int, int]
 
 
-#: To add a data set: a function in a new file here, and one entry.
+#: To add a data set: a function in a new file of this folder, and one entry here.
 SOURCES = {
     "digits": Source(
         _digits,

@@ -1,1 +1,1 @@
-"""Files: written in one move, sealed by a digest, read through one guard; and which sources a module is made of."""
+"""Files: atomic writing, digests, guarded reading; and the source files that a module depends on."""

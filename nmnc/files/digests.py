@@ -1,8 +1,7 @@
-"""SHA-256 of finished files, so that a file that was damaged or edited is refused and not computed with.
+"""SHA-256 of finished files, so that damaged or edited files are refused.
 
-Files of torch and of HDF5 carry theirs in a last line that both ignore; a text file, which other programs read to its
-end, has it beside it in NAME.sha256, in the form of sha256sum. Files without one (of other programs, of earlier
-versions) are read as they are.
+Files of torch and HDF5 contain theirs in a last line that both formats ignore. Text files, which other programs read to
+the end, have it in NAME.sha256 in the same folder, in the format of sha256sum. Files without a digest are accepted.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ from nmnc.errors import UserError
 
 #: First bytes of files that end with their digest: zip archives, which torch writes, and HDF5.
 SEALED = (b"PK\3\4", b"\x89HDF")
-#: Bytes that are read at a time.
+#: Bytes per read.
 BLOCK = 2**20
 #: The last line: digest, the ranges it leaves out (START+BYTES,..., or -), and its own length.
 SEAL = re.compile(rb"\nsha256 ([0-9a-f]{64}) (-|\d{1,18}\+\d{1,18}(?:,\d{1,18}\+\d{1,18})*) \d{8} nmnc\n")
@@ -29,7 +28,7 @@ Range = tuple[int, int]
 
 
 def is_sealed_kind(path: Path) -> bool:
-    """Whether a file may end with its digest; else it has it beside it."""
+    """Return whether a file contains its digest in a last line; else the digest is in a separate file."""
     with path.open("rb") as file:
         return file.read(4) in SEALED
 
@@ -39,7 +38,7 @@ def seal(path: Path, without: Sequence[Range] = ()) -> None:
 
     Args:
         path: a file of torch or HDF5.
-        without: ranges that the digest leaves out, since something else protects them.
+        without: ranges left out of the digest because something else protects them.
     """
     parts = ",".join(f"{start}+{size}" for start, size in _joined(without)) or "-"
     with path.open("r+b") as file:
@@ -55,10 +54,10 @@ def seal(path: Path, without: Sequence[Range] = ()) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Compare a file with the digest that it ends with, where it ends with one.
+    """Check a file against the digest in its last line, if there is one.
 
     Raises:
-        UserError: the two differ.
+        UserError: the digest differs.
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -75,30 +74,30 @@ def check_seal(path: Path) -> None:
 
 
 def digest_file(path: Path) -> Path:
-    """Where the digest of a text file is."""
+    """Return the path of a text file's digest."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def digest_line(path: Path, content: bytes) -> str:
-    """The content of the file beside `path`, as sha256sum writes it."""
+    """Return the content of the digest file of `path`, in the format of sha256sum."""
     return f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
 
 
 def check_content(path: Path, content: bytes) -> None:
-    """Compare the content of `path` with the digest beside it, where there is one.
+    """Check the content of `path` against its digest file, if there is one.
 
     Raises:
-        UserError: the two differ, or what is beside it is not a digest.
+        UserError: the digest differs or is not a digest.
     """
-    beside = digest_file(path)
-    if not beside.is_file():
+    digest_path = digest_file(path)
+    if not digest_path.is_file():
         return
-    with beside.open("rb") as file:
-        words = file.read(BLOCK).split()
-    if not words or words[0].decode("latin-1") != hashlib.sha256(content).hexdigest():
+    with digest_path.open("rb") as file:
+        fields = file.read(BLOCK).split()
+    if not fields or fields[0].decode("latin-1") != hashlib.sha256(content).hexdigest():
         raise UserError(
-            f"{path}: damaged or edited, its SHA-256 is not the one in {beside.name}; delete it and rerun "
-            f"(or delete {beside.name}, if you edited it)"
+            f"{path}: damaged or edited, its SHA-256 is not the one in {digest_path.name}; delete it and rerun "
+            f"(or delete {digest_path.name}, if you edited it)"
         )
 
 
@@ -108,7 +107,7 @@ def _line(digest: str, parts: str) -> bytes:
 
 
 def _joined(ranges: Sequence[Range]) -> list[Range]:
-    """The ranges in ascending order, adjacent ones as one."""
+    """Return the ranges in ascending order, adjacent ones merged."""
     joined: list[Range] = []
     for start, size in sorted(ranges):
         if joined and sum(joined[-1]) == start:
@@ -119,7 +118,7 @@ def _joined(ranges: Sequence[Range]) -> list[Range]:
 
 
 def _digest(file: BinaryIO, size: int, parts: str) -> str:
-    """Hex SHA-256 of the first `size` bytes without `parts`, and of `parts` and `size` themselves."""
+    """Return the hex SHA-256 of the first `size` bytes without `parts`, and of `parts` and `size` themselves."""
     digest = hashlib.sha256(f"{size} {parts}".encode())
     position = 0
     skipped = [tuple(map(int, part.split("+"))) for part in parts.split(",") if part != "-"]

@@ -1,6 +1,6 @@
-"""Reading text that people and other programs wrote: YAML, JSON and CSV, each mistake as one line.
+"""Read YAML, JSON and CSV written by people and other programs, with one-line errors.
 
-Nothing that is read runs code, takes unbounded memory, or ends in an exception other than UserError.
+Reading never runs code, uses unbounded memory, or raises an exception other than UserError.
 """
 
 import csv
@@ -23,23 +23,23 @@ from nmnc.files.digests import check_content
 #: each time it is used), characters of a cell.
 MOST_BYTES, MOST_YAML, MOST_NODES = 128 * 1024**2, 1024**2, 20_000
 MOST_LEVELS, MOST_VALUES, MOST_CELL = 50, 200_000, 10_000_000
-#: No setting is as large; and Python refuses to print numbers of many thousand digits.
+#: Larger than any setting; Python refuses to print numbers of many thousand digits.
 LARGEST_NUMBER = 2**64
 
 
 def read_text(path: Path, advice: str = "check the path") -> str:
-    """Return a UTF-8 text file, with or without a byte-order mark; a name that ends in .gz: decompressed.
+    """Return a UTF-8 text file, with or without a byte-order mark; a .gz file is decompressed.
 
     Args:
         path: the file.
-        advice: what to do where there is no such file.
+        advice: what to do if the file cannot be read.
 
     Raises:
-        UserError: missing, unreadable, not a regular file, not UTF-8, over 128 MiB, or not what the digest beside it
-            says (see `nmnc.files.digests`).
+        UserError: missing, unreadable, not a regular file, not UTF-8, over 128 MiB, or different from its digest
+            (see `nmnc.files.digests`).
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # reading could wait for ever, or never end
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading could block or never end
             raise UserError(f"{path}: cannot be read (a pipe or device, not a file); {advice}")
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -55,7 +55,7 @@ def read_text(path: Path, advice: str = "check the path") -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice (in YAML itself the last one wins), depth, and sheer number."""
+    """SafeLoader that refuses repeated keys (in YAML the last one wins), deep nesting and too many values."""
 
     depth = nodes = merged = 0
 
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _VerbatimLoader(_Loader):
-    """The same with every scalar kept as the text that was written: 010124, NO and 1.10 stay what they are."""
+    """Loader that keeps every scalar as the text in the file, e.g. 010124, NO and 1.10."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
@@ -98,11 +98,11 @@ def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
 
     Args:
         text: the document.
-        place: what errors call it, usually the file's path.
+        place: name of the document in errors, usually the file's path.
         verbatim: keep every scalar as text, so that labels arrive as written.
 
     Raises:
-        UserError: not YAML, a key given twice, NaN or infinity, nested over 50 levels, over 1 MiB, over 200,000
+        UserError: not YAML, a repeated key, NaN or infinity, nested over 50 levels, over 1 MiB, over 200,000
             values with aliases expanded, or a tag that asks for anything but plain data.
     """
     if len(text) > MOST_YAML:
@@ -110,8 +110,8 @@ def parse_yaml(text: str, place: str, *, verbatim: bool = False) -> Any:
     try:
         content = yaml.load(text, Loader=_VerbatimLoader if verbatim else _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" line {where.line + 1}" if where else ""
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise UserError(f"{place}{line}: not valid YAML ({problem}); fix it") from None
     except UserError as error:
@@ -139,18 +139,18 @@ def parse_json(text: str, place: str, advice: str = "fix it") -> Any:
     """Return the content of a JSON text.
 
     Raises:
-        UserError: not JSON, a key given twice, NaN or infinity, nested over 50 levels or over 200,000 values.
+        UserError: not JSON, a repeated key, NaN or infinity, nested over 50 levels or over 200,000 values.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
         if len(content) != len(pairs):
-            twice = next(key for key in content if sum(key == other for other, _ in pairs) > 1)
-            raise UserError(f"{place}: the key {twice!r} is given twice; remove one")
+            repeated = next(key for key in content if sum(key == name for name, _ in pairs) > 1)
+            raise UserError(f"{place}: the key {repeated!r} is given twice; remove one")
         return content
 
-    def no_number(word: str) -> Any:
-        raise UserError(f"{place}: {word} is not a number; {advice}")
+    def no_number(constant: str) -> Any:
+        raise UserError(f"{place}: {constant} is not a number; {advice}")
 
     try:
         content = json.loads(text, object_pairs_hook=unique, parse_constant=no_number)
@@ -168,10 +168,10 @@ def read_json(path: Path, advice: str = "check the path") -> Any:
 
 
 def read_object(path: Path, fields: Mapping[str, type | tuple[type, ...]], advice: str) -> dict[str, Any]:
-    """Return the object of a JSON file in which these fields are there and of these types.
+    """Return the object of a JSON file after checking that these fields exist and have these types.
 
     Raises:
-        UserError: as `read_json`; a field is missing or of another type (it is named).
+        UserError: as `read_json`; a field is missing or has another type.
     """
     content = read_json(path, advice)
     if not isinstance(content, dict):
@@ -186,7 +186,7 @@ def read_object(path: Path, fields: Mapping[str, type | tuple[type, ...]], advic
 
 
 def check_plain(content: Any, place: str) -> None:
-    """Refuse depth, size and numbers that no setting can have; level by level, so that depth exhausts no stack.
+    """Refuse deep nesting, too many values and unusable numbers; iterative, so that nesting cannot exhaust the stack.
 
     Raises:
         UserError: NaN or infinity, nested over 50 levels, or over 200,000 values with aliases expanded.
@@ -196,9 +196,9 @@ def check_plain(content: Any, place: str) -> None:
         inner: list[Any] = []
         for value in level:
             if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{place}: {value} is not a number that can be used; give a finite one")
+                raise UserError(f"{place}: {value} is not a finite number; set a finite one")
             if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-                raise UserError(f"{place}: it has a number beyond 2**64; give a smaller one")
+                raise UserError(f"{place}: a number is beyond 2**64; set a smaller one")
             if isinstance(value, dict):
                 inner += [*value.keys(), *value.values()]
             elif isinstance(value, list | tuple | set):
@@ -214,15 +214,15 @@ def check_plain(content: Any, place: str) -> None:
 def read_rows(
     path: Path, columns: Collection[str] = (), advice: str = "check the path"
 ) -> tuple[list[str], list[dict[str, str]]]:
-    """Return the header and the rows of a CSV file, every cell as the text that was written.
+    """Return the header and the rows of a CSV file, every cell as the text in the file.
 
     Args:
-        path: a UTF-8 file with a header and commas; wholly empty lines are skipped.
-        columns: columns that must be there.
-        advice: what to do where the file or a column is missing.
+        path: a UTF-8 file with a header and commas; empty lines are skipped.
+        columns: required columns.
+        advice: what to do if the file or a column is missing.
 
     Raises:
-        UserError: unreadable, no header, a column missing or given twice, or a row with more or fewer cells than
+        UserError: unreadable, no header, a missing or repeated column, or a row with more or fewer cells than
             the header (its line number is named).
     """
     reader = csv.reader(io.StringIO(read_text(path, advice), newline=""), strict=True)
@@ -257,21 +257,21 @@ def _check_header(header: Sequence[str], columns: Collection[str], path: Path, a
 def check_complete(
     path: Path, found: Iterable[tuple[str, ...]], expected: Collection[tuple[str, ...]], advice: str
 ) -> None:
-    """Refuse a table that lacks rows or has one twice.
+    """Refuse a table with missing, repeated or unexpected rows.
 
     Args:
         path: the table, named in the error.
-        found: what tells its rows apart, row by row.
-        expected: what each must be there once of, and nothing else.
+        found: key of every row.
+        expected: keys that must occur exactly once.
         advice: what to do.
 
     Raises:
-        UserError: the first row that is missing, there twice, or not expected.
+        UserError: names the first repeated, missing or unexpected row.
     """
     counts = Counter(found)
-    twice = (key for key, number in counts.items() if number > 1)
+    repeated = (key for key, number in counts.items() if number > 1)
     missing = (key for key in expected if key not in counts)
     surplus = (key for key in counts if key not in expected)
-    for keys, words in ((twice, "is there twice"), (missing, "is missing"), (surplus, "does not belong there")):
+    for keys, problem in ((repeated, "is there twice"), (missing, "is missing"), (surplus, "does not belong there")):
         for key in keys:
-            raise UserError(f"{path}: the row of {', '.join(filter(None, key))} {words}; {advice}")
+            raise UserError(f"{path}: the row of {', '.join(filter(None, key))} {problem}; {advice}")

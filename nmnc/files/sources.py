@@ -1,4 +1,4 @@
-"""Which files of our packages a command is made of, found by following imports and the registries' MODULE:NAME."""
+"""Find the source files that a command depends on, by following imports and the registries' MODULE:NAME."""
 
 import ast
 import hashlib
@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 
 PACKAGES = ("nmnc", "brain_eval", "workflow")
-#: How a registry names what it imports when it is used.
+#: Form of lazily imported entries of a registry.
 ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 #: The folder that holds the packages.
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def closure(root: Path, modules: Iterable[str]) -> list[str]:
-    """Paths, relative to `root`, of `modules` and of all our modules they import, anywhere in their code.
+    """Return the paths, relative to `root`, of `modules` and of all project modules they import anywhere.
 
     Templates belong to the module workflow.analysis.report.
     """
@@ -37,7 +37,7 @@ def closure(root: Path, modules: Iterable[str]) -> list[str]:
 
 @cache
 def code_digest(*modules: str) -> str:
-    """Hex SHA-256 of all our sources that these modules are made of: a cache that names it outlives no edit."""
+    """Return the hex SHA-256 of all project sources that these modules depend on, as a key for caches."""
     digest = hashlib.sha256()
     for path in closure(ROOT, modules):
         digest.update(path.encode() + b"\n" + (ROOT / path).read_bytes())
@@ -45,7 +45,7 @@ def code_digest(*modules: str) -> str:
 
 
 def _path(root: Path, module: str) -> Path | None:
-    """The file of a module of ours, None for anything else."""
+    """Return the file of a project module, None for any other module."""
     if module.split(".")[0] not in PACKAGES:
         return None
     base = root.joinpath(*module.split("."))
@@ -56,7 +56,7 @@ def _path(root: Path, module: str) -> Path | None:
 
 
 def _imports(path: Path) -> list[str]:
-    """Names that a file imports, each as a module and, for `from a import b`, as a.b too; modules of MODULE:NAME."""
+    """Return the module names that a file may import: a and a.b for `from a import b`, and modules of MODULE:NAME."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one, one writer at a time, and remnants removed by their owner."""
+"""Write files atomically, with one writer at a time, and remove remnants of dead processes."""
 
 import csv
 import errno
@@ -18,10 +18,10 @@ from typing import Any
 from nmnc.errors import UserError
 from nmnc.files.digests import digest_file, digest_line, is_sealed_kind, seal
 
-#: Names of private folders, and of the file in each that its owner keeps locked while it lives.
+#: Names of private folders, and of the file in each that its owner keeps locked while it runs.
 PRIVATE, PRIVATE_NAME, OWNER = ".nmnc-", re.compile(r"\.nmnc-[a-z0-9_]{8}\.part"), ".owner"
 
-#: How often a lock is tried at once where another process deletes what it leaves.
+#: Immediate retries of a lock while another process deletes its lock file.
 ATTEMPTS = 100
 
 
@@ -29,15 +29,15 @@ ATTEMPTS = 100
 def replacing(path: Path, digest: bool = False) -> Iterator[Path]:
     """Yield a temporary path on the file system of `path`; rename it to `path` on success, delete it on error.
 
-    The temporary file is in a `private_folder`. Where `path` is a symbolic link, the link itself is replaced and not
-    the file that it names.
+    The temporary file is in a `private_folder`. If `path` is a symbolic link, the link is replaced, not the
+    file it points to.
 
     Args:
-        path: the file to write; its folder is made if absent.
-        digest: leave the SHA-256 of the file in it, or beside it (see `nmnc.files.digests`).
+        path: the file to write; its folder is created if absent.
+        digest: store the SHA-256 of the file in it, or in NAME.sha256 (see `nmnc.files.digests`).
 
     Raises:
-        OSError: with the name of `path` where it names no file, such as that of a full disk, or the temporary one.
+        OSError: names `path` instead of no file (as for a full disk) or the temporary file.
     """
     if path.exists() and not path.is_file():
         number = errno.EISDIR if path.is_dir() else errno.EEXIST  # a device, a pipe
@@ -54,7 +54,7 @@ def replacing(path: Path, digest: bool = False) -> Iterator[Path]:
 
 
 def _move(temporary: Path, path: Path, digest: bool) -> None:
-    """Rename `temporary` to `path`. A kill in between leaves a file without a digest, never one with a wrong digest."""
+    """Rename `temporary` to `path`; after a kill a file may lack its digest but never have a wrong one."""
     if not digest:
         temporary.replace(path)
     elif is_sealed_kind(temporary):
@@ -69,10 +69,10 @@ def _move(temporary: Path, path: Path, digest: bool) -> None:
 
 @contextmanager
 def private_folder(parent: Path) -> Iterator[Path]:
-    """Make a folder for temporary files in `parent` (made if absent); it is deleted at the end with all that is in it.
+    """Context manager: create a folder for temporary files in `parent` (created if absent), and delete it at the end.
 
-    Its name is random and nobody else may enter it, so that no link planted beforehand is followed, whatever opens the
-    files in it. A process that is killed leaves it; whoever writes to `parent` next deletes it.
+    Its name is random and other users cannot enter it, so that no planted link is followed. If the process is killed,
+    the folder remains until the next write to `parent`.
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_remnants(parent)
@@ -85,10 +85,10 @@ def private_folder(parent: Path) -> Iterator[Path]:
 
 
 def _owned_folder(parent: Path) -> tuple[Path, int]:
-    """A new private folder, and the descriptor whose lock says that its owner lives."""
+    """Return a new private folder, and the descriptor whose lock shows that its owner is running."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PRIVATE, suffix=".part", dir=parent))
-        # Between these lines another process may take the folder for a remnant and delete it: then try again.
+        # Another process may delete the folder as a remnant before it is locked; then try again.
         with suppress(FileNotFoundError):
             owner = os.open(folder / OWNER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             with suppress(OSError):  # no locks on this file system: remnants stay
@@ -99,7 +99,7 @@ def _owned_folder(parent: Path) -> tuple[Path, int]:
 
 
 def remove_remnants(parent: Path) -> None:
-    """Delete the private folders in `parent` whose owner was killed; what has another name is not touched."""
+    """Delete the private folders in `parent` whose owner was killed; nothing else is touched."""
     for folder in parent.glob(f"{PRIVATE}*.part"):
         if not PRIVATE_NAME.fullmatch(folder.name) or folder.is_symlink():
             continue
@@ -107,18 +107,18 @@ def remove_remnants(parent: Path) -> None:
             owner = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW)
         except FileNotFoundError:
             with suppress(OSError):
-                folder.rmdir()  # killed before it had an owner, or about to get one
+                folder.rmdir()  # killed before it was locked, or about to be locked
             continue
         except OSError:
             continue  # of another user
-        with suppress(OSError):  # locked by its owner, who lives
+        with suppress(OSError):  # locked by its owner, which is running
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _delete(folder)
         os.close(owner)
 
 
 def _delete(folder: Path) -> None:
-    """Delete a private folder; last the file that says whose it is."""
+    """Delete a private folder, its owner file last."""
     with suppress(OSError):
         for path in folder.iterdir():
             if path.name == OWNER:
@@ -134,19 +134,19 @@ def _delete(folder: Path) -> None:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
+    """Return the hex SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str, digest: bool = False) -> None:
-    """Write `text` to `path` in one move (UTF-8, newlines as given); `digest`: see `replacing`."""
+    """Write `text` to `path` atomically (UTF-8, newlines as given); `digest`: see `replacing`."""
     with replacing(path, digest) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV: floats with 10 significant digits, None as an empty cell."""
+    """Return rows as CSV: floats with 10 significant digits, None as an empty cell."""
 
     def cell(value: Any) -> Any:
         return format(value, ".10g") if isinstance(value, float) else value
@@ -159,15 +159,15 @@ def csv_text(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]], digest: bool = False) -> None:
-    """Write `csv_text` to `path` in one move; `digest`: see `replacing`."""
+    """Write `csv_text` to `path` atomically; `digest`: see `replacing`."""
     write_text(path, csv_text(columns, rows), digest)
 
 
 @contextmanager
 def only_writer(folder: Path, wait: float) -> Iterator[None]:
-    """Hold the lock of `folder` (made if absent); the kernel drops it when the process dies.
+    """Context manager: lock `folder` (created if absent); the kernel releases the lock when the process ends.
 
-    What killed holders left half-written there is removed.
+    Remnants of killed processes in it are removed.
 
     Args:
         folder: the folder no second process may write to meanwhile.
@@ -182,8 +182,8 @@ def only_writer(folder: Path, wait: float) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(lock: Path, wait: float, what: Path) -> Iterator[None]:
-    """Hold a lock that leaves no trace: afterwards the lock file is gone, and its folder too where it is empty.
+def claimed(lock: Path, wait: float, target: Path) -> Iterator[None]:
+    """Context manager: hold a lock file that is deleted afterwards, with its folder if that is empty.
 
     Args:
         lock: the lock file; its folder is made if absent.
@@ -193,13 +193,13 @@ def claimed(lock: Path, wait: float, what: Path) -> Iterator[None]:
     Raises:
         UserError: as `only_writer`.
     """
-    made = [folder for folder in lock.parents if not folder.exists()]
+    new_folders = [folder for folder in lock.parents if not folder.exists()]
     try:
-        with _locked(lock, wait, f"another process is writing to {what}", leave=False):
+        with _locked(lock, wait, f"another process is writing to {target}", leave=False):
             remove_remnants(lock.parent)
             yield
     finally:
-        for folder in made:
+        for folder in new_folders:
             with suppress(OSError):  # not empty
                 folder.rmdir()
 
@@ -221,12 +221,12 @@ def _locked(path: Path, wait: float, busy: str, leave: bool = True) -> Iterator[
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a file (made if absent); its descriptor, or None while another process has the lock."""
+    """Lock a file (created if absent); return its descriptor, or None while another process has the lock."""
     for attempt in range(ATTEMPTS):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = _open_lock(path)
-        except (FileNotFoundError, FileExistsError):  # a holder that ended has just deleted the empty folder
+        except (FileNotFoundError, FileExistsError):  # another process has just deleted the empty folder
             if attempt == ATTEMPTS - 1 or (os.path.lexists(path.parent) and not path.parent.is_dir()):
                 raise
             continue
@@ -235,7 +235,7 @@ def _lock(path: Path) -> int | None:
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.lstat(), os.fstat(descriptor)):
                     return descriptor
-            os.close(descriptor)  # a holder that ended has just deleted this file
+            os.close(descriptor)  # another process has just deleted this file
         except BlockingIOError:
             os.close(descriptor)
             break
@@ -248,14 +248,16 @@ def _lock(path: Path) -> int | None:
 
 
 def _open_lock(path: Path) -> int:
-    """Open a lock file, neither through a link nor changing what is in it."""
+    """Open a lock file without following links or changing its content."""
     try:
         try:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except PermissionError:
             if not path.exists():
                 raise
-            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # of another user, locked all the same
+            return os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            )  # a file of another user can be locked too
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UserError(f"{path}: a symbolic link where a lock file belongs; remove it") from None

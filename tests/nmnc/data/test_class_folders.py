@@ -100,7 +100,7 @@ def test_what_is_left_out_of_a_folder_is_counted_and_named(own: Path, capsys: py
     after = load_dataset(DatasetConfig(name="own"), own.parent)
     assert (after.sha256, after.classes) == (before.sha256, 3)
     assert after.left_out == (
-        "5 hidden (train/.ipynb_checkpoints, train/__MACOSX, test/@eaDir, ...), 1 beside train and test (validation), "
+        "5 hidden (train/.ipynb_checkpoints, train/__MACOSX, test/@eaDir, ...), 1 outside train and test (validation), "
         "1 in no class (train/montage.png), 4 of another kind (train/bee/0.npy, train/bee/labels.csv, "
         "train/bee/no ending, ...)"
     )
@@ -135,7 +135,7 @@ ODD = {
     "pipe": (lambda own: os.mkfifo(own / "train/bee/2.png"), r"2\.png is not a regular file"),
     "name in two encodings": (
         lambda own: [picture(own / f"train/{name}/0.png") for name in ("Gr\u00f6\u00dfe", "Gro\u0308\u00dfe")],
-        "a second class of that name, only encoded in another way",
+        "a second class of that name in another Unicode encoding",
     ),
     "no test images": (lambda own: shutil.rmtree(own / "test"), "test: no images; it needs .*test/CLASS"),
     "several frames": (

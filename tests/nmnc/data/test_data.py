@@ -130,14 +130,14 @@ def changed(key: str, change: Callable[[Any], Any]) -> Callable[[Arrays], Arrays
         (changed("x_test", lambda x: x[0]), "10 test images but 12 labels"),
         (changed("x_train", lambda x: x.transpose(0, 3, 1, 2)), r"shape \(40, 3, 10, 10\); give uint8"),
         (changed("x_train", lambda x: x[:, :6]), r"\(3, 6, 10\) for training and \(3, 10, 10\) for testing"),
-        (changed("x_test", lambda x: x[..., :1]), r"\(1, 10, 10\) for testing; make them alike"),
+        (changed("x_test", lambda x: x[..., :1]), r"\(1, 10, 10\) for testing; make all images square"),
         (changed("y_train", lambda y: y[:-1]), "40 train images but 39 labels"),
         (changed("y_test", lambda y: y[:0]), "12 test images but 0 labels"),
         (changed("y_train", lambda y: y[:, None]), r"labels are int64 of shape \(40, 1\); give whole numbers"),
         (changed("y_train", lambda y: y - 1), "labels are int64 .*whole numbers from 0 on"),
         (changed("y_train", lambda y: y + 0.5), "labels are float64"),
-        (changed("y_train", lambda y: y.astype(object)), "y_train holds Python objects, which are not unpickled"),
-        (changed("x_train", lambda x: x.astype("O")), "x_train holds Python objects, which are not unpickled"),
+        (changed("y_train", lambda y: y.astype(object)), "y_train contains Python objects, which are not unpickled"),
+        (changed("x_train", lambda x: x.astype("O")), "x_train contains Python objects, which are not unpickled"),
         (changed("x_test", lambda x: (x / 255).astype(">f4")), "of 0 to 1: multiply by 255 and round"),
         (changed("x_train", lambda x: x[:, :0, :0]), r"images of shape \(40, 0, 0, 3\) have no pixels"),
         (changed("x_train", lambda x: x[:0]), "0 train images but 40 labels"),
@@ -210,11 +210,11 @@ def test_a_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeyp
         load_dataset(DatasetConfig(name="own.npz"), tmp_path)
     monkeypatch.setattr(data_sources, "BOMB_BYTES", 2**24)
     bomb(tmp_path / "own.npz", 2**26, 2**26)
-    with pytest.raises(UserError, match=r"x_train unpacks to 0\.0671 GB of \d+ bytes; make it again"):
+    with pytest.raises(UserError, match=r"x_train unpacks to 0\.0671 GB of \d+ bytes; save it again"):
         load_dataset(DatasetConfig(name="own.npz"), tmp_path)
     monkeypatch.setattr(os, "sysconf", lambda name: 2**12)  # a machine of 16 MiB
     monkeypatch.setattr(data_sources, "BOMB_RATIO", 10**4)
-    with pytest.raises(UserError, match=r"own\.npz: 0\.0671 GB of memory needed, 0\.0168 GB there"):
+    with pytest.raises(UserError, match=r"own\.npz: 0\.0671 GB of memory needed, 0\.0168 GB available"):
         load_dataset(DatasetConfig(name="own.npz"), tmp_path)
 
 
@@ -222,7 +222,9 @@ def test_a_file_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeyp
 def test_images_that_memory_cannot_take_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     np.savez(tmp_path / "own.npz", **arrays())
     monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # a machine of 1 GiB
-    with pytest.raises(UserError, match=r"images of 4096 x 4096 pixels: .* GB of memory needed, 1\.07 GB there; lower"):
+    with pytest.raises(
+        UserError, match=r"images of 4096 x 4096 pixels: .* GB of memory needed, 1\.07 GB available; lower"
+    ):
         extent_of(DatasetConfig(name=name, image_size=4096), tmp_path)
 
 
