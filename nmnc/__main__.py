@@ -24,8 +24,8 @@ app = typer.Typer(
 Config = Annotated[Path, typer.Option(help="The study's YAML file.")]
 
 
-def load_whole(config: Path) -> Study:
-    """Read a study with the sections of packages that score it (entry point nmnc.study), where one is installed."""
+def load_full_study(config: Path) -> Study:
+    """Read a study with the sections of installed packages that score it (entry point nmnc.study)."""
     readers = [load_study, *(entry.load() for entry in entry_points(group="nmnc.study"))]
     study: Study = readers[-1](config)
     return study
@@ -35,11 +35,11 @@ def load_whole(config: Path) -> Study:
 def check(
     config: Config,
     settings: Annotated[
-        bool, typer.Option("--settings", help="Only what the file says, in half a second: no data, no networks.")
+        bool, typer.Option("--settings", help="Check only the file itself, in half a second: no data, no networks.")
     ] = False,
 ) -> None:
     """Check a study's file, its data, its networks and its rules; silent when all is well."""
-    study = load_whole(config)
+    study = load_full_study(config)
     if settings:
         return
     from nmnc.training.job import check as check_study
@@ -53,7 +53,7 @@ def check(
 
 @app.command()
 def fetch(config: Config, out: Annotated[Path, typer.Option(help="JSON file to write.")]) -> None:
-    """Find or download the training data and write what they are as JSON."""
+    """Find or download the training data and write their description as JSON."""
     from nmnc.data.dataset import load_dataset
 
     study = load_study(config)
@@ -80,7 +80,7 @@ def train(
         ),
     ] = 0.0,
 ) -> None:
-    """Train one network by one rule from one seed; a killed run goes on where it was."""
+    """Train one network by one rule from one seed; run the same command to resume a killed run."""
     from nmnc.training.job import train_job
 
     study = load_study(config)
@@ -99,7 +99,7 @@ def runs(
     sweeps: Annotated[Path | None, typer.Option(help="CSV file to write the points of the sweeps to.")] = None,
 ) -> None:
     """Write the table of runs: labels, kinds, seeds and every parameter."""
-    study = load_whole(config)
+    study = load_full_study(config)
     rows = list(parameters(study))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_csv(out, columns, rows, digest=True)
@@ -111,7 +111,9 @@ def runs(
 def search(
     config: Config,
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
-    unfinished: Annotated[bool, typer.Option(help="Trials without results count, never chosen: they stopped.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option(help="Allow trials without results, whose runs stopped; they are never chosen.")
+    ] = False,
 ) -> None:
     """Write the table of a search: every trial's accuracy on held-out training images, the best marked."""
     from nmnc.runs import results_folder
@@ -127,9 +129,11 @@ def diagnose(
     network: Annotated[Path, typer.Option(help="The network.pt of a run, trained or not.")],
     out: Annotated[Path, typer.Option(help="CSV file to write.")],
     images: Annotated[
-        int, typer.Option(min=1, max=10**6, help="Test images whose activity is looked at.")
+        int, typer.Option(min=1, max=10**6, help="Number of test images whose activity is measured.")
     ] = ACTIVITY_IMAGES,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of their choice and of the random subspaces.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed for choosing images and for the random subspaces.")
+    ] = 0,
     kind: Annotated[str, typer.Option(help="MODULE:FUNCTION that built it, where the study names none for it.")] = "",
 ) -> None:
     """Measure a network's manifold: its dimension, and how much of the Jacobian lies along it."""
@@ -139,7 +143,7 @@ def diagnose(
 
 
 def main() -> None:
-    """Run a command; `nmnc.command_line` says how it ends."""
+    """Run a command; `nmnc.command_line` turns errors into one line and an exit status."""
     run_command(app, "nmnc")
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: a mistake of the user's, and whatever the system refuses, is one line and exit status 2."""
+"""Run a command so that errors of the user and of the system are one line and exit status 2."""
 
 import errno
 import math
@@ -12,43 +12,45 @@ import typer
 from nmnc.errors import UserError, in_one_line
 from nmnc.interruption import Interrupted
 
-#: No space left, quota exceeded, and the limit of a file's size.
+#: Error numbers of a full disk, an exceeded quota and a file that is too large.
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-#: Of one line of error.
+#: Longest error line.
 MOST_CHARACTERS = 4000
 
 
 def finite(value: float) -> float:
-    """Callback of options that are floats: click's ranges let NaN pass."""
+    """Return the value of a float option, refusing NaN and infinity, which click's ranges accept."""
     if not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a number that can be used; give a finite one")
+        raise typer.BadParameter(f"{value} is not a finite number; set a finite one")
     return value
 
 
 def run_command(app: Callable[[], None], program: str) -> None:
     """Run a command-line application.
 
-    A UserError or an OSError is one line on stderr and exit status 2. A training that SIGTERM or Ctrl-C ended says
-    so in one line; its status is 128 + the signal's number.
+    A UserError or an OSError becomes one line on stderr and exit status 2. A training run that was stopped by SIGTERM
+    or Ctrl-C ends with one line and the status 128 + the signal's number.
 
     Args:
-        app: reads sys.argv and runs the command.
-        program: begins every message.
+        app: function that reads sys.argv and runs the command.
+        program: name that every message starts with.
     """
     with warnings.catch_warnings():
-        # What Pillow finds odd about a file's own notes; what it cannot read is an error.
+        # Pillow warns about a file's metadata; what it cannot read is an error anyway.
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-        # What other libraries warn of is told at the end, a line each; beside an error it would hide what counts.
-        held: dict[str, None] = {}
-        warnings.showwarning = lambda message, category, *where: held.setdefault(f"{category.__name__}: {message}")
+        # Warnings of other libraries are printed at the end, one line each; next to an error they would obscure it.
+        pending: dict[str, None] = {}
+        warnings.showwarning = lambda message, category, *location: pending.setdefault(
+            f"{category.__name__}: {message}"
+        )
         try:
             _refuse_bytes(sys.argv[1:])
             app()
-        except SystemExit as ended:
-            # Typer ends every command so; anyone else who does would end it as if all had been written.
-            if not _raised_by(ended).startswith(("typer.", "click.")):
-                _end(program, f"code of yours ended the program ({in_one_line(ended)}); remove that", 2)
-            for warning in held:
+        except SystemExit as exit_request:
+            # Typer ends every command with SystemExit. Raised by other code, it would end the command as if complete.
+            if not _raised_by(exit_request).startswith(("typer.", "click.")):
+                _end(program, f"your code ended the program ({in_one_line(exit_request)}); remove that call", 2)
+            for warning in pending:
                 print(f"{program}: warning: {_readable(warning)}", file=sys.stderr)
             raise
         except UserError as error:
@@ -60,24 +62,24 @@ def run_command(app: Callable[[], None], program: str) -> None:
         except UnicodeEncodeError as error:
             _end(program, f"{error.object[:80]!a} cannot be written as {error.encoding}; set PYTHONUTF8=1", 2)
         except RecursionError:
-            _end(program, "something is nested too deep to be worked on; flatten the file or the network", 2)
+            _end(program, "the input is nested too deep; flatten the file or the network", 2)
         except MemoryError as error:
             _end(
                 program,
-                f"the memory of the machine is exhausted ({error}); take fewer or smaller images or networks",
+                f"the memory of the machine is exhausted ({error}); use fewer or smaller images or networks",
                 2,
             )
 
 
 def _refuse_bytes(arguments: Sequence[str]) -> None:
-    """UserError for an argument that is not text: no file that we write could name it."""
+    """Raise UserError for an argument that is not UTF-8, because output files could not name it."""
     for argument in arguments:
         if any(0xD800 <= ord(mark) < 0xE000 for mark in argument):
             raise UserError(f"the argument {argument!a} is not UTF-8 text; rename the file, or fix the argument")
 
 
 def _raised_by(error: BaseException) -> str:
-    """Name of the module whose code raised an error."""
+    """Return the name of the module whose code raised an error."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", ""))
 
@@ -88,7 +90,7 @@ def _end(program: str, message: str, status: int) -> None:
 
 
 def _readable(message: str) -> str:
-    """One line in which no character can move the cursor or hide others."""
+    """Return the message as one line without characters that move the cursor or hide others."""
     line = "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in " ".join(message.split()))
     if len(line) > MOST_CHARACTERS:
         line = f"{line[: MOST_CHARACTERS // 2]} ... {line[-MOST_CHARACTERS // 2 :]}"
@@ -96,9 +98,9 @@ def _readable(message: str) -> str:
 
 
 def system_error(error: OSError) -> str:
-    """Return what the system refused in one line: the file, the reason, what to do."""
+    """Return an error of the system as one line: the file, the reason, what to do."""
     if error.strerror is None:
         return f"{' '.join(str(error).split())}; fix that and run the same command again"
-    where = f"{error.filename}: " if error.filename else ""
+    place = f"{error.filename}: " if error.filename else ""
     advice = "make room there" if error.errno in FULL else "fix that"
-    return f"{where}{error.strerror}; {advice} and run the same command again"
+    return f"{place}{error.strerror}; {advice} and run the same command again"

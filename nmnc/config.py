@@ -1,4 +1,4 @@
-"""The models of a study's YAML file: what may stand in it, its defaults, and its errors in one line."""
+"""The models of a study's YAML file: its keys, their defaults, and errors as one line."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -20,7 +20,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 class Identity(NamedTuple):
-    """Who is scored: the key of every table."""
+    """One run: the key columns of every table."""
 
     network: str
     rule: str
@@ -29,33 +29,33 @@ class Identity(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """NETWORK/RULE/seedN, the folder below networks/, activations/ and so on."""
+        """Folder NETWORK/RULE/seedN below networks/, activations/ and so on."""
         return f"{self.network}/{self.rule}/seed{self.seed}"
 
     @property
     def stem(self) -> str:
-        """NETWORK-RULE-seedN, for the name of a file."""
+        """File name stem NETWORK-RULE-seedN."""
         return self.folder.replace("/", "-")
 
 
 S = TypeVar("S", bound="Study")
-#: Sections of a study that nmnc never reads: other packages declare them (see workflow.study).
-OTHERS = ("evaluation",)
+#: Sections of a study that other packages declare and nmnc skips (see workflow.study).
+FOREIGN_SECTIONS = ("evaluation",)
 #: Most runs of a study: networks x rules x seeds.
 MOST_RUNS = 10_000
-#: Bytes that names of files need beside network, rule and seed: a hash, an ending, a temporary name.
-BESIDE_NAMES = 50
+#: Bytes of a file name besides network, rule and seed: a hash, an ending, a temporary name.
+OTHER_BYTES = 50
 
 
 class Paths(Section):
-    """Where data are found and results are written, relative to the working directory."""
+    """Folders of data and results, relative to the working directory."""
 
     data: UserPath = Field(Path("data"), description="data folder; the environment variable NMNC_DATA overrides it")
     results: UserPath = Field(Path("results"), description="results go to RESULTS/STUDY")
 
 
 class Study(Section):
-    """What is trained: networks x rules x seeds. `workflow.study.Study` adds what they are scored on."""
+    """A study: networks x rules x seeds to train. `workflow.study.Study` adds how they are scored."""
 
     study: Name = Field(description="name of the study and of its results folder")
     seeds: list[Seed] = Field([0], min_length=1, description="one run per seed")
@@ -76,9 +76,9 @@ class Study(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         if self.study.casefold() == "reference":
-            raise ValueError("study: results/reference is kept for published results; take another name")
+            raise ValueError("study: results/reference is reserved for published results; choose another name")
         if self.networks and self.dataset is None:
-            raise ValueError("networks are to be trained but there is no dataset; add dataset.name")
+            raise ValueError("networks need a dataset to be trained on; add dataset.name")
         for label in self.diagnosed or []:
             self.refuse_unknown_rule("diagnosed", label)
         for label, entry in self.entries.items():
@@ -88,7 +88,7 @@ class Study(Section):
                     raise ValueError(f"rules.{label}.networks: unknown network {name!r}{hint}")
             run = self.run(label)
             if label == "untrained" and run.kind != "untrained":
-                raise ValueError("rules.untrained: the label is kept for the kind untrained; rename that rule")
+                raise ValueError("rules.untrained: the label is reserved for the kind untrained; rename that rule")
             try:
                 refuse_misfits(run.kind, run.noise, run.training.batch_size)
             except ValueError as error:
@@ -100,66 +100,66 @@ class Study(Section):
         return self
 
     def refuse_unknown_rule(self, place: str, label: str) -> None:
-        """ValueError for a label that no rule has."""
+        """Raise ValueError for a label that no rule has."""
         if label not in self.labels():
             raise ValueError(f"{place}: unknown rule {label!r}{did_you_mean(label, self.labels())}")
 
     def names_together(self) -> Iterator[tuple[str, str, str]]:
-        """Names that together name a file: their places in the study, with braces for the names, and the two names."""
+        """Yield pairs of names that occur in one file name: a template of their keys, and the two names."""
         for label in self.labels():
             yield from (("networks.{} and rules.{}", network, label) for network in self.networks_of(label))
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """Files, or variables in files, that the study's names make, each with the names it is made of."""
+        """Yield the files, or variables in files, named after the study's entries, each with those entries."""
         for label in self.labels():
             for network in self.networks_of(label):
                 yield f"{network}-{label}", f"networks.{network} with rules.{label}"
         yield from ((f"figure {name.replace('_', '-')}", f"the name {name!r}") for name in self.networks)
 
     def scored(self) -> list[Identity]:
-        """Who is compared with recordings; nobody, as far as nmnc knows."""
+        """Return the runs compared with recordings; none in nmnc itself."""
         return []
 
     @cached_property
     def entries(self) -> dict[str, RuleEntry]:
-        """Label -> rule: the section rules, then the copies that sweeps make of them."""
-        found = dict(self.rules)
+        """Map label -> rule: the section rules, then the copies that sweeps make of them."""
+        entries_by_label = dict(self.rules)
         for name in self.sweeps:
             for point in self.points(name):
-                if found.setdefault(point.label, point.entry) != point.entry:
+                if entries_by_label.setdefault(point.label, point.entry) != point.entry:
                     raise ValueError(
-                        f"sweeps.{name}: the label {point.label!r} is taken by a rule with other settings; "
-                        "rename that rule, or put the values into one sweep"
+                        f"sweeps.{name}: the label {point.label!r} belongs to a rule with other settings; "
+                        "rename that rule, or set the values in one sweep"
                     )
-            if len(found) > len(self.rules) + MOST_POINTS:
+            if len(entries_by_label) > len(self.rules) + MOST_POINTS:
                 raise ValueError(f"sweeps: over {MOST_POINTS} points together; split the study")
-        return found
+        return entries_by_label
 
     def points(self, sweep: str) -> list["Point"]:
-        """The points of a sweep, rule by rule and in the order of its values."""
+        """Return the points of a sweep, rule by rule and in the order of its values."""
         try:
             return list(points_of(self.rules, self.training, self.noise, self.sweeps[sweep]))
         except ValueError as error:
             raise ValueError(f"sweeps.{sweep}: {error}") from None
 
     def labels(self, network: str | None = None) -> list[str]:
-        """Labels of the rules (that train `network`), with `untrained` added when no rule of that kind is there."""
+        """Return the labels of the rules (that train `network`); `untrained` is added if no rule has that kind."""
         kinds = {entry.kind for entry in self.entries.values()}
         labels = [*self.entries] + ([] if "untrained" in kinds else ["untrained"])
         return [label for label in labels if network is None or network in self.networks_of(label)]
 
     def networks_of(self, label: str) -> list[str]:
-        """Names of the networks that a rule trains."""
+        """Return the names of the networks that a rule trains."""
         entry = self.entries.get(label)
         return list(self.networks) if entry is None or entry.networks is None else list(entry.networks)
 
     def seeds_of(self, label: str) -> list[int]:
-        """Seeds that a rule is run from."""
+        """Return the seeds of a rule."""
         entry = self.entries.get(label)
         return list(self.seeds) if entry is None or entry.seeds is None else list(entry.seeds)
 
     def run(self, label: str) -> "Run":
-        """The settings of one rule: the study's sections with the rule's own values laid over them."""
+        """Return the settings of one rule: the study's sections, overridden by the rule's values."""
         entry = self.entries.get(label, RuleEntry(kind="untrained"))
         try:
             settings = rule_kind(entry.kind).settings
@@ -174,18 +174,18 @@ class Study(Section):
 
 
 def refuse_unusable_names(together: Iterable[tuple[str, str, str]], files: Iterable[tuple[str, str]]) -> None:
-    """ValueError where the name of a file would be longer than file systems take, or two would be the same.
+    """Raise ValueError if a file name would be too long for file systems, or two would be the same.
 
-    Files are named NETWORK-RULE, or by one name in which _ becomes -, and some disks ignore case.
+    Files are named NETWORK-RULE, or after one name in which _ becomes -, and some file systems ignore case.
 
     Args:
         together, files: see `Study.names_together` and `Study.files`.
     """
     for place, *names in together:
-        size = sum(map(len, names)) + BESIDE_NAMES
+        size = sum(map(len, names)) + OTHER_BYTES
         if size > MOST_BYTES_OF_A_NAME:
             raise ValueError(
-                f"{place.format(*names)}: together too long for the name of a file by {size - MOST_BYTES_OF_A_NAME} "
+                f"{place.format(*names)}: together too long for a file name by {size - MOST_BYTES_OF_A_NAME} "
                 "characters; shorten them"
             )
     claimed: dict[str, str] = {}
@@ -196,18 +196,18 @@ def refuse_unusable_names(together: Iterable[tuple[str, str, str]], files: Itera
 
 
 def load_study(path: Path) -> Study:
-    """Read and check what nmnc needs of a study's YAML file; the sections of `OTHERS` are passed over.
+    """Read and check a study's YAML file; the `FOREIGN_SECTIONS` are skipped.
 
     Raises:
         UserError: one line with the file, the place, what is wrong and, for a misspelt key, the
-            nearest known one.
+            nearest known key.
     """
     content = read_study(path)
-    return study_from({key: value for key, value in content.items() if key not in OTHERS}, str(path), Study)
+    return study_from({key: value for key, value in content.items() if key not in FOREIGN_SECTIONS}, str(path), Study)
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """Read a study's YAML file, unchecked but for its being keys and values."""
+    """Read a study's YAML file; only that it is a mapping is checked."""
     content = read_yaml(path, "give a YAML file of config/")
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys and values; start from config/default.yaml")

@@ -1,9 +1,9 @@
-"""The one exception for mistakes a user can make, and how errors are put into words."""
+"""The exception for mistakes a user can fix, and helpers for one-line messages."""
 
 import difflib
 from collections.abc import Iterable
 
-#: Characters of a word that is compared with known ones, and known ones that are listed.
+#: Longest name that is compared with the known names, and most known names listed in an error.
 MOST_COMPARED, MOST_LISTED = 100, 40
 
 
@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def in_one_line(error: BaseException, longest: int = 400) -> str:
-    """Return an error of somebody else's code in one line: its kind and its text, at most so many characters."""
+    """Return an error of foreign code as one line: its type and text, at most `longest` characters."""
     try:
         text = " ".join(str(error).split())
     except Exception:  # its own __str__ fails
@@ -24,11 +24,11 @@ def in_one_line(error: BaseException, longest: int = 400) -> str:
     return line if len(line) <= longest else f"{line[:longest]}..."
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """'; did you mean X?' for a near miss, else '; ' and `otherwise`, else '; known: A, B, C' (known words sorted)."""
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return '; did you mean X?' for a near miss, else '; ' and `otherwise`, else '; known: A, B, C', sorted."""
     known = sorted(known)
-    # The comparison takes the square of the length, and nobody misspells that much.
-    close = difflib.get_close_matches(word, known, n=1) if len(word) <= MOST_COMPARED else []
+    # The comparison takes quadratic time, and a longer name is hardly a misspelling.
+    close = difflib.get_close_matches(name, known, n=1) if len(name) <= MOST_COMPARED else []
     if close:
         return f"; did you mean {close[0]!r}?"
     more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""

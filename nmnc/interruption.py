@@ -1,4 +1,4 @@
-"""Ending a run from outside: SIGTERM and Ctrl-C are remembered, so that a step can be finished and saved."""
+"""Handle SIGTERM and Ctrl-C by finishing and saving the current step before the process ends."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
-    """A run was asked to end, and its state is saved. The message is one line.
+    """A signal ended a run, whose state is saved. The message is one line.
 
     Attributes:
-        status: exit status of the process, 128 + the signal's number, as of a process that the signal killed.
+        status: exit status of the process, 128 + the signal's number, as for a process killed by the signal.
     """
 
     def __init__(self, message: str, number: int) -> None:
@@ -22,23 +22,23 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Whether the process was asked to end.
+    """Record of the signal that asked the process to end.
 
     Attributes:
-        number: the signal that asked; None so far.
+        number: number of the signal; None if there was none.
     """
 
     number: int | None = None
 
     def remember(self, number: int, frame: FrameType | None) -> None:
-        """Handle the first signal by remembering it; the second one ends the process as it always did."""
+        """Handle the first signal by remembering it; a second one ends the process at once."""
         self.number = number
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Within: SIGTERM and SIGINT are remembered in the yielded object instead of ending the process.
+    """Context manager: record SIGTERM and SIGINT in the yielded object instead of ending the process.
 
     Outside the main thread, where Python allows no handlers, nothing changes.
     """
@@ -51,5 +51,5 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
     finally:
         for number, handler in before.items():
-            # None: a handler that Python did not set, which it cannot set back either.
+            # None means a handler that was not set from Python and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""The user's own code, named MODULE:FUNCTION: finding it, running it safely, and telling when it changed.
+"""Find the user's code, named MODULE:FUNCTION, run it safely, and detect changes of it.
 
 Only a study or a command line may name such code; no file that is read does (see `nmnc.training.checkpoint`).
 """
@@ -21,18 +21,18 @@ from nmnc.sections import LIBRARIES
 
 @contextmanager
 def running_users_code(place: str, advice: str = "") -> Iterator[None]:
-    """Context manager: run code of the user's, so that it cannot end the process or change later results.
+    """Context manager: run the user's code so that it cannot end the process or change later results.
 
-    What it raises, SystemExit included, becomes a UserError. What it prints goes to stderr. Afterwards the working
-    directory, torch's number formats, threads, gradients and determinism are what they were. Random numbers of
-    `random` and numpy are repeatable within and undisturbed outside; torch's follow torch's own seed.
+    Exceptions, SystemExit included, become a UserError, and output goes to stderr. Afterwards the working directory and
+    torch's settings (dtype, threads, gradients, determinism) are restored. Inside, random numbers of `random` and numpy
+    are seeded by torch's seed; outside, they are not affected.
 
     Args:
-        place: what errors call the code, e.g. "network mine:net cannot be built".
-        advice: ends the error, e.g. "; fix it".
+        place: start of the error, e.g. "network mine:net cannot be built".
+        advice: end of the error, e.g. "; fix it".
 
     Raises:
-        UserError: the code raised anything; a UserError of its own passes as it is.
+        UserError: the code raised an exception; its own UserErrors pass unchanged.
     """
     import torch
 
@@ -57,7 +57,7 @@ def running_users_code(place: str, advice: str = "") -> Iterator[None]:
 
 @contextmanager
 def _repeatable_numbers() -> Iterator[None]:
-    """Context manager: seed Python's and numpy's own random numbers by torch's seed, then restore them."""
+    """Context manager: seed the generators of Python and numpy by torch's seed, then restore them."""
     import numpy as np
     import torch
 
@@ -72,7 +72,7 @@ def _repeatable_numbers() -> Iterator[None]:
 
 
 def _torch_settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """Return how to read and write each setting of torch's that decides what is computed."""
+    """Return a reader and a writer for each torch setting that affects results."""
     import torch
 
     def flag(owner: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
@@ -91,7 +91,7 @@ def _torch_settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
             )
             for kind in ("cpu", "cuda")
         ),
-        # A number below the normal range is 0 where such numbers are flushed.
+        # A subnormal number reads as 0 if subnormal numbers are flushed.
         (lambda: (torch.full((), 1e-42, device="cpu") * 1).item() == 0, torch.set_flush_denormal),
         flag(torch.backends.cudnn, "benchmark"),
         flag(torch.backends.cudnn, "deterministic"),
@@ -102,12 +102,12 @@ def _torch_settings() -> list[tuple[Callable[[], Any], Callable[[Any], Any]]]:
 def import_function(reference: str, place: str) -> Callable[..., Any]:
     """Return the function MODULE:FUNCTION; modules of the working directory are found too.
 
-    Torch's random numbers are those of seed 0 while the module is imported, and undisturbed afterwards: what is drawn
-    later does not depend on when it was imported.
+    While the module is imported, torch's random numbers are those of seed 0; afterwards the state is restored, so that
+    later draws do not depend on when the import happened.
 
     Args:
         reference: MODULE:FUNCTION, named by a study or a command line.
-        place: what errors call it.
+        place: start of errors.
 
     Raises:
         UserError: the module cannot be imported, or has no such function.
@@ -126,7 +126,11 @@ def import_function(reference: str, place: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
             function = getattr(module, name, None)
             if not callable(function):
-                known = [word for word, value in vars(module).items() if callable(value) and not word.startswith("_")]
+                known = [
+                    candidate
+                    for candidate, value in vars(module).items()
+                    if callable(value) and not candidate.startswith("_")
+                ]
                 raise UserError(f"{place}: module {module_name} has no function {name!r}{did_you_mean(name, known)}")
             return function
     finally:
@@ -134,33 +138,33 @@ def import_function(reference: str, place: str) -> Callable[..., Any]:
 
 
 def module_files(reference: str) -> list[Path]:
-    """Files that importing MODULE of MODULE:FUNCTION runs, its packages' first.
+    """Return the files that importing MODULE of MODULE:FUNCTION runs, those of its packages first.
 
-    Nothing is imported. [] where the module is not found, and for anything but MODULE:FUNCTION: torchvision:NAME
-    and timm:NAME name a network of a library, whose version tells it.
+    Nothing is imported. The list is empty if the module is not found, and for anything but MODULE:FUNCTION;
+    torchvision:NAME and timm:NAME are identified by the version of the library.
     """
     module, is_function, _ = reference.partition(":")
     if not is_function or module in LIBRARIES:
         return []
     files: list[Path] = []
-    places = [str(Path.cwd()), *sys.path]
+    search_path = [str(Path.cwd()), *sys.path]
     for part in module.split("."):
-        # By the last name alone: of a.b, without an __init__.py, Python looks up a among what is imported.
-        found = PathFinder.find_spec(part, places)
-        if found is None:
+        # The last part of the name is looked up alone: for a.b, Python would import a.
+        spec = PathFinder.find_spec(part, search_path)
+        if spec is None:
             return []
-        if found.has_location and found.origin:
-            files.append(Path(found.origin))
-        places = list(found.submodule_search_locations or [])
+        if spec.has_location and spec.origin:
+            files.append(Path(spec.origin))
+        search_path = list(spec.submodule_search_locations or [])
     return files
 
 
 def code_sha256(module: Any, reference: str = "") -> str:
-    """Hex SHA-256 over a torch module's structure and the files that define its classes, torch's own left out.
+    """Return the hex SHA-256 over a torch module's structure and the files that define its classes, torch's excluded.
 
     Args:
         module: a torch module.
-        reference: the MODULE:FUNCTION that built it, whose files then count too.
+        reference: the MODULE:FUNCTION that built it, whose files are included.
     """
     files = set(module_files(reference))
     for kind in {type(part) for part in module.modules()}:
@@ -168,7 +172,7 @@ def code_sha256(module: Any, reference: str = "") -> str:
             try:
                 files.add(Path(inspect.getfile(kind)))
             except (TypeError, OSError):
-                continue  # made on the spot or compiled: the structure must do
+                continue  # no file: defined interactively or compiled; the structure has to suffice
     digest = hashlib.sha256(repr(module).encode())
     for content in sorted(path.read_bytes() for path in files):
         digest.update(content)

@@ -1,7 +1,7 @@
 """Learning rules by name. To add one: a class in a new file of nmnc/rules, and one line in RULES here.
 
-Nothing here imports torch, so that a study's file is checked in half a second. `nmnc.rules.make_rule` imports the
-class.
+This module does not import torch, so that a study's file is checked in half a second; `nmnc.rules.make_rule` imports
+the class.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ class RuleKind(NamedTuple):
 
     Attributes:
         rule: MODULE:CLASS of a `nmnc.rules.base.Rule`.
-        settings: how the rule reads the section noise; a subclass of `Noise` adds keys, with defaults, that a study
-            may set below `rules.LABEL.noise`.
-        perturbs: it perturbs the first `noise.images` images of a batch; such a rule refuses the `OPTIONS` that it
-            does not follow.
-        components: its basis is the principal components of the activity of `noise.basis_images` images.
-        options: names in `OPTIONS` that it follows -> MODULE:CLASS that then takes the place of `rule`, "" for none.
+        settings: model of the section noise; a subclass of `Noise` adds keys, with defaults, that a study may set
+            below `rules.LABEL.noise`.
+        perturbs: whether the rule perturbs the first `noise.images` images of a batch. Such a rule refuses the
+            `OPTIONS` that it does not support.
+        components: whether its basis is the principal components of the activity of `noise.basis_images` images.
+        options: supported names in `OPTIONS` -> MODULE:CLASS that replaces `rule` then, "" for none.
     """
 
     rule: str
@@ -32,23 +32,31 @@ class RuleKind(NamedTuple):
 
 
 class Option(NamedTuple):
-    """A setting that only some of the perturbing rules follow: whether it is given, and what to do with the others."""
+    """A setting that only some perturbing rules support: whether it is used, and the remedy for other rules."""
 
     given: Callable[[Noise], bool]
     remedy: str
 
 
 OPTIONS = {
-    "noise.feedback layerwise": Option(lambda noise: noise.feedback == "layerwise", "give {kind} factored or full"),
-    "noise.adaptive": Option(lambda noise: noise.adaptive, "do not set it for {kind}"),
-    "noise.mean_direction": Option(lambda noise: noise.mean_direction, "do not set it for {kind}"),
-    "noise.basis incremental": Option(lambda noise: noise.basis == "incremental", "give {kind} window"),
-    "noise.per_image": Option(lambda noise: noise.per_image, "do not set it for {kind}"),
-    "noise.estimator infinite": Option(lambda noise: noise.estimator == "infinite", "give {kind} antithetic"),
-    "noise.learning prediction_error": Option(
-        lambda noise: noise.learning == "prediction_error", "give {kind} correlation"
+    "noise.feedback layerwise": Option(
+        lambda noise: noise.feedback == "layerwise", "set noise.feedback to factored or full for {kind}"
     ),
-    "noise.draws orthogonal": Option(lambda noise: noise.draws == "orthogonal", "give {kind} independent"),
+    "noise.adaptive": Option(lambda noise: noise.adaptive, "remove it for {kind}"),
+    "noise.mean_direction": Option(lambda noise: noise.mean_direction, "remove it for {kind}"),
+    "noise.basis incremental": Option(
+        lambda noise: noise.basis == "incremental", "set noise.basis to window for {kind}"
+    ),
+    "noise.per_image": Option(lambda noise: noise.per_image, "remove it for {kind}"),
+    "noise.estimator infinite": Option(
+        lambda noise: noise.estimator == "infinite", "set noise.estimator to antithetic for {kind}"
+    ),
+    "noise.learning prediction_error": Option(
+        lambda noise: noise.learning == "prediction_error", "set noise.learning to correlation for {kind}"
+    ),
+    "noise.draws orthogonal": Option(
+        lambda noise: noise.draws == "orthogonal", "set noise.draws to independent for {kind}"
+    ),
 }
 PREDICTION = {"noise.learning prediction_error": "", "noise.draws orthogonal": ""}
 AVERAGES = {"noise.per_image": "", "noise.estimator infinite": ""} | PREDICTION
@@ -97,7 +105,7 @@ def rule_kind(kind: str) -> RuleKind:
 
 
 def refuse_misfits(kind: str, noise: Noise, batch_size: int) -> None:
-    """ValueError for settings of the noise that a rule does not follow, or that do not fit one another."""
+    """Raise ValueError for settings of the noise that a rule does not support, or that exclude each other."""
     rule, given = rule_kind(kind), {name for name, option in OPTIONS.items() if option.given(noise)}
     components = noise.dimensions * (2 if noise.adaptive else 1)
     if rule.perturbs and noise.images > batch_size:
@@ -105,16 +113,17 @@ def refuse_misfits(kind: str, noise: Noise, batch_size: int) -> None:
     if rule.components and noise.basis_images <= components:
         raise ValueError(
             f"{components} principal components need the activity of more images than noise.basis_images "
-            f"{noise.basis_images}; set it higher"
+            f"{noise.basis_images}; increase noise.basis_images"
         )
     for name in OPTIONS:
         if rule.perturbs and name in given and name not in rule.options:
-            owners = [other for other, entry in RULES.items() if name in entry.options]
-            rules = ("rules " if len(owners) > 1 else "rule ") + ", ".join(owners)
-            raise ValueError(f"{name} is of the {rules} only; {OPTIONS[name].remedy.format(kind=kind)}")
+            supporters = [label for label, entry in RULES.items() if name in entry.options]
+            rules = ("rules " if len(supporters) > 1 else "rule ") + ", ".join(supporters)
+            raise ValueError(f"{name} works only with the {rules}; {OPTIONS[name].remedy.format(kind=kind)}")
     if "noise.basis incremental" in given & rule.options.keys() and batch_size == 1:
         raise ValueError(
-            "noise.basis incremental compares the images of a batch; set batch_size to 2 or more, or give window"
+            "noise.basis incremental compares the images of a batch; set batch_size to 2 or more, or noise.basis to "
+            "window"
         )
     if "noise.per_image" in given & rule.options.keys() and noise.images != batch_size:
         raise ValueError(

@@ -12,7 +12,7 @@ from nmnc.sections import usable_path
 
 
 def trained(study: Study) -> list[Identity]:
-    """One identity per network, rule (with untrained) and seed."""
+    """Return one identity per network, rule (including untrained) and seed."""
     return [
         Identity(network, label, study.run(label).kind, seed)
         for network in study.networks
@@ -22,7 +22,7 @@ def trained(study: Study) -> list[Identity]:
 
 
 def parameters(study: Study) -> Iterator[dict[str, Any]]:
-    """Rows of tables/runs.csv: identity, whether it is scored, then every parameter of the run as SECTION.KEY."""
+    """Yield the rows of tables/runs.csv: identity, whether it is scored, and every parameter as SECTION.KEY."""
     scored = dict.fromkeys(study.scored())
     runs = trained(study)
     for identity in runs:
@@ -35,7 +35,7 @@ def parameters(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def sweep_points(study: Study) -> Iterator[dict[str, Any]]:
-    """Rows of tables/sweeps.csv: which label is which point of which sweep (`value`: its first value)."""
+    """Yield the rows of tables/sweeps.csv: the label and values of each point (`value`: its first value)."""
     for sweep in study.sweeps:
         for point in study.points(sweep):
             values = " ".join(f"{key}={value}" for key, value in point.values.items())
@@ -44,7 +44,7 @@ def sweep_points(study: Study) -> Iterator[dict[str, Any]]:
 
 
 def data_folder(study: Study) -> Path:
-    """NMNC_DATA, else `paths.data` of the study; UserError for a path that the workflow could not use."""
+    """Return NMNC_DATA, else `paths.data` of the study; UserError for a path that Snakemake cannot use."""
     try:
         return usable_path(Path(os.environ.get("NMNC_DATA") or study.paths.data))
     except ValueError as error:
@@ -52,5 +52,5 @@ def data_folder(study: Study) -> Path:
 
 
 def results_folder(study: Study) -> Path:
-    """RESULTS/STUDY."""
+    """Return RESULTS/STUDY."""
     return study.paths.results / study.study

@@ -1,4 +1,4 @@
-"""What all sections of a study's file share: names, seeds, paths, and the base class that refuses unknown keys."""
+"""Types of names, seeds and paths in a study's file, and the base class of its sections."""
 
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -7,20 +7,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 
 from nmnc.validation import leaves
 
-#: What a name is made of: it becomes a folder, a part of file names and of Snakemake's wildcards.
+#: Pattern of names, which become folders, parts of file names and Snakemake wildcards.
 NAME_PATTERN, MOST_CHARACTERS = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", 200
 Place = TypeVar("Place", str, Path)
 
-#: Before the colon these name a library of networks, not a module of the user's.
+#: Before the colon, these name a library of networks and not a module of the user.
 LIBRARIES = ("torchvision", "timm")
 #: Most bytes in the name of a file or folder (ext4, APFS and others).
 MOST_BYTES_OF_A_NAME = 255
-#: Characters that mean something else where Snakemake reads a path.
+#: Characters with a special meaning in Snakemake's paths.
 NOT_IN_PATHS = "{}"
 
 
 def usable_path(value: Place) -> Place:
-    """Return a path as it is; ValueError for characters that Snakemake would not take as written, or too many."""
+    """Return the path unchanged; ValueError if it is too long or has characters that Snakemake interprets."""
     text = str(value)
     unusable = next((mark for mark in text if mark in NOT_IN_PATHS or ord(mark) < 32 or ord(mark) == 127), None)
     if unusable is not None:
@@ -39,14 +39,14 @@ UserPath = Annotated[Path, AfterValidator(usable_path)]
 
 
 class Section(BaseModel):
-    """Base of all sections: an unknown key is an error, values do not change after reading."""
+    """Base of all sections: unknown keys are refused and values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as true; a number is not meant by it, nor true by 1."""
+        """Refuse booleans for numbers, and numbers for booleans; YAML reads yes and on as true."""
         kinds = leaves(cls.model_fields[str(info.field_name)].annotation)
         booleans = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bool)]
         if booleans and kinds & {int, float} and bool not in kinds:

@@ -64,12 +64,12 @@ class Training(Section):
         10.0,
         gt=0,
         le=10**6,
-        description="write the state a killed run resumes from this often, beside after every epoch",
+        description="minutes between writes of the resume state within an epoch; it is also written after every epoch",
     )
 
 
 class Noise(Section):
-    """The noise of the perturbing rules and what is learned from it (docs/method.md)."""
+    """Noise of the perturbing rules, and learning from it (docs/method.md)."""
 
     dimensions: int = Field(
         64, ge=1, le=10**6, description="d, dimension of the subspace; sets the energy s^2 d of VNC too"
@@ -100,14 +100,14 @@ class Noise(Section):
     )
     basis: Literal["window", "incremental"] = Field(
         "window",
-        description="activity that gives the basis: the last basis_images images, or (nmnc) all training batches, what "
-        "is older weighing half as much from refresh to refresh",
+        description="activity that gives the basis: the last basis_images images, or (nmnc) all training batches, "
+        "older activity weighted by half at every refresh",
     )
     basis_images: int = Field(
         128,
         ge=2,
         le=10**6,
-        description="images whose activity gives the basis, or the first one; more than the components asked for",
+        description="images whose activity gives the basis, or the first one; more than the number of components",
     )
     basis_every: int = Field(20, ge=1, le=10**9, description="batches between two refreshes of the basis")
     mean_direction: bool = Field(False, description="nmnc: add the mean activity's direction to the basis (d + 1 axes)")
@@ -116,7 +116,7 @@ class Noise(Section):
         description="subspace rules: coordinates in the basis or full matrices; nmnc and vnc: layer by layer",
     )
     adaptive: bool = Field(
-        False, description="nmnc: choose d while training, starting from dimensions; wants basis_images of 512 or more"
+        False, description="nmnc: choose d while training, starting from dimensions; set basis_images to 512 or more"
     )
     gamma: float = Field(
         0.5, ge=0, le=2, description="spectral: noise variance along an axis ~ activity variance^gamma"
@@ -138,10 +138,10 @@ class RuleEntry(Section):
 
 
 class Sweep(Section):
-    """Further entries of the section rules: copies of some rules with other values, all combinations of them.
+    """Copies of some rules, one for every combination of other values.
 
-    The copies are labelled RULE-KEY-VALUE; where all values are the rule's own, the rule itself is the point, provided
-    that the sweep changes nothing else but the number of epochs of a constant schedule, whose states the rule passes.
+    The copies are labelled RULE-KEY-VALUE. If all values equal the rule's, the rule itself is the point, provided that
+    the sweep changes nothing else, except the number of epochs of a constant schedule.
     """
 
     rules: list[Name] = Field(min_length=1, description="labels of rules to copy")
@@ -154,7 +154,7 @@ class Sweep(Section):
     seeds: list[Seed] | None = Field(None, min_length=1, description="empty: as the rule")
 
 
-#: Test images whose activity `python -m nmnc diagnose` looks at, unless told otherwise.
+#: Default number of test images whose activity `python -m nmnc diagnose` measures.
 ACTIVITY_IMAGES = 1000
 
 
@@ -165,7 +165,7 @@ class Diagnostics(Section):
 
 
 class Run(Section):
-    """Everything about one rule that decides the weights, beside network, data set and seed."""
+    """Settings of one rule that decide the weights, in addition to network, data set and seed."""
 
     kind: str
     training: Training

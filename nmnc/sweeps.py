@@ -1,4 +1,4 @@
-"""Sweeps: further rules of a study, copies of its own with other values."""
+"""Sweeps: further rules of a study, copied from its rules with other values."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from nmnc.validation import overlay, short
 
 
 class Point(NamedTuple):
-    """One point of a sweep: the rule it copies, its values by key, its own label and entry."""
+    """One point of a sweep: the rule it copies, its values by key, its label and its entry."""
 
     rule: str
     values: dict[str, Any]
@@ -23,12 +23,12 @@ class Point(NamedTuple):
 
 
 def points_of(rules: dict[str, RuleEntry], training: Training, noise: Noise, sweep: Sweep) -> Iterator[Point]:
-    """The points of a sweep over rules of a study with these sections; ValueError for an unknown rule or key."""
+    """Yield the points of a sweep over a study's rules; ValueError for an unknown rule or key."""
     number = len(sweep.rules) * math.prod(len(values) for values in sweep.values.values())
     if number > MOST_POINTS:
-        raise ValueError(f"{number} points, at most {MOST_POINTS} are possible; give fewer values")
+        raise ValueError(f"{number} points, at most {MOST_POINTS} are possible; set fewer values")
     for key, given in sweep.values.items():
-        if any(value in given[:place] for place, value in enumerate(given)):
+        if any(value in given[:index] for index, value in enumerate(given)):
             raise ValueError(f"values.{key}: a value is repeated; give each once")
     for rule, chosen in product(sweep.rules, product(*sweep.values.values())):
         if rule not in rules:
@@ -39,22 +39,22 @@ def points_of(rules: dict[str, RuleEntry], training: Training, noise: Noise, swe
         values = dict(zip(sweep.values, chosen, strict=True))
         sections = {"training": entry.training | sweep.training, "noise": entry.noise | sweep.noise}
         schedule = (bases["training"] | sections["training"])["schedule"]
-        same = not sweep.noise and sweep.training.keys() <= ({"epochs"} if schedule == "constant" else set())
+        is_original = not sweep.noise and sweep.training.keys() <= ({"epochs"} if schedule == "constant" else set())
         for key, value in values.items():
             section, _, name = key.partition(".")
             if section not in bases or name not in bases[section]:
                 known = [f"{part}.{field}" for part, fields in bases.items() for field in fields]
                 raise ValueError(f"unknown key {key!r}{did_you_mean(key, known)}")
-            same = same and (bases[section] | sections[section])[name] == value
+            is_original = is_original and (bases[section] | sections[section])[name] == value
             sections[section][name] = value
-        if same:
+        if is_original:
             yield Point(rule, values, rule, entry)
             continue
-        words = [rule, *(f"{key.partition('.')[2]}-{value}" for key, value in values.items())]
-        label = "-".join(words)
+        parts = [rule, *(f"{key.partition('.')[2]}-{value}" for key, value in values.items())]
+        label = "-".join(parts)
         if not re.fullmatch(NAME_PATTERN, label) or len(label) > MOST_CHARACTERS:
             raise ValueError(
-                f"{short(label)} cannot be a label: letters, digits, _ . - only, at most 200; give other values"
+                f"{short(label)} cannot be a label: letters, digits, _ . - only, at most 200; choose other values"
             )
         changed = {"networks": sweep.networks or entry.networks, "seeds": sweep.seeds or entry.seeds}
         yield Point(rule, values, label, entry.model_copy(update=sections | changed))

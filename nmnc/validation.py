@@ -1,4 +1,4 @@
-"""Pydantic's errors as one line: what, where, what to do."""
+"""Turn pydantic's errors into one line: what happened, where, what to do."""
 
 import reprlib
 from typing import Any, TypeVar, get_args
@@ -8,24 +8,24 @@ from pydantic import BaseModel, ValidationError
 from nmnc.errors import did_you_mean
 
 S = TypeVar("S", bound=BaseModel)
-#: Values of the user's in errors, cut where they are long.
+#: Shortens the user's values in errors.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def leaves(annotation: Any) -> set[Any]:
-    """The types inside an annotation: {int, NoneType} for `list[int] | None`; values of a Literal as they are."""
+    """Return the types inside an annotation: {int, NoneType} for `list[int] | None`; nothing for a Literal."""
     inner = get_args(annotation)
     return set().union(*map(leaves, inner)) if inner else {annotation} if isinstance(annotation, type) else set()
 
 
 def short(value: Any) -> str:
-    """A value as an error shows it, at most about 80 characters a part."""
+    """Return a value's repr for errors, each part at most about 80 characters."""
     return _SHORT.repr(value)
 
 
 def overlay(base: BaseModel, override: dict[str, Any], place: str, model: type[S]) -> S:
-    """`base` with some values replaced, checked as `model`; ValueError names the place."""
+    """Return `base` with some values replaced, validated as `model`; ValueError names the place."""
     try:
         return model(**(base.model_dump() | override))
     except ValidationError as error:
@@ -33,7 +33,7 @@ def overlay(base: BaseModel, override: dict[str, Any], place: str, model: type[S
 
 
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first mistake in words, and how many more there are; a misspelt key first, since it is also missing."""
+    """Return the first error as text and the number of others; a misspelt key comes first, as it is also missing."""
     first, *more = sorted(error.errors(include_url=False), key=lambda mistake: mistake["type"] != "extra_forbidden")
     place = ".".join(str(part)[:200] for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
@@ -48,7 +48,7 @@ def one_line(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section that `place` points into."""
+    """Return the field names of the section that `place` points into."""
     for part in place[:-1]:
         field = model.model_fields.get(str(part))
         if field is not None:
@@ -57,11 +57,11 @@ def _known_keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[st
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
-    """The Section inside an annotation such as `dict[Name, RuleEntry]` or `Dataset | None`."""
+    """Return the Section inside an annotation such as `dict[Name, RuleEntry]` or `Dataset | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _section_of(argument)
-        if found is not None:
-            return found
+        section = _section_of(argument)
+        if section is not None:
+            return section
     return None

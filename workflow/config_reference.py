@@ -17,7 +17,7 @@ from workflow.study import Study
 
 README = Path(__file__).resolve().parent.parent / "config" / "README.md"
 COMMAND = "python -m workflow.config_reference"
-HEAD = f"""# What may stand in a study's file
+HEAD = f"""# Keys of a study's file
 
 Every `.yaml` file of this folder is one study: `snakemake --cores 2 --configfile config/NAME.yaml` runs it.
 This page is written by `{COMMAND}` from the models of the sections in `workflow/study.py`, `nmnc/settings.py` and
@@ -27,7 +27,7 @@ An unknown key is refused before anything runs. *Required* keys have no default;
 may be left out or set to nothing.
 """
 COLUMNS = ("key", "type", "default", "constraints", "description")
-WORDS: dict[Any, str] = {
+TYPE_NAMES: dict[Any, str] = {
     str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", Any: "any", None: "empty",
     type(None): "empty",
 }  # fmt: skip
@@ -36,12 +36,12 @@ LIMITS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
 
 def reference() -> str:
-    """The whole page: one table per section, in the order in which the sections stand in the models."""
+    """Return the whole page: one table per section, in the order of the models."""
     return HEAD + "".join(_table(place, section) for place, section in sections(Study))
 
 
 def sections(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """(place, model) of a section and of all sections below it; NAME stands for a name of the user's."""
+    """Yield (place, model) of a section and of all its subsections; NAME is a name chosen by the user."""
     yield place, model
     for key, field in model.model_fields.items():
         below, named = section_of(field.annotation)
@@ -50,7 +50,7 @@ def sections(model: type[BaseModel], place: str = "") -> Iterator[tuple[str, typ
 
 
 def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The section inside an annotation such as `dict[Name, RuleEntry]`, and whether it comes by name."""
+    """Return the section inside an annotation such as `dict[Name, RuleEntry]`, and whether it is a dict by name."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     for argument in get_args(annotation):
@@ -61,7 +61,7 @@ def section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
 
 
 def description_of(field: FieldInfo) -> str:
-    """What a key means: its own words, else those of the section it holds."""
+    """Return the description of a key, else the docstring of its section."""
     below, _ = section_of(field.annotation)
     return field.description or (below.__doc__ if below is not None else None) or ""
 
@@ -70,25 +70,25 @@ def _table(place: str, section: type[BaseModel]) -> str:
     title = f"`{place}`" if place else "The study"
     rows = [COLUMNS, tuple("---" for _ in COLUMNS)]
     for key, field in section.model_fields.items():
-        words = (
+        cells = (
             f"`{key}`",
             _names(field) or _type(field.annotation),
             _default(field),
             _constraints(field),
             _escaped(description_of(field)),
         )
-        rows.append(tuple(word.replace("|", "\\|") for word in words))
+        rows.append(tuple(cell.replace("|", "\\|") for cell in cells))
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return f"\n## {title}\n\n{section.__doc__}\n\n{lines}\n"
 
 
-def _escaped(words: str) -> str:
-    """A glob's star would begin italics."""
-    return words.replace("*", "\\*")
+def _escaped(text: str) -> str:
+    """Escape stars, which would begin italics."""
+    return text.replace("*", "\\*")
 
 
 def _names(field: FieldInfo) -> str:
-    """The names in the registry that a field chooses from, "" for other fields."""
+    """Return the names in the registry that a field chooses from, "" for other fields."""
     if not isinstance(field.json_schema_extra, dict) or "registry" not in field.json_schema_extra:
         return ""
     module, _, registry = str(field.json_schema_extra["registry"]).partition(":")
@@ -97,7 +97,7 @@ def _names(field: FieldInfo) -> str:
 
 
 def _type(annotation: Any) -> str:
-    """An annotation in words."""
+    """Return the text for an annotation."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _type(arguments[0])
@@ -107,11 +107,11 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin is list:
         item = _type(arguments[0])
-        return f"list of {item}s" if item in WORDS.values() else f"list of {item}"
+        return f"list of {item}s" if item in TYPE_NAMES.values() else f"list of {item}"
     if origin is dict:
         key, value = (_type(argument) for argument in arguments)
         return "keys and values" if value == "any" else f"{key} -> {value}"
-    return "section" if section_of(annotation)[0] is not None else WORDS[annotation]
+    return "section" if section_of(annotation)[0] is not None else TYPE_NAMES[annotation]
 
 
 def _default(field: FieldInfo) -> str:
@@ -125,15 +125,15 @@ def _default(field: FieldInfo) -> str:
 
 
 def _constraints(field: FieldInfo) -> str:
-    """Limits of the value, then those of the items of a list or of the names of a section."""
-    words = _limits(field.metadata)
+    """Return the limits of the value, then those of list items or of names."""
+    limits = _limits(field.metadata)
     for inner in _annotated(field.annotation):
-        words += [f"each {word}" for word in _limits(get_args(inner)[1:])]
-    return ", ".join(words)
+        limits += [f"each {limit}" for limit in _limits(get_args(inner)[1:])]
+    return ", ".join(limits)
 
 
 def _annotated(annotation: Any) -> Iterator[Any]:
-    """Every `Annotated[...]` inside an annotation."""
+    """Yield every `Annotated[...]` inside an annotation."""
     if get_origin(annotation) is Annotated:
         yield annotation
     for argument in get_args(annotation):
@@ -141,27 +141,27 @@ def _annotated(annotation: Any) -> Iterator[Any]:
 
 
 def _limits(metadata: Iterable[Any]) -> list[str]:
-    """What pydantic checks, in words; a check without words here is an error, not left out."""
-    words = []
+    """Return pydantic's checks as texts; an unknown check is an error, so that none is missing."""
+    texts = []
     for limit in metadata:
         if isinstance(limit, FieldInfo):
-            words += _limits(limit.metadata)
+            texts += _limits(limit.metadata)
         elif type(limit) in LIMITS:
             attribute, sign = LIMITS[type(limit)]
-            words.append(f"{sign} {getattr(limit, attribute)}")
+            texts.append(f"{sign} {getattr(limit, attribute)}")
         elif isinstance(limit, MinLen):
-            words.append(f"at least {limit.min_length}")
+            texts.append(f"at least {limit.min_length}")
         elif isinstance(limit, MaxLen):
-            words.append(f"at most {limit.max_length} characters")
+            texts.append(f"at most {limit.max_length} characters")
         elif isinstance(limit, AfterValidator) and limit.func is usable_path:
-            words.append("no braces or control characters")
+            texts.append("no braces or control characters")
         elif isinstance(limit, AfterValidator) and isinstance(getattr(limit.func, "__self__", None), Registry):
-            pass  # its names stand under `type`
+            pass  # its names are listed under `type`
         elif getattr(limit, "pattern", None) == NAME:
-            words.append("letters, digits, `_ . -`, first a letter or digit")
+            texts.append("letters, digits, `_ . -`, first a letter or digit")
         else:
-            raise NotImplementedError(f"say {limit} in words here")
-    return words
+            raise NotImplementedError(f"no text for {limit}; add it here")
+    return texts
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long activations and scores take and how large they are, measured on a few stimuli of each benchmark."""
+"""Estimate time and size of activations and scores from a few stimuli of each benchmark."""
 
 import tempfile
 from collections.abc import Sequence
@@ -30,18 +30,18 @@ from nmnc.data.images import Pixels
 from workflow.cost_of_training import Shape, once, seconds_of
 
 CPU = torch.device("cpu")
-#: Stimuli shown to a model; stimuli of a recording, and splits of its repetitions, that are compared;
-#: bytes of activations that are written.
+#: Stimuli shown to a model; stimuli of a recording, and splits of its repetitions, for comparison; bytes of
+#: activations written.
 SHOWN, COMPARED, SPLIT, WRITTEN = 32, 300, 4, 2**24
-#: Bytes of a row of scores, which stands in the model's own table and in that of the study.
+#: Bytes of a row of scores, which is in the model's table and in the study's.
 ROW = 2 * 400
-#: Pixels a side of a stimulus of a benchmark that is not here to be looked at.
+#: Assumed side, in pixels, of the stimuli of a benchmark without local data.
 UNSEEN_SIZE = 128
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """One model on all benchmarks; NaN: cannot be told.
+    """Cost of one model on all benchmarks; unknown values are NaN.
 
     Attributes:
         extract, score: seconds.
@@ -56,30 +56,30 @@ class ModelCost:
 
 
 class BenchmarkCost:
-    """What a benchmark costs, measured once for all models.
+    """Cost of a benchmark, measured once for all models.
 
     Attributes:
-        name: of the benchmark.
-        benchmark: None where its data are not here: then what scoring costs cannot be told (NaN).
-        n_stimuli: number of its stimuli, None where it cannot be told.
-        reading: seconds in which a job loads it, 0 where it is not here.
-        preparing: seconds in which a scoring job makes its ranks, bootstrap and ceilings.
+        name: name of the benchmark.
+        benchmark: the benchmark; None without local data, in which case the cost of scoring is unknown (NaN).
+        n_stimuli: number of its stimuli; None if unknown.
+        reading: seconds for loading it; 0 without local data.
+        preparing: seconds for computing its ranks, bootstrap and ceilings.
         rows: rows of scores per layer.
-        draws_size: bytes of the draws of a layer, kept beside its scores.
+        draws_size: bytes of the stored draws of a layer.
     """
 
     def __init__(self, spec: str, data: Path, evaluation: Evaluation) -> None:
         """Load and measure a benchmark, or look up its description; nothing is downloaded.
 
         Raises:
-            UserError: damaged data, or a folder that is no benchmark (brain_eval.errors).
+            UserError: damaged data, or a folder that is not a benchmark.
         """
         self.name, _, folder = spec.partition("=")
         self.benchmark: Benchmark | None = None
         self.reading, self.preparing, self.rows, self.draws_size = 0.0, nan, nan, nan
-        about = None if folder else import_module(f"brain_eval.benchmarks.{self.name}").DESCRIPTION
-        if about is not None and state(about.files, data) == "no":
-            self.n_stimuli: int | None = about.n_stimuli
+        description = None if folder else import_module(f"brain_eval.benchmarks.{self.name}").DESCRIPTION
+        if description is not None and state(description.files, data) == "no":
+            self.n_stimuli: int | None = description.n_stimuli
             return
         loaded: list[Benchmark] = []
         self.reading = once(lambda: loaded.append(load_benchmark(spec, data)), CPU)
@@ -88,7 +88,7 @@ class BenchmarkCost:
         self._prepare(self.benchmark, evaluation)
 
     def _prepare(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
-        """Recordings cut to few stimuli: time grows with the number of pairs."""
+        """Measure on recordings cut to few stimuli; time is proportional to the number of pairs."""
         metrics = metrics_of_rdms(evaluation.metrics)
         kinds = evaluation.recorded_rdms
         cut = replace(benchmark, recordings=tuple(_cut(recording) for recording in benchmark.recordings))
@@ -107,14 +107,14 @@ class BenchmarkCost:
         self._prepare_responses(benchmark, evaluation)
 
     def _prepare_responses(self, benchmark: Benchmark, evaluation: Evaluation) -> None:
-        """CKA, ridge and PLS: one recording cut to few stimuli; from 300 to 1,200 their sum grew 15 times."""
+        """Measure CKA, ridge and PLS on one recording cut to few stimuli; time is about quadratic in their number."""
         metrics = [metric.name for metric in metrics_of_responses(evaluation.metrics)]
-        recordings = [one for one in benchmark.recordings if one.responses is not None]
+        recordings = [recording for recording in benchmark.recordings if recording.responses is not None]
         self._responses: list[ResponseTarget] = []
         if not (metrics and recordings):
             return
-        cut = _cut(max(recordings, key=lambda one: len(one.stimuli)))
-        self._response_scale = sum(len(one.stimuli) ** 2 for one in recordings) / len(cut.stimuli) ** 2
+        cut = _cut(max(recordings, key=lambda recording: len(recording.stimuli)))
+        self._response_scale = sum(len(recording.stimuli) ** 2 for recording in recordings) / len(cut.stimuli) ** 2
         draws = evaluation.bootstrap_draws
         target = Target(replace(benchmark, recordings=(cut,)), {}, draws, 0)
 
@@ -123,17 +123,17 @@ class BenchmarkCost:
 
         self.preparing += once(prepare, CPU) * self._response_scale
         self._responses[0].score([0], np.eye(len(cut.stimuli), 8, dtype=np.float32))  # the first call imports
-        regions = {(one.species, one.region) for one in recordings}
+        regions = {(recording.species, recording.region) for recording in recordings}
         self.rows += len(metrics) * (len(recordings) + len(regions))
 
     @property
     def rdm_size(self) -> int:
-        """Bytes of the RDM of a layer, which is stored for small benchmarks."""
+        """Bytes of a layer's RDM, which is stored only for small benchmarks."""
         n = self.n_stimuli or 0
         return 8 * n * n if n <= MOST_STIMULI_STORED else 0
 
     def scoring(self, units: int) -> float:
-        """Seconds in which one layer of so many units is scored."""
+        """Return the seconds for scoring one layer of `units` units."""
         if self.benchmark is None:
             return nan
         if units not in self._layers:
@@ -146,13 +146,13 @@ class BenchmarkCost:
                     self._target.compare(number, upper_triangle(rdm))
 
             self._layers[units] = once(score, CPU) * self._scale
-            for one in self._responses:
-                few = features[: len(one.target.stimuli([0]))]
-                self._layers[units] += once(partial(one.score, [0], few), CPU) * self._response_scale
+            for target in self._responses:
+                part = features[: len(target.target.stimuli([0]))]
+                self._layers[units] += once(partial(target.score, [0], part), CPU) * self._response_scale
         return self._layers[units]
 
     def showing(self, model: Model, device: torch.device) -> float:
-        """Seconds in which a model's activations to one stimulus are computed, its image read and resized."""
+        """Return the seconds for one stimulus: reading, resizing and computing a model's activations."""
         images: Sequence[Pixels] = [np.zeros((UNSEEN_SIZE, UNSEEN_SIZE, 3), np.uint8)] * SHOWN
         reading = 0.0
         if self.benchmark is not None:
@@ -169,18 +169,20 @@ class BenchmarkCost:
 def evaluation_cost(
     model: Model, benchmarks: Sequence[BenchmarkCost], batch_size: int, device: torch.device
 ) -> ModelCost:
-    """What one model costs on all benchmarks, without the start of the processes."""
+    """Return the cost of one model on all benchmarks, without starting the processes."""
     model.module.to(device)
     shapes = layer_shapes(model, device)
     rate = _bytes_per_second(shapes, batch_size)
     sizes: dict[str, float] = {}
     extract = score = stored = 0.0
-    for one in benchmarks:
-        sizes[one.name] = activation_files.bytes_needed(one.n_stimuli, shapes, batch_size) if one.n_stimuli else nan
-        moving = one.reading + sizes[one.name] / rate
-        extract += moving + (one.n_stimuli or nan) * one.showing(model, device)
-        score += moving + one.preparing + sum(one.scoring(prod(shape)) for shape in shapes.values())
-        stored += len(shapes) * (one.rows * ROW + one.rdm_size + one.draws_size)
+    for benchmark in benchmarks:
+        sizes[benchmark.name] = (
+            activation_files.bytes_needed(benchmark.n_stimuli, shapes, batch_size) if benchmark.n_stimuli else nan
+        )
+        moving = benchmark.reading + sizes[benchmark.name] / rate
+        extract += moving + (benchmark.n_stimuli or nan) * benchmark.showing(model, device)
+        score += moving + benchmark.preparing + sum(benchmark.scoring(prod(shape)) for shape in shapes.values())
+        stored += len(shapes) * (benchmark.rows * ROW + benchmark.rdm_size + benchmark.draws_size)
     return ModelCost(extract, score, sizes, stored)
 
 
@@ -188,19 +190,21 @@ def _cut(recording: Recording) -> Recording:
     few = slice(COMPARED)
     responses = None if recording.responses is None else recording.responses[few]
     rdm = None if recording.rdm is None else recording.rdm[few, few]
-    if rdm is None and responses is not None:  # no correlation is defined; any other RDM takes as long to compare
+    if rdm is None and responses is not None:  # where correlation is undefined; comparing any other RDM takes as long
         rdm = euclidean_rdm(responses)
     return replace(recording, stimuli=recording.stimuli[few], rdm=rdm, responses=responses, repetitions=None)
 
 
 def _pairs(benchmark: Benchmark, kind: str = CORRELATION) -> int:
-    """Pairs of stimuli of the recordings that have an RDM of this kind."""
-    here = (one for one in benchmark.recordings if kind == CORRELATION or source_of(one, kind) is not None)
-    return sum(len(recording.stimuli) ** 2 for recording in here)
+    """Return the number of pairs of stimuli in recordings with an RDM of this kind."""
+    included = (
+        recording for recording in benchmark.recordings if kind == CORRELATION or source_of(recording, kind) is not None
+    )
+    return sum(len(recording.stimuli) ** 2 for recording in included)
 
 
 def _bytes_per_second(shapes: dict[str, Shape], batch_size: int) -> float:
-    """Speed at which activations are written in the form they are kept in."""
+    """Return the speed of writing activations in their stored layout, in bytes per second."""
     units = activation_files.neuroids(shapes)
     n = max(1, min(batch_size, WRITTEN // (4 * units)))
     _, chunk = activation_files.layout(n, shapes, batch_size)

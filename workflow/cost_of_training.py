@@ -1,4 +1,4 @@
-"""How long a training run takes and how much it writes, measured on a few steps with random images."""
+"""Estimate time and file sizes of a training run from a few steps with random images."""
 
 import tempfile
 import time
@@ -23,11 +23,11 @@ from nmnc.training.measure_job import Images as MeasuredImages
 from nmnc.training.measure_job import measure
 from nmnc.training.trainer import Trainer
 
-#: A measurement is repeated until it took this long, at most ROUNDS times.
+#: A measurement is repeated until it has taken this long, at most ROUNDS times.
 ENOUGH_SECONDS, ROUNDS = 0.3, 5
-#: Images of the measured evaluation and of the measured diagnosis, at most.
+#: Most images in the measured evaluation and in the measured diagnosis.
 TEST_IMAGES, DIAGNOSED = 500, 24
-#: The manifold is measured on this part of its images, and on half of that.
+#: The time of measuring the manifold is extrapolated from this fraction of its images and half of it.
 PART_OF_MANIFOLD = 1 / 4
 
 Shape = tuple[int, int, int]
@@ -35,7 +35,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Images:
-    """What the time of a training depends on: (channels, height, width), classes, numbers of images."""
+    """Properties of a data set that the time of training depends on; `shape` is (channels, height, width)."""
 
     shape: Shape
     classes: int
@@ -45,12 +45,12 @@ class Images:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """One run.
+    """Cost of one run.
 
     Attributes:
-        seconds: without the start of the process and reading the images.
-        size: bytes of network.pt and of the state that a killed run resumes from.
-        network: what was trained.
+        seconds: time without starting the process and reading the images.
+        size: bytes of network.pt and of the resume state.
+        network: the network.
     """
 
     seconds: float
@@ -59,7 +59,7 @@ class TrainingCost:
 
 
 def seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of a call, as `once`; the first one is left out where it is short enough to repeat."""
+    """Return the median seconds of a call, see `once`; the first call is excluded if there are others."""
     times: list[float] = []
     while sum(times) < ENOUGH_SECONDS and len(times) < ROUNDS:
         times.append(once(work, device))
@@ -67,9 +67,9 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def once(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call and of what it gave the device to do.
+    """Return the seconds of a call, including its work on the device.
 
-    One thread on the CPU is given processor time: what else runs on the machine meanwhile does not count.
+    For one CPU thread this is processor time, which other programs do not affect.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if alone else time.perf_counter
@@ -81,7 +81,7 @@ def once(work: Callable[[], object], device: torch.device) -> float:
 
 
 def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.device) -> TrainingCost:
-    """What one run costs.
+    """Return the cost of one run.
 
     Raises:
         UserError: a setting that does not fit the network or the data set.
@@ -100,27 +100,30 @@ def training_cost(run: Run, entry: NetworkEntry, images: Images, device: torch.d
 
 
 def manifold_seconds(network: Network, images: Images, held_out: int, device: torch.device) -> float:
-    """Seconds in which `python -m nmnc diagnose` measures a network: on a straight line through those on few images.
+    """Return the seconds of `python -m nmnc diagnose`, extrapolated linearly from few images.
 
     Args:
         network: on the device; left in evaluation mode.
-        images: of the data set.
-        held_out: images for the gradients.
+        images: properties of the data set.
+        held_out: number of images for the gradients.
+        device: CPU or GPU.
     """
 
     def of(part: float) -> float:
         n, few = (max(FEWEST, round(part * number)) for number in (ACTIVITY_IMAGES, held_out))
-        activity, others = (torch.rand(number, *images.shape, device=device) for number in (n, few))
+        activity, gradient_images = (torch.rand(number, *images.shape, device=device) for number in (n, few))
         labels = torch.arange(few, device=device) % images.classes
         generator = torch.Generator().manual_seed(0)
-        return once(lambda: list(measure(network, MeasuredImages(activity, others, labels), generator)), device)
+        return once(
+            lambda: list(measure(network, MeasuredImages(activity, gradient_images, labels), generator)), device
+        )
 
     short, long = of(PART_OF_MANIFOLD / 2), of(PART_OF_MANIFOLD)
     return long + max(long - short, 0.0) * 2 * (1 / PART_OF_MANIFOLD - 1)
 
 
 def _random(images: Images, n_train: int) -> Dataset:
-    """Random images and labels: as few as are measured."""
+    """Return a data set of random images and labels, as small as the measurement allows."""
     rng = np.random.default_rng(0)
 
     def part(n: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,9 +136,9 @@ def _random(images: Images, n_train: int) -> Dataset:
 
 
 def _seconds_of_steps(trainer: Trainer, steps: int) -> float:
-    """Seconds of so many training steps.
+    """Return the seconds of `steps` training steps.
 
-    Some refresh the feedback, some the basis, some neither: each kind is measured by itself and counted.
+    Some steps refresh the feedback, some the basis, some neither: each kind is measured and counted separately.
     """
     noise, batch_size = trainer.run.noise, trainer.run.training.batch_size
     images, labels = trainer.images[:batch_size], trainer.labels[:batch_size]
@@ -148,24 +151,24 @@ def _seconds_of_steps(trainer: Trainer, steps: int) -> float:
         return once(lambda: trainer._step(trainer.augment(images), labels), trainer.device)
 
     for number in range(2):
-        step(number)  # the first ones are slow
+        step(number)  # the first steps are slow
     perturbing, moving = trainer.rule.perturbations > 0, bool(trainer.rule.bases)
     counts = Counter(kind(number) for number in range(1, steps + 1))
     times: dict[tuple[bool, bool], list[float]] = defaultdict(list)
-    for wanted in counts:
-        last = next(number for number in count(1) if kind(number) == wanted)
-        # A basis is made from the activity of the batches before it.
-        first = max(1, last - -(-noise.basis_images // batch_size)) if wanted[1] else last
+    for step_kind in counts:
+        last = next(number for number in count(1) if kind(number) == step_kind)
+        # A basis is computed from the activity of the preceding batches.
+        first = max(1, last - -(-noise.basis_images // batch_size)) if step_kind[1] else last
         for _ in range(ROUNDS):
             for number in range(first, last + 1):
                 times[kind(number)].append(step(number))
-            if len(times[wanted]) > 1 and sum(map(sum, times.values())) > ENOUGH_SECONDS:
+            if len(times[step_kind]) > 1 and sum(map(sum, times.values())) > ENOUGH_SECONDS:
                 break
     return sum(median(times[kind]) * n for kind, n in counts.items())
 
 
 def _seconds_of_diagnosis(trainer: Trainer, for_basis: torch.Tensor, n: int) -> float:
-    """Seconds of a diagnosis on n images: on a straight line through those on a few and on half as many."""
+    """Return the seconds of a diagnosis on n images, extrapolated linearly from fewer images."""
 
     def of(few: int) -> float:
         images, labels = trainer.dataset.normalise(trainer.test_images[:few]), trainer.test_labels[:few]
@@ -173,7 +176,7 @@ def _seconds_of_diagnosis(trainer: Trainer, for_basis: torch.Tensor, n: int) -> 
 
     few = min(n, len(trainer.test_labels), DIAGNOSED)
     half = max(few // 2, 1)
-    of(half)  # the first one is slow
+    of(half)  # the first call is slow
     short, long = of(half), of(few)
     return long if few == half else long + max(long - short, 0.0) * (n - few) / (few - half)
 

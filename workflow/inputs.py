@@ -1,4 +1,4 @@
-"""Files of the user's that jobs depend on: declared as inputs, so that a change of them reruns what it must."""
+"""Files of the user that jobs depend on, declared as inputs so that changing them reruns the jobs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +9,12 @@ from workflow.study import Study
 
 
 def _below(folder: Path) -> list[Path]:
-    """All visible files of a folder and its folders, in name order."""
+    """Return all visible files below a folder, in name order."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
 
 
 def dataset_files(study: Study) -> list[Path]:
-    """The files of the training data that are there: an .npz file, a folder's images, CIFAR-10's file."""
+    """Return the existing files of the training data: an .npz file, a folder's images, or cifar10.npz."""
     if study.dataset is None:
         return []
     name, data = study.dataset.name, data_folder(study)
@@ -28,27 +28,27 @@ def dataset_files(study: Study) -> list[Path]:
 
 
 def benchmark_files(study: Study) -> list[Path]:
-    """Every file of the user's own benchmark folders that the study scores on; ours are pinned by hash."""
+    """Return the files of the user's benchmark folders in the study; built-in benchmarks are pinned by hash."""
     folders = study.evaluation.benchmark_folders
     return [path for name in study.evaluation.benchmarks if name in folders for path in _below(folders[name])]
 
 
 def network_files(study: Study, network: str) -> list[Path]:
-    """The files behind a MODULE:FUNCTION that a trained network is built by."""
+    """Return the files of the MODULE:FUNCTION that builds a trained network."""
     return module_files(study.networks[network].kind)
 
 
 def model_files(study: Study, name: str) -> list[Path]:
-    """Code and weights of a reference model, there or not."""
+    """Return the code and weight files of a reference model, whether they exist or not."""
     model = study.evaluation.models[name]
-    own = (
+    files = (
         module_files(model.network) if ":" in model.network else [Path(model.network), *module_files(model.kind or "")]
     )
-    return own + ([data_folder(study) / model.weights] if model.weights else [])
+    return files + ([data_folder(study) / model.weights] if model.weights else [])
 
 
 def stamps(study: Study) -> Iterator[str]:
-    """Path, time of change and size of each file of the user's that the checks read."""
+    """Yield path, modification time and size of each user's file that the checks read."""
     for name in study.networks:
         yield from (_stamp(file) for file in network_files(study, name))
     for name in study.evaluation.models:

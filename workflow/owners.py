@@ -1,4 +1,4 @@
-"""Whose Snakemake holds the lock of a study's results, and whether that process still lives."""
+"""Record which Snakemake process locked a study's results, and clear locks of dead processes."""
 
 import hashlib
 import json
@@ -14,12 +14,12 @@ from nmnc.errors import UserError
 from nmnc.files.reading import read_object
 from nmnc.files.writing import write_text
 
-#: Most characters of a file's name here; a longer one is named by its hash.
+#: Longest file name; longer ones are replaced by their hash.
 LONGEST_NAME = 200
 
 
 def owner_file(results: Path) -> Path:
-    """Says which process holds, or held last, Snakemake's lock of a study's results."""
+    """Return the file that records the last process to lock a study's results."""
     name = quote(results.as_posix(), safe="")
     if len(name) > LONGEST_NAME:
         name = hashlib.sha256(name.encode()).hexdigest()
@@ -27,28 +27,28 @@ def owner_file(results: Path) -> Path:
 
 
 def remember_owner(results: Path) -> None:
-    """Write down that this process holds the lock."""
+    """Record this process as the owner of the lock."""
     write_text(owner_file(results), json.dumps(owner_of(os.getpid())) + "\n")
 
 
 def owner_of(pid: int) -> dict[str, Any]:
-    """What tells a living process from all others, whatever the clock does; psutil.NoSuchProcess where none lives."""
+    """Return what identifies a running process, independently of the clock; psutil.NoSuchProcess if it has ended."""
     owner: dict[str, Any] = {"host": platform.node(), "pid": pid}
     if not Path("/proc/self/stat").exists():
         return owner | {"created": psutil.Process(pid).create_time()}
     try:
-        # Behind the name, which may have spaces and brackets: the state, and 19 words later the time of its start.
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        # After the process name, which may contain brackets, come the state and, 19 fields later, the start time.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         raise psutil.NoSuchProcess(pid) from None
-    if words[0] in "ZX":
+    if fields[0] in "ZX":
         raise psutil.NoSuchProcess(pid)
-    # Ticks are counted from the boot, not by the clock; in a container, process ids are the container's own.
-    return owner | {"boot": _boot(), "ticks": int(words[19]), "namespace": _namespace()}
+    # Ticks count from the boot, independently of the clock; process ids are specific to a container.
+    return owner | {"boot": _boot(), "ticks": int(fields[19]), "namespace": _namespace()}
 
 
 def clear_stale_lock(results: Path) -> None:
-    """Remove Snakemake's lock of a study's results when the process that held it is known and gone.
+    """Remove Snakemake's lock of a study's results if the process that held it is known and has ended.
 
     Locks of other studies are left alone: their Snakemake may run in this folder at the same time.
     """
@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
 
 
 def _may_live(path: Path) -> bool:
-    """Whether the process may still run: of another machine or container, or of a damaged file, nobody can tell."""
+    """Return whether the process may still be running; True if that cannot be determined."""
     try:
         owner = read_object(path, {"host": str, "pid": int}, "delete it")
     except UserError:
@@ -83,20 +83,20 @@ def _may_live(path: Path) -> bool:
     if owner.get("namespace", _namespace()) != _namespace():
         return True
     try:
-        now = owner_of(owner["pid"])
+        current = owner_of(owner["pid"])
     except psutil.NoSuchProcess:
         return False
-    # A file of an earlier version says no more than the id.
-    return all(owner.get(key, now[key]) == now[key] for key in ("ticks", "created") if key in now)
+    # Files of earlier versions contain only the id.
+    return all(owner.get(key, current[key]) == current[key] for key in ("ticks", "created") if key in current)
 
 
 def _boot() -> str | None:
-    """What is new at every boot (Linux)."""
+    """Return an id that is new at every boot (Linux)."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text(encoding="ascii").strip() if path.exists() else None
 
 
 def _namespace() -> str | None:
-    """What is new for every container (Linux)."""
+    """Return an id that is new for every container (Linux)."""
     path = Path("/proc/self/ns/pid")
     return str(path.readlink()) if path.is_symlink() else None

@@ -1,6 +1,6 @@
-"""What a study would cost before it is run: number of runs, hours, disk.
+"""Estimate the cost of a study before it is run: number of runs, hours, disk space.
 
-Times are measured on this machine on small pieces of the work, some seconds in all. Nothing is downloaded,
+Times are measured on small parts of the work, in some seconds. Nothing is downloaded,
 and nothing is written to the study's results. By hand: python workflow/plan.py --config FILE --cores 2
 """
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from workflow.cost_of_evaluation import BenchmarkCost
     from workflow.cost_of_training import Images
 
-#: Data sets that need not be here for a plan, and what shows that they are.
+#: Data sets that a plan does not need, and files that show that they are present.
 DOWNLOADED = {"cifar10": ("cifar10.npz", "cifar-10-batches-py")}
-#: Not measured: seconds of Snakemake itself, and of the tables and the report beside the start of Python.
+#: Assumed seconds of Snakemake itself, and of the tables and the report without starting Python.
 SNAKEMAKE, TABLES, REPORT = 4.0, 1.0, 12.0
-#: By how much jobs slow one another down, side by side on all cores: training steps took 3.1 to 3.4 ms
-#: alone and 3.7 to 4.5 ms in pairs (2 virtual cores of an AMD EPYC).
+#: Slow-down of jobs that run in parallel on all cores: training steps took 3.1 to 3.4 ms alone and 3.7 to 4.5 ms in
+#: pairs (2 virtual cores).
 CROWDED = 1.25
 #: Bytes of figures and report.
 PAGE = 5e6
@@ -52,11 +52,11 @@ class Part:
     """Jobs of one kind, or files of one kind.
 
     Attributes:
-        name: in the table.
-        number: of jobs or of files.
-        each: seconds of a job, its start included, or bytes of a file; NaN where it cannot be told.
+        name: name in the table.
+        number: number of jobs or files.
+        each: seconds of a job, including its start, or bytes of a file; NaN if unknown.
         alone: whether the other jobs wait for these.
-        training: whether they take the threads of a training job, or the GPU.
+        training: whether they use the threads of a training job, or the GPU.
     """
 
     name: str
@@ -82,7 +82,7 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
     """
     import brain_eval.scoring.scores  # noqa: F401
 
-    light = time.process_time()  # what a process spends until it can begin to score
+    light = time.process_time()  # time of a process until it can begin to score
 
     from nmnc.device import prepare_torch
     from nmnc.training.job import check
@@ -103,7 +103,7 @@ def measure(study: Study, specs: list[str]) -> tuple[list[Part], list[Part], str
 def _training(
     study: Study, device: "torch.device", start: float
 ) -> tuple[list[Part], list[Part], dict[str, tuple[int, "Model"]]]:
-    """Training jobs, their files, and per network the number of its runs that are scored and it as a model."""
+    """Return training jobs, their files and, per network, the number of scored runs and the network as a model."""
     from workflow.cost_of_training import manifold_seconds, training_cost
 
     jobs, files, models = [], [], {}
@@ -121,8 +121,8 @@ def _training(
             jobs.append(Part(f"train {name}, {label}", len(study.seeds_of(label)), seconds, training=True))
         number = sum(len(study.seeds_of(label)) for label in labels)
         files.append(Part(f"checkpoints of {name}", number, mean(cost.size for cost in costs.values())))
-        # The target `claims` measures manifolds; a study that is made for it says which.
-        measured = 0 if study.diagnosed is None else sum(one.network == name for one in diagnosed(study))
+        # The target `claims` measures manifolds; studies for it set `diagnosed`.
+        measured = 0 if study.diagnosed is None else sum(run.network == name for run in diagnosed(study))
         if measured:
             network = costs[labels[0]].network
             seconds = start + loading + manifold_seconds(network, images, study.diagnostics.images, device)
@@ -137,7 +137,7 @@ def _evaluation(
     study: Study, trained: dict[str, tuple[int, "Model"]], benchmarks: list["BenchmarkCost"], device: "torch.device",
     light: float, heavy: float,
 ) -> tuple[list[Part], list[Part]]:  # fmt: skip
-    """Jobs that extract and score, and their files."""
+    """Return the jobs that extract and score, and their files."""
     from workflow.cost_of_evaluation import evaluation_cost
 
     models = dict(trained)
@@ -161,7 +161,7 @@ def _evaluation(
 
 
 def _images(study: Study) -> tuple["Images", float]:
-    """What is known of the training images, and the seconds in which a job loads them."""
+    """Return the properties of the training images, and the seconds for loading them."""
     from nmnc.data.dataset import extent_of, load_dataset
     from workflow.cost_of_training import Images
 
@@ -177,18 +177,18 @@ def _images(study: Study) -> tuple["Images", float]:
 
 
 def _as_model(network: "Network", images: "Images") -> "Model":
-    """A network of the study as `extract` loads it."""
+    """Return a network of the study as the model that `extract` loads."""
     from brain_eval.activations.models import Model
     from brain_eval.activations.preprocessing import Preprocessing
 
     channels, size, _ = images.shape
     layers = dict(zip(network.stage_names, network.stages, strict=True))
-    seen = Preprocessing(size, channels, (0.5,) * channels, (0.25,) * channels)
-    return Model("network", network.eval(), layers, seen, "", "")
+    preprocessing = Preprocessing(size, channels, (0.5,) * channels, (0.25,) * channels)
+    return Model("network", network.eval(), layers, preprocessing, "", "")
 
 
 def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Model"]]:
-    """The models that are not trained here, without their weights, and the pixels."""
+    """Yield the reference models, without their weights, and the pixels."""
     from brain_eval.activations.models import load_model
 
     seen = [json.dumps(asdict(model.preprocessing)) for model in trained]
@@ -196,7 +196,7 @@ def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Mo
         preprocessing = model.preprocessing.model_dump_json() if model.preprocessing else ""
         seen += [preprocessing] * bool(preprocessing)
         arguments = json.dumps(model.arguments)
-        # Without the tag of timm's names, which asks for the weights.
+        # The tag of a timm name is removed because it selects weights.
         network = model.network.partition(".")[0] if model.network.startswith("timm:") else model.network
         layers = ",".join(model.layers)
         yield name, load_model(network, layers, None, arguments, preprocessing, kind=model.kind or "")
@@ -206,23 +206,23 @@ def _references(study: Study, trained: list["Model"]) -> Iterator[tuple[str, "Mo
 
 
 def hours(jobs: Iterable[Part], cores: int, threads: int, gpu: bool) -> float:
-    """Hours until all jobs are done; those that cannot be told are left out."""
+    """Return the hours until all jobs are done; jobs of unknown time are left out."""
     known = [job for job in jobs if not isnan(job.all)]
     together = [job for job in known if not job.alone]
-    # A job of more threads than there are cores takes them all; jobs on the GPU wait for one another.
+    # A job with more threads than cores uses all of them; jobs on the GPU wait for each other.
     at_once = 1 if gpu else max(1, cores // threads)
     shared = sum(job.all / (at_once if job.training else cores) for job in together) * (CROWDED if cores > 1 else 1.0)
     longest = max((job.each for job in together), default=0.0)
     return (sum(job.all for job in known if job.alone) + max(shared, longest)) / 3600
 
 
-def table(title: str, parts: Sequence[Part], words: Callable[[float], str]) -> str:
-    """Aligned lines: name, number, of each, of all; then the sum of what is known."""
+def table(title: str, parts: Sequence[Part], as_text: Callable[[float], str]) -> str:
+    """Return aligned lines of name, number, each and all; the last line is the sum of known values."""
     known = [part.all for part in parts if not isnan(part.all)]
     least = "at least " if len(known) < len(parts) else ""
     rows = [(title, "number", "each", "all")]
-    rows += [(part.name, str(part.number), words(part.each), words(part.all)) for part in parts]
-    rows.append(("sum", str(sum(part.number for part in parts)), "", least + words(sum(known))))
+    rows += [(part.name, str(part.number), as_text(part.each), as_text(part.all)) for part in parts]
+    rows.append(("sum", str(sum(part.number for part in parts)), "", least + as_text(sum(known))))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
@@ -231,7 +231,7 @@ def table(title: str, parts: Sequence[Part], words: Callable[[float], str]) -> s
 
 
 def duration(seconds: float) -> str:
-    """1.2 s, 34 s, 5.6 min, 7.8 h, or unknown."""
+    """Return a duration as text: 1.2 s, 5.6 min, 7.8 h, or unknown."""
     if isnan(seconds):
         return "unknown"
     for unit, size in (("h", 3600), ("min", 60)):
@@ -241,7 +241,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(size: float) -> str:
-    """1 MB, 2.34 GB, or unknown."""
+    """Return a size as text: 1.0 MB, 2.34 GB, or unknown."""
     if isnan(size):
         return "unknown"
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
@@ -249,9 +249,9 @@ def amount(size: float) -> str:
 
 def main(
     config: Annotated[Path, typer.Option(help="The study's YAML file.")],
-    cores: Annotated[int, typer.Option(min=1, help="Cores that Snakemake would be given.")] = 2,
+    cores: Annotated[int, typer.Option(min=1, help="Number of cores for Snakemake.")] = 2,
 ) -> None:
-    """Print what a study would cost: runs, hours, disk; measured here, in some seconds."""
+    """Print the estimated cost of a study: runs, hours and disk space."""
     study = load_study(config)
     # As in the workflow's jobs, numpy has one thread; the number is fixed when numpy is imported.
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

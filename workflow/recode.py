@@ -1,7 +1,7 @@
-"""Rewrite published tables of the time before codes to the form of today: python -m workflow.recode FOLDER...
+"""Replace sentences by codes in published tables of earlier versions: python -m workflow.recode FOLDER...
 
-Sentences in interval_method, ceiling_definition and preprocessing become codes; every other cell stays as it is. Each
-folder of tables gets a codebook.csv. Tables of a study of your own need none of this: run the study again.
+Sentences in interval_method, ceiling_definition and preprocessing become codes; all other cells are unchanged. Each
+folder of tables gets a codebook.csv. For a study of your own, run the study again instead.
 """
 
 import csv
@@ -38,12 +38,12 @@ def _interval(method: tuple[str, str]) -> Callable[..., Code]:
     return lambda percent, over: interval_code(method, float(percent) / 100, re.findall(r"[a-z]{4,}", over))
 
 
-def _mean(n: str, words: str) -> Code | None:
-    ends = {name: [0.0] * int(known) for name, known in re.findall(r"(\w+) over (\d+)", words)}
+def _mean(n: str, text: str) -> Code | None:
+    ends = {name: [0.0] * int(known) for name, known in re.findall(r"(\w+) over (\d+)", text)}
     return averaged(ends.get("lower", []), ends.get("upper", []), int(n))
 
 
-#: A piece of a sentence -> its code, made of what the pattern found; None: said elsewhere.
+#: Pattern of a part of a sentence -> function from its groups to the code; None if other columns contain it.
 PIECES: dict[str, Callable[..., Code | None]] = {
     rf"Student's t (\d+) % interval of rule_a - rule_b, paired by seed, over {OVER}": _interval(PAIRED_T),
     rf"Student's t (\d+) % interval \(Fisher z\) over {OVER}": _interval(FISHER_Z),
@@ -78,35 +78,40 @@ SEEN = re.compile(r"(\d+)x\d+ RGB, antialiased bilinear, mean ([\d. ]+), std ([\
 
 
 def recoded(column: str, text: str) -> Code:
-    """Return the code of a sentence in one of the columns CODED; UserError where it is not known."""
+    """Return the code of a sentence in one of the columns CODED; UserError if it is unknown."""
     if column == "preprocessing" and (seen := SEEN.fullmatch(text)):
         mean, std = (tuple(float(value) for value in seen[number].split()) for number in (2, 3))
         return preprocessing_code(Preprocessing(int(seen[1]), 3, mean, std).to_json())
     codes: list[Code] = []
-    rest = text
-    while rest:
-        found = next(((match, make) for pattern, make in PIECES.items() if (match := re.match(pattern, rest))), None)
+    remainder = text
+    while remainder:
+        found = next(
+            ((match, make) for pattern, make in PIECES.items() if (match := re.match(pattern, remainder))), None
+        )
         if found is None:
-            raise UserError(f"{column}: {text!r} is no sentence of an earlier version (from {rest!r} on)")
+            raise UserError(
+                f"{column}: {text!r} is not a sentence of an earlier version (from {remainder!r} on); fix it or "
+                "run the study again"
+            )
         code = found[1](*found[0].groups())
         codes += [code] if code else []
-        rest = rest[found[0].end() :].removeprefix("; ")
-    whole = codes[0]
+        remainder = remainder[found[0].end() :].removeprefix("; ")
+    joined = codes[0]
     for code in codes[1:]:
-        whole = whole.then(code, ", " if code == SPREAD else "; ")
-    return whole
+        joined = joined.then(code, ", " if code == SPREAD else "; ")
+    return joined
 
 
 def recode(path: Path) -> Codebook:
     """Rewrite a table, which may be compressed, and return the meanings of its codes."""
     header, *rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     codebook = Codebook()
-    columns = {place: name for place, column in enumerate(header) if (name := column.split(": ")[-1]) in CODED}
+    columns = {index: name for index, column in enumerate(header) if (name := column.split(": ")[-1]) in CODED}
     for row in rows:
-        for place, column in columns.items():
-            if " " in row[place]:
-                code = recoded(column, row[place])
-                row[place], codebook[column, code.code] = code.code, code.meaning
+        for index, column in columns.items():
+            if " " in row[index]:
+                code = recoded(column, row[index])
+                row[index], codebook[column, code.code] = code.code, code.meaning
     if codebook:
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -118,7 +123,7 @@ def recode(path: Path) -> Codebook:
 
 
 def main(folders: Annotated[list[Path], typer.Argument(help="Folders of published tables.")]) -> None:
-    """Rewrite the tables in these folders, and in wide/ below them, and write a codebook beside them."""
+    """Rewrite the tables in these folders, and in wide/ below them, and write a codebook to each folder."""
     for folder in folders:
         codebook = Codebook()
         for path in sorted([*folder.glob("*.csv"), *folder.glob("*.csv.gz"), *folder.glob("wide/*.csv")]):

@@ -1,9 +1,9 @@
 """Bring back the published runs of a study: python -m workflow.records --config FILE.
 
-A study of many hours is published as far as it has come (workflow.reference), with every finished run's own rows but
-without its networks. This writes these rows where the runs' own files lie, so that another machine goes on with what
-is missing. A run comes back only where its settings, its network and the section `dataset` are still the published
-ones; neither the content of the user's own data nor the code is compared.
+A long study is published as far as it is finished (workflow.reference), with every finished run's rows but
+without its networks. This module writes these rows to the runs' folders, so that another machine only computes the
+missing runs. A run is brought back only if its settings, its network and the section `dataset` equal the published
+ones; neither the content of the user's data nor the code is compared.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from workflow.study import Study, load_study
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Published table -> where a run's rows of it lie below results/STUDY, and whether they name their run.
+#: Published table -> path of a run's rows below results/STUDY, and whether the rows contain the identity.
 PLACES = {
     "epochs": ("networks/{}/epochs.csv", False),
     "alignment": ("networks/{}/alignment.csv", False),
@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False)
 
 
 def settings_sha256(study: Study, identity: Identity) -> str:
-    """What decides a run's rows beside the code: rule, network, data set, threads and device."""
+    """Return the hash of what decides a run's rows apart from the code: rule, network, data set, threads, device."""
     content = {
         "run": study.run(identity.rule).model_dump(mode="json"),
         "network": study.networks[identity.network].model_dump(mode="json"),
@@ -49,12 +49,12 @@ def settings_sha256(study: Study, identity: Identity) -> str:
 
 
 def list_of(results: Path) -> Path:
-    """The file that names the runs brought back, and the settings they were made with."""
+    """Return the file with the runs brought back and the hashes of their settings."""
     return results / "published_runs.json"
 
 
 def brought_back(study: Study) -> dict[str, set[Identity]]:
-    """The study's runs that are here only as published rows, by table; none where the settings have changed since."""
+    """Return, by table, the runs that exist only as published rows and whose settings have not changed."""
     results = results_folder(study)
     path = list_of(results)
     if not path.exists():
@@ -68,10 +68,10 @@ def brought_back(study: Study) -> dict[str, set[Identity]]:
 
 
 def bring_back(study: Study, published: Path) -> int:
-    """Write the rows of all published runs that the study still has and that are not finished here.
+    """Write the rows of all published runs that are still in the study and not finished here.
 
     Args:
-        study: as it is now.
+        study: the current study.
         published: results/reference/STUDY, with provenance.json and tables/claims/runs.
 
     Returns:
@@ -89,25 +89,25 @@ def bring_back(study: Study, published: Path) -> int:
     tables = {name: _table(published, name) for name in PLACES}
     codebook = published / "tables" / "claims" / "runs" / "codebook.csv"
     results = results_folder(study)
-    fitting = dict(_fitting(study, study_from(provenance["config"], str(published), Study), provenance["runs"]))
-    wanted = {run: about for run, about in fitting.items() if not _network(results, run).exists()}
+    matching = dict(_matching(study, study_from(provenance["config"], str(published), Study), provenance["runs"]))
+    missing = {run: facts for run, facts in matching.items() if not _network(results, run).exists()}
     shared = {key: value for key, value in provenance.items() if key not in ("runs", "config", "benchmarks")}
-    for run, about in wanted.items():
-        # The lock of its training, which would write to the same folder.
+    for run, facts in missing.items():
+        # Training this run writes to the same folder, so its lock is taken.
         with only_writer(results / ".locks" / run.stem, 0):
             _write_rows(results, run, tables)
             if codebook.exists() and (results / PLACES["scores"][0].format(run.folder)).exists():
-                beside = results / f"scores/{run.folder}_codebook.csv"
-                write_text(beside, read_text(codebook, advice), digest=True)
-            text = json.dumps(shared | about, indent=1) + "\n"
+                codebook_copy = results / f"scores/{run.folder}_codebook.csv"
+                write_text(codebook_copy, read_text(codebook, advice), digest=True)
+            text = json.dumps(shared | facts, indent=1) + "\n"
             write_text(_network(results, run).with_name("provenance.json"), text, digest=True)
-    listed = {run.folder: settings_sha256(study, run) for run in fitting}
+    listed = {run.folder: settings_sha256(study, run) for run in matching}
     write_text(list_of(results), json.dumps(listed, indent=1), digest=True)
-    return len(wanted)
+    return len(missing)
 
 
 def _write_rows(results: Path, run: Identity, tables: dict[str, "pd.DataFrame"]) -> None:
-    """Write a run's own rows of the published tables where its files lie."""
+    """Write a run's rows of the published tables to its folder."""
     for name, (place, identified) in PLACES.items():
         rows = tables[name].loc[tables[name].index.isin([tuple(map(str, run))])]
         if not rows.empty:
@@ -116,17 +116,17 @@ def _write_rows(results: Path, run: Identity, tables: dict[str, "pd.DataFrame"])
             write_text(results / place.format(run.folder), text, digest=True)
 
 
-def _fitting(study: Study, before: Study, finished: list[dict[str, Any]]) -> Iterator[tuple[Identity, dict[str, Any]]]:
-    """Published runs that the study would make in the same way, with what is published of each."""
-    then = set(trained(before))
-    found = {tuple(run[key] for key in IDENTITY): run for run in finished}
+def _matching(study: Study, before: Study, finished: list[dict[str, Any]]) -> Iterator[tuple[Identity, dict[str, Any]]]:
+    """Yield the published runs whose settings equal the study's, with their published facts."""
+    published = set(trained(before))
+    rows = {tuple(run[key] for key in IDENTITY): run for run in finished}
     for run in trained(study):
-        if run in then and run in found and settings_sha256(study, run) == settings_sha256(before, run):
-            yield run, found[run]
+        if run in published and run in rows and settings_sha256(study, run) == settings_sha256(before, run):
+            yield run, rows[run]
 
 
 def _table(published: Path, name: str) -> "pd.DataFrame":
-    """A published table of all runs' rows, indexed by identity as text."""
+    """Return a published table of all runs' rows, indexed by identity as text."""
     import pandas as pd  # Snakemake reads this file at every start
 
     path = published / "tables" / "claims" / "runs" / f"{name}.csv"
@@ -146,10 +146,10 @@ def _network(results: Path, run: Identity) -> Path:
 def main(
     config: Annotated[Path, typer.Option(help="The study's YAML file.")],
     published: Annotated[
-        Path | None, typer.Option(help="Where it is published; default: results/reference/STUDY.")
+        Path | None, typer.Option(help="Folder of the published study; default: results/reference/STUDY.")
     ] = None,
 ) -> None:
-    """Write the rows of a study's published runs where its own lie, so that it goes on with what is missing."""
+    """Write the rows of a study's published runs to its results, so that only missing runs are computed."""
     study = load_study(config)
     number = bring_back(study, published or study.paths.results / "reference" / study.study)
     print(f"{number} published runs brought back to {results_folder(study)}; {len(trained(study))} runs in the study")

@@ -1,7 +1,6 @@
-"""Copy what may be published of a finished study to results/reference: python -m workflow.reference --config FILE.
+"""Publish a finished study to results/reference: python -m workflow.reference --config FILE.
 
-Tables, figures without stimuli or recorded data, and where they come from; never the report itself, which
-shows both.
+Copies tables, figures without stimuli or recorded data, and provenance; never the report, which shows both.
 """
 
 import gzip
@@ -25,7 +24,7 @@ LARGEST = 900_000
 
 
 def provenance(study: Study, results: Path) -> dict[str, Any]:
-    """What all runs share, once; what differs between them, run by run; data sets and benchmarks.
+    """Return the provenance of a study: facts shared by all runs, facts per run, data sets and benchmarks.
 
     `git` is the commit that trained the networks, `git_published` that of the code that copies the tables.
     """
@@ -34,8 +33,19 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
     fields = {"network": str, "rule": str, "kind": str, "seed": int, "study": str, "versions": dict}
     runs = [read_object(path, fields, advice) for path in files if path.exists()]
     shared = ("study", "versions", "hardware", "threads", "device", "dataset", "git")
-    # The last, where a run's scores are those of another network of the same settings: which one.
-    own = ("network", "rule", "kind", "seed", "started", "finished", "seconds", "weights_sha256", "git", "scores_from")
+    # `scores_from` names the network, of the same settings, that the scores are of, if it is another one.
+    run_keys = (
+        "network",
+        "rule",
+        "kind",
+        "seed",
+        "started",
+        "finished",
+        "seconds",
+        "weights_sha256",
+        "git",
+        "scores_from",
+    )
     benchmarks = [read_json(path, advice) for path in sorted((results / "benchmarks").glob("*.json"))]
     return {
         **{key: _common(key, runs) for key in shared if runs},
@@ -43,20 +53,20 @@ def provenance(study: Study, results: Path) -> dict[str, Any]:
         "unfinished_runs": len(files) - len(runs),
         "config": study.model_dump(mode="json"),
         "benchmarks": benchmarks,
-        "runs": [{key: run[key] for key in own if key in run} for run in runs],
+        "runs": [{key: run[key] for key in run_keys if key in run} for run in runs],
     }
 
 
 def _common(key: str, runs: list[dict[str, Any]]) -> Any:
-    """The value all runs agree on, else the list of the different ones."""
+    """Return the value shared by all runs, else the list of different values."""
     values = list({json.dumps(run.get(key), sort_keys=True): run.get(key) for run in runs}.values())
     return values[0] if len(values) == 1 else values
 
 
 def publish(study: Study, target: Path) -> None:
-    """Write target/{tables,figures}/* and target/provenance.json from a finished study; dataset.json beside claims.
+    """Write target/{tables,figures}/* and target/provenance.json from a finished study, with dataset.json for claims.
 
-    A search, and the claims, are published as far as they have come; provenance.json counts the runs not finished.
+    A search and the claims may be unfinished; provenance.json counts the missing runs.
 
     Raises:
         UserError: the study is not finished.
@@ -64,8 +74,8 @@ def publish(study: Study, target: Path) -> None:
     results = results_folder(study)
     ends = [results / name for name in ("report.html", "tables/claims.csv", "tables/search.csv")]
     if not any(path.exists() for path in ends):
-        raise UserError(f"{ends[0]} is not there; run the study first")
-    told = provenance(study, results)  # now: what is copied may itself change the checkout
+        raise UserError(f"{ends[0]}: missing; run the study first")
+    facts = provenance(study, results)  # before copying, which may change the checkout
     for part, endings in (("tables", (".csv", ".md", ".tex")), ("figures", (".png", "captions.json"))):
         shutil.rmtree(target / part, ignore_errors=True)
         for path in sorted((results / part).rglob("*")):
@@ -73,13 +83,13 @@ def publish(study: Study, target: Path) -> None:
             if path.name.endswith(endings) and "local" not in place.parts:
                 (target / place).parent.mkdir(parents=True, exist_ok=True)
                 _copy(path, target / place)
-    if (results / "tables/claims.csv").exists():  # with it, verdicts can be computed anew from what is published
+    if (results / "tables/claims.csv").exists():  # needed to recompute verdicts from published tables
         shutil.copy(results / "dataset.json", target / "dataset.json")
-    write_text(target / "provenance.json", json.dumps(told, indent=1) + "\n")
+    write_text(target / "provenance.json", json.dumps(facts, indent=1) + "\n")
 
 
 def _copy(path: Path, target: Path) -> None:
-    """Copy a file; a large table is compressed, to the same bytes each time."""
+    """Copy a file; a large table is compressed reproducibly."""
     if path.suffix == ".csv" and path.stat().st_size > LARGEST:
         compressed = gzip.compress(path.read_bytes(), mtime=0)
         target.with_name(f"{target.name}.gz").write_bytes(compressed)

@@ -1,4 +1,4 @@
-"""What happens before the first job: the study is checked, a lock left by a killed Snakemake is cleared."""
+"""Check the study before the first job, and clear a lock left by a killed Snakemake."""
 
 import hashlib
 import os
@@ -22,13 +22,13 @@ DEFAULT = Path("config/default.yaml")
 
 
 def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tuple[Path, Study]:
-    """The study's file and the checked study.
+    """Return the study's file and the checked study.
 
-    A mistake ends Snakemake here, before any job, with one line and exit status 2.
+    An error ends Snakemake before any job, with one line and exit status 2.
     """
     try:
         if len(configfiles) > 1 or overrides:
-            raise UserError("a study is one whole file; give one --configfile and no --config")
+            raise UserError("a study is a single file; set one --configfile and no --config")
         path = shortest(Path(configfiles[0])) if configfiles else DEFAULT
         study = load_study(path)
         specs = benchmark_specs(study, path)
@@ -37,7 +37,7 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
         results = runs.results_folder(study)
         clear_stale_lock(results)
         if not locks(results):
-            # Before Snakemake locks: a kill at any time leaves a lock whose holder is known.
+            # Recorded before Snakemake locks, so that the owner of a lock is known after a kill at any time.
             remember_owner(results)
     except (UserError, OSError) as error:
         line = system_error(error) if isinstance(error, OSError) else str(error)
@@ -49,12 +49,12 @@ def begin(configfiles: Sequence[str | Path], overrides: Mapping[str, Any]) -> tu
 
 
 def shortest(path: Path) -> Path:
-    """`path` relative to the working directory where it lies below it."""
+    """Return `path` relative to the working directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def benchmark_specs(study: Study, path: Path) -> list[str]:
-    """The study's benchmarks, NAME or NAME=FOLDER for a folder of the user's; UserError for an unknown name."""
+    """Return the study's benchmarks, NAME or NAME=FOLDER for a user's folder; UserError for an unknown name."""
     folders = study.evaluation.benchmark_folders
     for name in study.evaluation.benchmarks:
         if name not in folders and name not in MODULES:
@@ -66,7 +66,7 @@ def benchmark_specs(study: Study, path: Path) -> list[str]:
 def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
     """Check networks and rules, reference models and benchmark folders.
 
-    It needs torch, so it runs once per content of the study, of our sources and of the user's files.
+    The check imports torch, so it is cached by the content of the study, the sources and the user's files.
     """
     root = Path(__file__).resolve().parent.parent
     evaluation = bool(study.evaluation.models or any("=" in spec for spec in specs))
@@ -87,7 +87,7 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
 
 
 def _pass_or_refuse(command: list[str], path: Path) -> None:
-    """Run python -m COMMAND; where it fails its last line becomes a UserError that names the study's file."""
+    """Run python -m COMMAND; on failure raise UserError with its last line and the study's file."""
     run = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
     if run.returncode:
         lines = run.stderr.strip().splitlines() or [f"the check ended with status {run.returncode}"]
@@ -97,11 +97,11 @@ def _pass_or_refuse(command: list[str], path: Path) -> None:
 
 
 def prepare_environment(data: str) -> None:
-    """Jobs run the python that runs Snakemake (or their conda environment's) and find the data where we do."""
+    """Set PATH and NMNC_DATA, so that jobs use the same Python and the same data folder."""
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ["NMNC_DATA"] = data
 
 
 def gpu_present() -> bool:
-    """Whether this machine has an NVIDIA GPU, without the seconds that importing torch costs."""
+    """Return whether this machine has an NVIDIA GPU, without importing torch, which takes seconds."""
     return Path("/proc/driver/nvidia/gpus").is_dir() or any(Path("/dev").glob("nvidia[0-9]*"))

@@ -1,4 +1,4 @@
-"""A whole study: what nmnc trains and what brain_eval scores, checked together; who is scored; its parameters."""
+"""The model of a whole study: what nmnc trains and what brain_eval scores."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,18 +28,18 @@ class Study(config.Study):
         models = set(self.evaluation.models)
         taken = {"pixels"} & (set(self.networks) | models) | set(self.networks) & models
         if taken:
-            raise ValueError(f"the name {min(taken)!r} is taken; rename that network or model")
+            raise ValueError(f"the name {min(taken)!r} is used twice or reserved; rename that network or model")
         return self
 
     def names_together(self) -> Iterator[tuple[str, str, str]]:
-        """As nmnc's, with each benchmark beside each network and model."""
+        """Extend nmnc's pairs by each benchmark with each network and model."""
         yield from super().names_together()
         for name in self.evaluation.benchmarks:
-            for other in (*self.networks, *self.evaluation.models):
-                yield "evaluation.benchmarks {} and {}", name, other
+            for model in (*self.networks, *self.evaluation.models):
+                yield "evaluation.benchmarks {} and {}", name, model
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """As nmnc's, with those of reference models and the variables of benchmarks."""
+        """Extend nmnc's files by those of reference models and the variables of benchmarks."""
         yield from super().files()
         for name in self.evaluation.models:
             yield from ((f"{name}-{label}", f"evaluation.models.{name}") for label in LABELS)
@@ -49,7 +49,7 @@ class Study(config.Study):
                 yield f"variable {variable.replace('_', '-')}", f"the benchmark {name!r}"
 
     def scored(self) -> list[Identity]:
-        """The trained networks, reference models and pixels that are compared with the benchmarks."""
+        """Return the trained networks, reference models and pixels that are scored on the benchmarks."""
         if not self.evaluation.benchmarks:
             return []
         labels = self.evaluation.rules
@@ -58,17 +58,17 @@ class Study(config.Study):
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study's YAML file whole; UserError as `nmnc.config.load_study`."""
+    """Read and check all sections of a study's YAML file; UserError as `nmnc.config.load_study`."""
     return config.study_from(config.read_study(path), str(path), Study)
 
 
 def diagnosed(study: Study) -> list[Identity]:
-    """The trained networks whose manifold is measured."""
+    """Return the trained networks whose manifold is measured."""
     return [run for run in trained(study) if study.diagnosed is None or run.rule in study.diagnosed]
 
 
 def references(study: Study) -> list[Identity]:
-    """The models that are scored but not trained here, and the pixels."""
+    """Return the reference models and the pixels, which are scored but not trained."""
     labels = {name: label_of_weights(model) for name, model in study.evaluation.models.items()}
     models = [Identity(name, label, label, 0) for name, label in labels.items()]
     return [*models, Identity("pixels", "pixels", "pixels", 0)]

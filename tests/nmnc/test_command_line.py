@@ -30,7 +30,7 @@ def deep() -> None:
         (UserError("a.yaml: wrong;\n fix it"), "tool: a.yaml: wrong; fix it"),
         (UserError("\x1b[2J\u202eevil\0"), r"tool: \x1b[2J\u202eevil\x00"),
         (UserError("x" * 10**6), "xxx ... xxx"),
-        (MemoryError("8 GB"), "the memory of the machine is exhausted (8 GB); take fewer"),
+        (MemoryError("8 GB"), "the memory of the machine is exhausted (8 GB); use fewer"),
         (PermissionError(13, "Permission denied", "a.csv"), "a.csv: Permission denied; fix that"),
         (UnicodeEncodeError("ascii", "\xe9", 0, 1, "no"), "cannot be written as ascii; set PYTHONUTF8=1"),
     ],

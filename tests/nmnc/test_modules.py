@@ -177,7 +177,7 @@ def test_code_that_ends_the_program_while_it_computes_is_a_mistake(
     monkeypatch.setattr(sys, "argv", ["program"])
     with pytest.raises(SystemExit, match="2"):
         run_command(app, "program")
-    assert "program: code of yours ended the program (SystemExit: 0); remove that" in capsys.readouterr().err
+    assert "program: your code ended the program (SystemExit: 0); remove that call" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), (["--unknown"], 2), ([], 0)])
@@ -189,4 +189,4 @@ def test_commands_end_as_typer_ends_them(
     monkeypatch.setattr(sys, "argv", ["program", *arguments])
     with pytest.raises(SystemExit, match=str(status)):
         run_command(app, "program")
-    assert "code of yours" not in capsys.readouterr().err
+    assert "your code" not in capsys.readouterr().err

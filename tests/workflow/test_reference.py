@@ -109,7 +109,7 @@ def test_an_unfinished_study_is_refused_and_the_old_reference_stays(study: Study
     publish(study, tmp_path / "target")
     before = files_below(tmp_path / "target")
     (results_folder(study) / "report.html").unlink()
-    with pytest.raises(UserError, match=r"results/tiny/report\.html is not there; run the study first"):
+    with pytest.raises(UserError, match=r"results/tiny/report\.html: missing; run the study first"):
         publish(study, tmp_path / "target")
     assert files_below(tmp_path / "target") == before
 

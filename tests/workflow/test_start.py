@@ -256,7 +256,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a setting of another rule": (
         {"rules": {"mine": {"kind": "vnc", "noise": {"adaptive": True}}}},
-        "rules.mine: noise.adaptive is of the rule nmnc only; do not set it for vnc",
+        "rules.mine: noise.adaptive works only with the rule nmnc; remove it for vnc",
     ),
 }
 
@@ -295,11 +295,11 @@ def test_a_wrong_study_is_refused_in_one_line(mistake: str, tmp_path: Path) -> N
 def test_two_files_are_not_one_study(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     run = snakemake(tmp_path, "--configfile", "study.yaml", str(ROOT / "config" / "default.yaml"))
-    refused(run, "give one --configfile and no --config", tmp_path)
+    refused(run, "set one --configfile and no --config", tmp_path)
 
 
 @pytest.mark.end_to_end
 def test_single_values_are_not_overridden(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(STUDY))
     run = snakemake(tmp_path, "--configfile", "study.yaml", "--config", "threads=2")
-    refused(run, "give one --configfile and no --config", tmp_path)
+    refused(run, "set one --configfile and no --config", tmp_path)

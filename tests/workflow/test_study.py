@@ -100,7 +100,7 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
         ({"noise": {"per_image": 1}}, r"noise\.per_image: .*true or false \(got 1\)"),
         ({"noise": {"adaptive": "yes"}}, r"noise\.adaptive: .*true or false"),
         ({"study": "x" * 201}, r"study: .*at most 200 characters \(got 'xx.*\.\.\..*xx'\)"),
-        ({"networks": {"n" * 199: NET}, "rules": {"r" * 90: {"kind": "vnc"}}}, r"together too long for the name"),
+        ({"networks": {"n" * 199: NET}, "rules": {"r" * 90: {"kind": "vnc"}}}, r"together too long for a file name"),
         ({"paths": {"results": "a{b}"}}, r"paths\.results: a path cannot have the character '{' here; rename"),
         ({"paths": {"data": "a\nb"}}, r"paths\.data: a path cannot have the character '\\n' here"),
         ({"dataset": {"name": "a\x00b.npz"}}, r"dataset\.name: a path cannot have the character '\\x00' here"),
@@ -126,9 +126,9 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
         ({"networks": {"pixels": NET}}, r"the name 'pixels' is taken"),
         ({"networks": {"alexnet": NET}}, r"the name 'alexnet' is taken"),
         ({"networks": {"net": {}}}, r"networks\.net\.kind: missing; add it"),
-        ({"dataset": None}, r"there is no dataset; add dataset\.name"),
+        ({"dataset": None}, r"need a dataset to be trained on; add dataset\.name"),
         ({"networks": {}, "evaluation": {}}, r"nothing to do; add a network"),
-        ({"rules": {"untrained": {"kind": "backprop"}}}, r"rules\.untrained: the label is kept"),
+        ({"rules": {"untrained": {"kind": "backprop"}}}, r"rules\.untrained: the label is reserved"),
         ({"rules": {"a": {"kind": "vnc", "noise": {"scal": 1}}}}, r"rules\.a\.noise\.scal: .*mean 'scale'"),
         ({"rules": {"a": {"kind": "vnc", "noise": {"scale": -1}}}}, r"rules\.a\.noise\.scale: .*greater than 0"),
         ({"rules": {"a": {"kind": "vnc", "training": {"epochs": -1}}}}, r"rules\.a\.training\.epochs: "),
@@ -139,7 +139,7 @@ def test_the_studies_that_ship_are_valid_and_survive_being_written(path: Path) -
         ),
         (
             {"rules": {"a": {"kind": "nmnc", "noise": {"dimensions": 128}}}},
-            r"rules\.a: 128 principal components need .* more images than noise\.basis_images 128; set it higher",
+            r"rules\.a: 128 principal components need .* more images than noise\.basis_images 128; increase noise",
         ),
         (
             {"rules": {"a": {"kind": "nmnc", "noise": {"dimensions": 64, "adaptive": True}}}},
@@ -167,7 +167,7 @@ def test_what_is_no_study_at_all_is_refused(whole: Any) -> None:
         (b"study: \x00\n", r"small\.yaml: not valid YAML"),
         (b"\x80\x02PK\xff", r"small\.yaml: not UTF-8 text \(byte 0\); save it as UTF-8"),
         (b"study: small\nseeds: [0]\nseeds: [1]\n", r"small\.yaml line 3: the key 'seeds' is given twice"),
-        (b"study: small\nseeds: [.inf]\n", r"small\.yaml: inf is not a number that can be used"),
+        (b"study: small\nseeds: [.inf]\n", r"small\.yaml: inf is not a finite number; set a finite one"),
         (b"study: " + b"[" * 3000, r"small\.yaml.*nested over 50 levels|not valid YAML"),
         (b"1: 2\nstudy: small\n", r"small\.yaml: "),
         (b"", r"small\.yaml: expected keys and values"),
@@ -205,14 +205,14 @@ def test_only_the_noise_that_a_rule_uses_is_checked() -> None:
         ({"a": {"values": {"noise.images": [1, 2, 1.0]}}}, r"sweeps\.a: values\.noise\.images: a value is repeated"),
         (
             {"a": {"values": {"training.epochs": list(range(400)), "noise.images": list(range(1, 251))}}},
-            r"sweeps\.a: 100000 points, at most 5000 are possible; give fewer values",
+            r"sweeps\.a: 100000 points, at most 5000 are possible; set fewer values",
         ),
         ({"a": {"values": {"training.optimiser": ["a/b"]}}}, r"'fast-optimiser-a/b' cannot be a label"),
         ({"a": {"values": {"training.optimiser": [{"a": "b"}]}}}, r"cannot be a label"),
         ({"a": {"values": {"training.optimiser": ["x" * 10**5]}}}, r"cannot be a label"),
         (
             {name: {"values": {"noise.rate": [0.5]}, "noise": {"scale": len(name)}} for name in ("b", "bb")},
-            r"sweeps\.bb: the label 'fast-rate-0\.5' is taken by a rule with other settings; rename",
+            r"sweeps\.bb: the label 'fast-rate-0\.5' belongs to a rule with other settings; rename",
         ),
     ],
 )  # fmt: skip
@@ -331,7 +331,7 @@ def test_data_are_looked_for_below_nmnc_data_first(monkeypatch: pytest.MonkeyPat
             {"evaluation": {"benchmarks": ["x", "layer_x"], "benchmark_folders": {"x": "x", "layer_x": "y"}}},
             "the benchmark 'layer_x' and the benchmark 'x' would share the file variable layer-x; rename one",
         ),
-        ({"study": "Reference"}, "results/reference is kept for published results"),
+        ({"study": "Reference"}, "results/reference is reserved for published results"),
     ],
 )
 def test_names_that_would_share_a_file_are_refused(changes: dict[str, Any], words: str) -> None:
