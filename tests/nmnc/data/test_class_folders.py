@@ -124,9 +124,9 @@ ODD = {
     "only files of another kind": (
         lambda own: [(own / "train/dog").mkdir(), (own / "train/dog/a.txt").write_text("")], "train/dog: no images"
     ),
-    "folder in a class": (lambda own: picture(own / "train/bee/more/0.png"), "bee/more: a folder in the folder of"),
+    "folder in a class": (lambda own: picture(own / "train/bee/more/0.png"), "bee/more: a folder inside a class"),
     "link to the folder above": (
-        lambda own: (own / "train/dog").symlink_to(own / "train"), "train/dog/ant: a folder in the folder of a class"
+        lambda own: (own / "train/dog").symlink_to(own / "train"), "train/dog/ant: a folder inside a class folder"
     ),
     "kind that is not read": (
         lambda own: (own / "train/bee/2.HEIC").write_bytes(b""), r"2\.HEIC: images of this kind are not read"
