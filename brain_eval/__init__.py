@@ -1,1 +1,1 @@
-"""Stimuli, activations, benchmarks, comparison and tables: how primate-like is a network?"""
+"""Score how similar a network is to the primate ventral stream: benchmarks, activations, metrics, scores."""

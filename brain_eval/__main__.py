@@ -1,4 +1,4 @@
-"""Command line: python -m brain_eval COMMAND. Each command is one stage of the workflow."""
+"""Command line: python -m brain_eval COMMAND. Each command is a stage of the workflow."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,12 +36,12 @@ Data = Annotated[Path, typer.Option(help="Folder that holds the data sets.", env
 
 
 def activations_of(evaluation: Evaluation) -> Activations:
-    """Return the part that says what is kept of a network's activity."""
+    """Return the section that defines what is recorded of a network's activity."""
     return evaluation.activations
 
 
 def _moved(context: typer.Context) -> None:
-    """Say where a command is now."""
+    """Raise UserError with the command that replaces this one."""
     name = context.info_name
     raise UserError(f"{name} reads a whole study; run python -m workflow.analysis {name}, with the same options")
 
@@ -74,7 +74,7 @@ def check(
     ] = None,
     data: Data = Path("data"),
 ) -> None:
-    """Load folders of your own, and reference models, which see images, to refuse mistakes early."""
+    """Check benchmark folders and reference models before a study runs: load each, and show images to each model."""
     from brain_eval.check import check_all, read_model
 
     models = dict(map(read_model, model_spec or [])) | (evaluation.models if evaluation else {})

@@ -33,14 +33,14 @@ def check_all(
 ) -> None:
     """Load every benchmark folder with all its images, and every model; pass noise and some of the images through it.
 
-    What a folder has that is not used is said on stderr.
+    Parts of a folder that are not used are listed on stderr.
 
     Args:
-        models: what errors call a model -> the model.
+        models: name in errors -> model.
         benchmark_specs: NAME=FOLDER; of a plain NAME only the name is checked, and nothing downloaded.
         data: the data folder.
-        scoring: what the folders are scored by; what they lack for it is a mistake.
-        kept: what the activations will be reduced by.
+        scoring: metrics and kinds of RDM; raises for a folder that lacks what they need.
+        kept: how the activations will be reduced.
 
     Raises:
         UserError: the first mistake found.
@@ -62,7 +62,11 @@ def check_all(
 
 
 def read_model(text: str) -> tuple[str, ReferenceModel]:
-    """Name and model of a JSON object with the keys of `ReferenceModel` and, optionally, name; UserError."""
+    """Return name and model of a JSON object with the keys of `ReferenceModel` and, optionally, name.
+
+    Raises:
+        UserError: not JSON, or an unknown, missing or wrong key.
+    """
     content = parse_json(text, "--model-spec")
     name = content.pop("name", "") if isinstance(content, dict) else ""
     try:
@@ -84,7 +88,7 @@ def _check_model(name: str, spec: ReferenceModel, data: Path, images: Sequence[P
 
 
 def _show(model: "Model", images: Sequence[Pixels], reduction: str, channel_axis: str | None) -> None:
-    """Show a model noise and images twice; raises as `activations.extract`."""
+    """Pass noise and images twice through a model; raises as `activations.extract`."""
     import torch
 
     from brain_eval.activations.extraction import kept_layers

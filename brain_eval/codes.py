@@ -16,7 +16,7 @@ class Code:
     """How a number was made, or why there is none.
 
     Attributes:
-        code: short and without spaces; what a table's cell holds.
+        code: short, without spaces; the content of a table's cell.
         meaning: the same in words, for the codebook. A code has one meaning.
     """
 

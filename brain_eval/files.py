@@ -24,7 +24,7 @@ MOST_EXPANDED, SMALL = 1100, 2**28
 
 @contextmanager
 def netcdf_errors(path: Path) -> Iterator[None]:
-    """HDF5 says "NetCDF: HDF error" for a full disk: make it one line that can be acted on.
+    """Turn HDF5's "NetCDF: HDF error" for a full disk into one line that can be acted on.
 
     Raises:
         UserError: the file that will be called `path` cannot be written.
@@ -36,7 +36,7 @@ def netcdf_errors(path: Path) -> Iterator[None]:
         free = shutil.disk_usage(path.parent).free / 1e9
         raise UserError(
             f"{path}: cannot be written ({reason}), {free:.2f} GB are available; "
-            "make room or rights there and run it again"
+            "free disk space or fix the permissions, then rerun"
         ) from error
 
 

@@ -1,1 +1,1 @@
-"""From a model to a NetCDF file of its activations: models, hooks, checks, preprocessing, reductions."""
+"""Record a model's activations as NetCDF: models, hooks, checks, preprocessing, reductions."""

@@ -1,4 +1,4 @@
-"""Which layers of a network are recorded: those named, as LAYER or LAYER@STEP, or the children that run."""
+"""Choose the layers to record: those named, as LAYER or LAYER@STEP, or the children that run."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Chosen:
         layers: name -> the submodule whose output is recorded, in the order asked for.
         steps: name of a LAYER@STEP -> which of the module's calls in a pass is recorded, from 0, or negative from the
             end.
-        note: one sentence on children that are not recorded since they do not run, or "".
+        note: one sentence on children that are not recorded because they do not run, or "".
     """
 
     layers: Mapping[str, nn.Module]
@@ -71,17 +71,17 @@ def default_layers(module: nn.Module, source: str, preprocessing: Preprocessing)
     """
     children = dict(module.named_children())
     if not children:
-        raise UserError(f"{source}: has no submodules to record; give its parts names")
+        raise UserError(f"{source}: has no submodules to record; set its layers as attributes of the module")
     for child in children.values():
         refuse_script(child, source)
     calls = _calls(module, preprocessing)
     if calls is None:
-        return Chosen(children)  # why it fails is said when its layers are looked at
+        return Chosen(children)  # the probe of the layers reports why the network fails
     layers = dict(running_children(module, calls))
     if not layers:
         raise UserError(
-            f"{source}: a pass calls none of its submodules ({', '.join(children)}): hooks see a module only where the "
-            "network calls it, not its .forward(); call it as self.NAME(x)"
+            f"{source}: a pass calls none of its submodules ({', '.join(children)}), and hooks do not see calls of "
+            ".forward(); call each as self.NAME(x)"
         )
     idle = [name for name in children if not any(f"{layer}.".startswith(f"{name}.") for layer in layers)]
     note = f"{source}: not recorded, since no image runs through them: {', '.join(idle)}" if idle else ""
@@ -89,7 +89,7 @@ def default_layers(module: nn.Module, source: str, preprocessing: Preprocessing)
 
 
 def _calls(module: nn.Module, preprocessing: Preprocessing) -> Calls | None:
-    """What a pass of noise calls; None where the network fails."""
+    """Return the calls in a forward pass of noise; None if the network fails."""
     try:
         with torch.random.fork_rng(devices=[]):
             return calls_of(module, probe_images(preprocessing, 2))
@@ -98,9 +98,9 @@ def _calls(module: nn.Module, preprocessing: Preprocessing) -> Calls | None:
 
 
 def refuse_script(module: nn.Module, source: str) -> None:
-    """UserError for a module of TorchScript."""
+    """Raise UserError for a TorchScript module."""
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError(
-            f"{source}: a TorchScript module has no hooks, so that its layers cannot be recorded; load the Python "
-            "network and its state dict"
+            f"{source}: a TorchScript module has no hooks, so its layers cannot be recorded; load the Python network "
+            "and its state dict"
         )

@@ -1,4 +1,4 @@
-"""Activations of a model to every stimulus of a benchmark: hooks -> NetCDF, streamed."""
+"""Stream a model's activations to every stimulus of a benchmark into NetCDF files."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ from nmnc.files.writing import claimed, private_folder
 
 #: Seconds to wait for another process that extracts to the same folder.
 WAIT = 604_800.0
-#: Memory of an image while it is resized, in bytes per value: float32, and the resizer's own copies.
+#: Memory of an image while it is resized, in bytes per value: float32, and the resizer's copies.
 RESIZING = 16
 #: The first pass of a file is over this part of a batch.
 FIRST_PART = 8
@@ -65,7 +65,7 @@ def extract_all(
     """
     _device(device)
     benchmarks = [load_benchmark(spec, data) for spec in specs]
-    # A second process waits, and then finds what it would have written.
+    # A second process waits, and then finds the files written.
     with claimed(out / ".nmnc.lock", WAIT, out):
         extract(model, benchmarks, out, batch_size=batch_size, device=device, threads=threads, settings=settings)
 
@@ -82,8 +82,8 @@ def extract(
 ) -> None:
     """Write OUT/NAME.nc for each benchmark, all layers from one forward pass over its stimuli.
 
-    A file is kept as it is when its attributes say that it came from the same weights, code,
-    preprocessing, stimuli, layers, reduction, number format and versions. Memory is bounded by
+    A file is kept if its attributes match: the same weights, code, preprocessing, stimuli, layers,
+    reduction, number format and versions. Memory is bounded by
     `settings.memory_gb`, whatever the number of stimuli. The form of the file: see
     brain_eval.activations.writer. While a batch passes the network, the next one is read and the last
     block is written. In every batch each layer must be called as often as in the first pass and give the same form; a
@@ -96,7 +96,7 @@ def extract(
         batch_size: most images in a forward pass.
         device: auto (a GPU when there is one), cpu or cuda.
         threads: torch's threads on the CPU.
-        settings: what is kept, and how it is computed.
+        settings: what is recorded, and how it is computed.
 
     Raises:
         UserError: unknown device, images the model does not take, a layer whose output
@@ -122,12 +122,12 @@ def extract(
 
 
 def reduction_of(settings: Activations) -> Reduction:
-    """The reduction that a section asks for."""
+    """Return the reduction of a section."""
     return Reduction(settings.reduction, settings.reduction_dimensions, settings.reduction_seed)
 
 
 def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
-    """Extents of each layer's output along its axes, 1 where it has fewer than three; raises as `layer_probe.probe`."""
+    """Return the shape of each layer's output, padded with 1 to three axes; raises as `layer_probe.probe`."""
     outputs = probe(model, Computation(device)).outputs
     return {layer: record.shape for layer, record in kept_layers(model, outputs, WHOLE, 1, device).items()}
 
@@ -135,7 +135,7 @@ def layer_shapes(model: Model, device: torch.device) -> dict[str, Shape]:
 def kept_layers(
     model: Model, outputs: Mapping[str, Output], reduction: Reduction, n: int, device: torch.device
 ) -> dict[str, Kept]:
-    """What is recorded of each layer; UserError, with the model's name, as `reductions.kept_of`."""
+    """Return what is recorded of each layer; raises as `reductions.reduction.reduce_layer`, with the model's name."""
     try:
         return {
             layer: reduce_layer(layer, output.shape, output.channel_axis, reduction, n, device)
@@ -178,7 +178,7 @@ class _Job:
             refuse_without_memory(f"{where}: {self.reduction.name.upper()}", needed, self.settings.memory_gb)
 
     def bytes_on_disk(self) -> tuple[int, int]:
-        """Upper bounds on the size of the file, and of what is written beside it for a while."""
+        """Return upper bounds in bytes on the file and on the temporary file next to it."""
         batch, block = self.plan.batch_size, self.plan.block_bytes
         whole = activation_files.bytes_needed(self.n, self.shapes, batch, block)
         if self.fitted is None:
@@ -200,7 +200,7 @@ class _Job:
             )  # fmt: skip
 
     def _record(self, path: Path, attributes: Mapping[str, str], compression: bool) -> None:
-        """Pass all stimuli through the network and write what is kept of them."""
+        """Pass all stimuli through the network and write the recorded values."""
         rows, chunk = activation_files.layout(self.n, self.shapes, self.plan.batch_size, self.plan.block_bytes)
         columns = activation_files.columns(self.shapes)
         activation_files.write(
@@ -212,9 +212,9 @@ class _Job:
         )  # fmt: skip
 
     def _blocks(self, rows: int, columns: Mapping[str, slice]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Activations (up to `rows`, neuroids) with the position of their first stimulus, in order.
+        """Yield activations (up to `rows`, neuroids) with the position of their first stimulus, in order.
 
-        The array is used again for the next block but one.
+        Two arrays alternate, so a block is valid until the next but one.
         """
         n, width = self.n, activation_files.neuroids(self.shapes)
         blocks = [torch.empty(min(rows, n), width, dtype=torch.float32) for _ in range(1 + (n > rows))]
@@ -240,8 +240,8 @@ class _Job:
                 yield first, block[: parts[-1].stop - first].numpy()
 
     def _show(self, images: Tensor, part: range, target: Tensor, columns: Mapping[str, slice]) -> None:
-        """Pass a batch through the network; what is kept of it goes to `target` (images, neuroids)."""
-        target.fill_(torch.nan)  # what no layer gives is not mistaken for a value
+        """Pass a batch through the network and write the recorded values to `target` (images, neuroids)."""
+        target.fill_(torch.nan)  # a value that no layer writes stays NaN and is refused
 
         def record(layer: str, output: Tensor) -> None:
             taken = self.kept[layer].take(output)
@@ -253,20 +253,20 @@ class _Job:
             forward(self.model, images, self.computation, self.repeats.probe.outputs, record, where)
         except torch.OutOfMemoryError:
             raise UserError(
-                f"{self.model.name}: no memory for {len(images)} images; use a smaller --batch-size"
+                f"{self.model.name}: out of memory with {len(images)} images; choose a smaller --batch-size"
             ) from None
 
     def _repeat(self, samples: Sequence[Sample], before: int) -> None:
-        """Show images of the first batch a second time and, after the last one, some of either."""
+        """Show images of the first batch again and, after the last batch, some images of both."""
         if len(samples) == 2:
             samples = [sample[: (1 + len(sample.ids)) // 2] for sample in samples]
         self.repeats.check(samples, before)
 
 
 def _batches(n: int, rows: int, batch_size: int) -> Iterator[tuple[int, list[range]]]:
-    """The first stimulus of every block of `rows`, and its batches; the very first batch is cut in two.
+    """Yield the first stimulus of every block of `rows`, and its batches; the very first batch is cut in two.
 
-    The network waits for the first batch to be read, for the others it does not: so that one is small.
+    Later batches are read while the network runs; only the first one makes it wait, so that one is small.
     """
     for first in range(0, n, rows):
         last = min(first + rows, n)
@@ -278,7 +278,7 @@ def _batches(n: int, rows: int, batch_size: int) -> Iterator[tuple[int, list[ran
 
 
 def _read_ahead(model: Model, stimuli: StimulusSet, batches: Sequence[range], budget: int) -> Iterator[Tensor]:
-    """The preprocessed batches in order, each read while the one before it is used."""
+    """Yield the preprocessed batches in order, each read while the previous one is used."""
     read = _Reader(model, stimuli, budget)
     with ThreadPoolExecutor(1) as reader:
         waiting = reader.submit(read, batches[0])
@@ -290,7 +290,7 @@ def _read_ahead(model: Model, stimuli: StimulusSet, batches: Sequence[range], bu
 
 
 class _Reader:
-    """Reads and preprocesses stimuli, as many at once as their size allows: photographs may be large."""
+    """Reads and preprocesses stimuli in groups bounded by their size: photographs may be large."""
 
     def __init__(self, model: Model, stimuli: StimulusSet, budget: int) -> None:
         self.model, self.stimuli, self.budget = model, stimuli, budget
@@ -313,7 +313,7 @@ def _refuse_not_finite(
     model: Model, stimuli: StimulusSet, block: NDArray[np.float32], columns: Mapping[str, slice], first: int
 ) -> None:
     rows = torch.from_numpy(block)
-    # One NaN or infinity makes the sum one: ten times faster than to look at each value.
+    # The sum is NaN or infinite if any value is: ten times faster than checking each value.
     if torch.isfinite(rows.sum()) or torch.isfinite(rows).all():
         return
     layer = next(layer for layer, column in columns.items() if not torch.isfinite(rows[:, column]).all())
@@ -325,7 +325,7 @@ def _refuse_not_finite(
 
 
 def _attributes(model: Model, stimuli: StimulusSet, computation: Computation, settings: Activations) -> dict[str, str]:
-    """Everything the values depend on, and so the key by which a file is kept or rewritten."""
+    """Return everything the values depend on: the key that decides whether a file is kept or rewritten."""
     reduction = REDUCTIONS.module(settings.reduction)
     code = hashlib.sha256((model.code_sha256 + code_digest(__name__, reduction)).encode())
     return {
@@ -352,7 +352,7 @@ def _notes_attribute(layer_notes: Mapping[str, str]) -> dict[str, str]:
 
 def _device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device {name}: unknown; use auto, cpu or cuda")
+        raise UserError(f"--device {name}: unknown; choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here; use auto or cpu")
+        raise UserError("--device cuda: torch finds no GPU; choose auto or cpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

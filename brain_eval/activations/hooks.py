@@ -1,4 +1,4 @@
-"""Forward hooks: one pass that sees what modules give, which modules a pass calls, and what can be recorded."""
+"""Forward hooks: observe the outputs of modules in a pass, which modules it calls, and what can be recorded."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from brain_eval.activations.preprocessing import Preprocessing
 
-#: What is kept as float32; anything else is refused by name.
+#: Types that can be recorded as float32; others raise an error with their name.
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -55,12 +55,12 @@ def run_hooked(
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
-    """Run what torch.compile made as plain Python. Nothing is compiled while torch's compiler is not loaded."""
+    """Run compiled modules as plain Python; nothing is compiled unless torch's compiler is loaded."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def unrecordable(output: Any) -> str:
-    """Say why a module's output cannot be recorded as float32, e.g. "a list, not a tensor"; "" if it can."""
+    """Return why a module's output cannot be recorded as float32, e.g. "a list, not a tensor"; "" if it can."""
     if not isinstance(output, Tensor):
         return f"a {type(output).__name__}, not a tensor"
     if type(output) not in (Tensor, nn.Parameter):
@@ -82,7 +82,7 @@ def _name(kind: Any) -> str:
     return str(kind).removeprefix("torch.")
 
 
-#: Module -> of each of its calls in a pass `unrecordable`; a module that is not called is not there.
+#: Module -> the result of `unrecordable` for each of its calls in a pass; without modules that are not called.
 Calls = Mapping[nn.Module, Sequence[str]]
 
 
@@ -101,7 +101,7 @@ def calls_of(module: nn.Module, images: Tensor) -> Calls:
 
 
 def running_children(module: nn.Module, calls: Calls, place: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the direct children that a pass calls; of a child that is not called, its own children that are."""
+    """Yield the direct children that a pass calls; in place of a child that is not called, its children that are."""
     for name, child in module.named_children():
         if child in calls:
             yield place + name, child
@@ -110,7 +110,7 @@ def running_children(module: nn.Module, calls: Calls, place: str = "") -> Iterat
 
 
 def probe_images(preprocessing: Preprocessing, n: int, seed: int = 0) -> Tensor:
-    """`n` images of noise as a network would see them: float32 (n, channels, image_size, image_size)."""
+    """Return `n` preprocessed images of noise: float32 (n, channels, image_size, image_size)."""
     size = preprocessing.image_size
     pixels = np.random.default_rng(seed).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
     return preprocessing(list(pixels))

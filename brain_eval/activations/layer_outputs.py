@@ -1,4 +1,4 @@
-"""The outputs of a model's layers: one forward pass with hooks, checked against what the probe of the network found."""
+"""Outputs of a model's layers: a forward pass with hooks, checked against the probe of the network."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from nmnc.errors import UserError, in_one_line
 
 @dataclass(frozen=True)
 class Computation:
-    """How the forward pass is computed; what is kept is float32 in any case.
+    """How the forward pass is computed; recorded values are always float32.
 
     Attributes:
         device: where.
@@ -29,15 +29,15 @@ class Computation:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"--dtype {self.dtype}: unknown; use float32 or bfloat16")
+            raise UserError(f"--dtype {self.dtype}: unknown; choose float32 or bfloat16")
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of torch's four-dimensional tensors."""
+        """Memory format of four-dimensional tensors."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def place(self, module: nn.Module) -> None:
-        """Move a module where it is computed and lay out its weights, in place."""
+        """Move a module to the device and lay out its weights, in place."""
         module.to(self.device)
         module.to(memory_format=self.memory_format)
         for part in module.modules():
@@ -45,7 +45,7 @@ class Computation:
                 part.device_ids = []  # its copies would each see a part of the images
 
     def describe(self) -> dict[str, str]:
-        """Attributes of a file of activations."""
+        """Return attributes for a file of activations."""
         dtype = "float32" if self.dtype == "float32" else "bfloat16 by torch.autocast, kept as float32"
         return {
             "device": self.device.type,
@@ -56,7 +56,7 @@ class Computation:
 
 @dataclass(frozen=True)
 class Output:
-    """What a layer gives in every pass; see `layer_probe.probe`.
+    """Form of a layer's output, the same in every pass; see `layer_probe.probe`.
 
     Attributes:
         shape: for one image, without the batch axis.
@@ -80,7 +80,7 @@ class Output:
         return {0: "first", len(self.shape) - 1: "last"}.get(self.channel_axis, "middle")
 
     def difference(self, output: Any, n: int) -> str:
-        """Say how an output for `n` images differs from this; "" if it does not."""
+        """Return how an output for `n` images differs from this form; "" if it does not."""
         kind = unrecordable(output)
         if kind:
             return f"gives {kind}"
@@ -97,7 +97,7 @@ def forward(
     take: Callable[[str, Tensor], None],
     where: str,
 ) -> None:
-    """Run one pass in inference mode, in which every layer must give what the probe found.
+    """Run one pass in inference mode and check that every layer's output has the probed form.
 
     Args:
         model: its module is on the computation's device.
@@ -119,8 +119,8 @@ def forward(
             difference = outputs[layer].difference(output, len(images))
             if difference:
                 raise UserError(
-                    f"{model.name}: layer {layer!r} {difference}, {where}: its form depends on the images; "
-                    "choose layers that give the same form for all images"
+                    f"{model.name}: layer {layer!r} {difference}, {where}: its shape depends on the images; "
+                    "choose layers whose shape is the same for all images"
                 )
             take(layer, output)
 
@@ -137,12 +137,12 @@ def forward(
             raise UserError(
                 f"{model.name}: layer {layer!r} is called {times(counts[layer])} {where}, and "
                 f"{times(promised.calls)} for other images: whether it runs depends on the images (an early exit?); "
-                "choose layers that run on every image"
+                "choose layers that run for every image"
             )
 
 
 def run(model: Model, images: Tensor, computation: Computation, note: Callable[[str, Any], None]) -> None:
-    """One pass in inference mode; arguments and errors as `forward` and `hooks.run_hooked`."""
+    """Run one pass in inference mode; arguments and errors as `forward` and `hooks.run_hooked`."""
     images = images.to(computation.device, memory_format=computation.memory_format)
     with (
         torch.inference_mode(),
@@ -153,5 +153,5 @@ def run(model: Model, images: Tensor, computation: Computation, note: Callable[[
 
 
 def times(number: int) -> str:
-    """A number of calls in words."""
+    """Return a number of calls as text."""
     return "once" if number == 1 else f"{number} times"

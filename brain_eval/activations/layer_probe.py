@@ -1,4 +1,4 @@
-"""What a network's layers give, found in a first pass: form, number of calls, channel axis, memory."""
+"""Probe a network with a first pass: form of each layer's output, number of calls, channel axis, memory."""
 
 import copy
 import json
@@ -23,28 +23,27 @@ from nmnc.errors import UserError, in_one_line
 
 #: Images of the first pass, one blank and one of noise; and of the pass at another size.
 PROBES, OTHER_PROBES = 2, 3
-#: What an operation takes beside its inputs and outputs: oneDNN keeps copies of both in its own layout.
+#: Factor for the memory of operations: oneDNN copies inputs and outputs into its layout.
 WORKSPACE = 2
 #: Two passes over an image may differ by this much, relative to the layer's largest value, where the coarsest
 #: numbers that the network computes with are of this type. Chance shows at 1e-1 and more.
 ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-#: torch's own modules whose maps are documented as (batch, channel, row, column).
+#: Modules of torch whose maps are documented as (batch, channel, row, column).
 CHANNELS_FIRST = (
     nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.LocalResponseNorm, nn.MaxPool2d,
     nn.AvgPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample, nn.PixelShuffle,
 )  # fmt: skip
-#: Files of torch's modules that keep the form of what they are given.
+#: Files of torch modules whose output has the shape of their input.
 ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a network's first passes showed.
+    """Result of a network's first passes.
 
     Attributes:
-        outputs: what each layer gives in every pass.
-        bytes_per_image: of the tensors alive at a pass's worst moment, with room for the operations' own copies
-            (WORKSPACE), without weights.
+        outputs: form of each layer's output.
+        bytes_per_image: peak memory of the tensors alive in a pass, with room for copies (WORKSPACE), without weights.
         rounding: see ROUNDING.
     """
 
@@ -53,7 +52,7 @@ class Probe:
     rounding: float
 
     def with_channels(self, axis: str | None) -> "Probe":
-        """Return the same, with unknown channel axes set to the "first" or "last" axis, unless `axis` is None."""
+        """Return a copy with unknown channel axes set to the "first" or "last" axis; itself if `axis` is None."""
         if axis is None:
             return self
         outputs = dict(self.outputs)
@@ -63,21 +62,21 @@ class Probe:
         return replace(self, outputs=outputs)
 
     def describe(self) -> dict[str, str]:
-        """Attributes of a file of activations: where channels lie, and layers whose values were not float32."""
+        """Return attributes for a file of activations: channel axes, and layers whose values were not float32."""
         axes = {layer: output.channels for layer, output in self.outputs.items() if output.channel_axis != 0}
         attributes = {"channel_axis": json.dumps(axes, ensure_ascii=False) if axes else "first"}
         converted = self.converted()
         return attributes | ({"converted_to_float32": json.dumps(converted, ensure_ascii=False)} if converted else {})
 
     def converted(self) -> dict[str, str]:
-        """Layer -> the type of its values, where that is not float32."""
+        """Return layer -> type of its values, for types other than float32."""
         types = {layer: str(output.dtype).removeprefix("torch.") for layer, output in self.outputs.items()}
         return {layer: name for layer, name in types.items() if name != "float32"}
 
 
 @dataclass(frozen=True)
 class _Call:
-    """What a layer gave at one call: `unrecordable`, and the form where that is empty."""
+    """A layer's output at one call: the result of `unrecordable`, and the form if that is empty."""
 
     kind: str
     shape: tuple[int, ...] = ()
@@ -90,7 +89,7 @@ class _Call:
 
 
 def laid_out(model: Model, device: torch.device, dtype: str, channels_last: bool | None) -> tuple[Computation, Probe]:
-    """Move the module and lay out its weights, in place; return how it is computed from now on, and its `probe`.
+    """Move the module and lay out its weights, in place; return how it is computed, and its `probe`.
 
     Args:
         model, device, dtype: see `Computation`.
@@ -145,7 +144,7 @@ def probe(model: Model, computation: Computation) -> Probe:
 
 
 def print_notes(model: Model, found: Probe) -> None:
-    """Say on stderr what a user may not expect: children that are not recorded, values that are converted."""
+    """Print on stderr what a user may not expect: children that are not recorded, values that are converted."""
     converted = ", ".join(f"{layer} ({name})" for layer, name in found.converted().items())
     for note in (model.note, f"{model.name}: converted to float32: {converted}" if converted else ""):
         if note:
@@ -153,7 +152,7 @@ def print_notes(model: Model, found: Probe) -> None:
 
 
 def refuse_training(model: Model) -> None:
-    """UserError when a module is in training mode: evaluation would draw dropout or use batch statistics."""
+    """Raise UserError for a module in training mode, which would draw dropout or use batch statistics."""
     for name, part in model.module.named_modules():
         if part.training:
             place = f"module {name!r}" if name else "the network"
@@ -164,17 +163,17 @@ def refuse_training(model: Model) -> None:
 
 
 def _note_calls(model: Model, images: Tensor, computation: Computation, calls: dict[str, list[_Call]]) -> None:
-    """Run one pass and append what layers give at each call; as far as it comes, where the network fails."""
+    """Run one pass and append each layer's output at each call, up to the point where the network may fail."""
     run(model, images, computation, lambda layer, output: calls[layer].append(_Call.of(output)))
 
 
 def _promised(model: Model, layer: str, calls: Sequence[_Call], computation: Computation) -> Output:
-    """What a layer gives, from what the first pass saw of it; raises as `probe`."""
+    """Return the form of a layer's output from its calls in the first pass; raises as `probe`."""
     where, step, n = f"{model.name}: layer {layer!r}", model.steps.get(layer), len(calls)
     if not calls:
         raise UserError(
-            f"{where} is never called on an image: it does not run, or the network calls its .forward(), which hooks "
-            "do not see; choose another layer"
+            f"{where} is never called: it does not run, or the network calls its .forward(), which hooks do not see; "
+            "choose another layer"
         )
     if step is None and n > 1:
         raise UserError(
@@ -193,7 +192,7 @@ def _promised(model: Model, layer: str, calls: Sequence[_Call], computation: Com
 
 
 def _wrong_form(model: Model, layer: str, shape: tuple[int, ...], n: int) -> UserError:
-    """The error for a layer whose output for `n` images has a shape that does not begin with them."""
+    """Return the error for a layer whose output for `n` images has another first axis."""
     order = ""
     if len(axes := [axis for axis, extent in enumerate(shape) if extent == n]) == 1 and axes != [0]:
         names = ": (token, image, channel)" if len(shape) == 3 and axes == [1] else ""
@@ -205,7 +204,7 @@ def _wrong_form(model: Model, layer: str, shape: tuple[int, ...], n: int) -> Use
 
 
 def _inside(model: Model, layer: str, computation: Computation) -> str:
-    """What to choose instead of a layer that cannot be recorded."""
+    """Return advice on what to choose instead of a layer that cannot be recorded."""
     try:
         calls = calls_of(model.module, probe_images(model.preprocessing, PROBES).to(computation.device))
     except Exception:  # the user's network may raise anything
@@ -218,9 +217,9 @@ def _inside(model: Model, layer: str, computation: Computation) -> str:
 def _at_other_sizes(
     model: Model, computation: Computation, outputs: Mapping[str, Output]
 ) -> dict[str, tuple[int, ...] | None]:
-    """Return each layer's output shape for an image of another size; None where the network does not come so far.
+    """Return each layer's output shape for an image of another size; None if the network fails before that layer.
 
-    Half the size first; twice the size where a small image ends too early.
+    Half the size is tried first, then twice the size for layers that fail on a small image.
     """
     found: dict[str, tuple[int, ...] | None] = dict.fromkeys(outputs)
     other = _copied(model) if any(len(output.shape) > 1 for output in outputs.values()) else model
@@ -232,7 +231,7 @@ def _at_other_sizes(
         images = probe_images(replace(model.preprocessing, image_size=size), n)
         seen: dict[str, list[_Call]] = {layer: [] for layer in model.layers}
         with suppress(Exception, SystemExit), _Scaled(factor), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # whatever it has to say about images of another size
+            warnings.simplefilter("ignore")  # warnings about images of another size do not concern the user
             _note_calls(other, images, computation, seen)
         for layer in unseen:
             calls = seen[layer]
@@ -248,11 +247,11 @@ def _at_other_sizes(
 
 
 def _copied(model: Model) -> Model:
-    """The same network and weights, whose buffers and other state may change; itself where it cannot be copied."""
+    """Return a copy that shares the weights but not buffers and other state; the model itself if copying fails."""
     memo: dict[int, Any] = {id(weight): weight for weight in model.module.parameters()}
     try:
         module = copy.deepcopy(model.module, memo)
-    except Exception:  # the user's network may hold anything
+    except Exception:  # the user's network may contain anything
         return model
     return replace(model, module=module, layers={name: memo.get(id(part), part) for name, part in model.layers.items()})
 
@@ -260,13 +259,13 @@ def _copied(model: Model) -> Model:
 def _channel_axis(shape: tuple[int, ...], other: tuple[int, ...] | None) -> int | None:
     """Return the axis of `shape` with the channels: the one whose size `other` shares; None if there are several."""
     same = [axis for axis in range(len(shape)) if other is None or shape[axis] == other[axis]]
-    if len(same) != 1:  # an axis of one value is none to tell apart
+    if len(same) != 1:  # an axis of length 1 is not ambiguous
         same = [axis for axis in same if shape[axis] > 1] or [0] * (set(shape) == {1})
     return same[0] if len(same) == 1 else None
 
 
 def _gives_channels_first(module: nn.Module) -> bool:
-    """Whether torch's documentation says that a module's maps are (batch, channel, row, column)."""
+    """Return whether torch documents a module's maps as (batch, channel, row, column)."""
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         parts = [part for part in module if type(part).__module__ not in ELEMENTWISE]
         return bool(parts) and _gives_channels_first(parts[-1])
@@ -274,7 +273,7 @@ def _gives_channels_first(module: nn.Module) -> bool:
 
 
 class _Scaled(TorchFunctionMode):
-    """Lets the sizes that a network fixes, in adaptive pooling and interpolation, grow as its images do."""
+    """Scale the fixed sizes of adaptive pooling and interpolation with the image size."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -298,14 +297,13 @@ class _Scaled(TorchFunctionMode):
 
 
 class _LiveBytes(TorchFunctionMode):
-    """Counts the bytes of tensors that are alive, without a module's weights.
+    """Count the bytes of live tensors, without a module's weights.
 
-    It intercepts torch's functions and not the operators below them: a TorchDispatchMode would load torch's compiler,
-    which takes a second and 150 MB.
+    A TorchFunctionMode, since a TorchDispatchMode would load torch's compiler, which takes a second and 150 MB.
 
     Attributes:
-        peak: the most bytes there were.
-        dtypes: floating types of the tensors, float32 in any case.
+        peak: maximum number of bytes.
+        dtypes: floating types of the tensors, always with float32.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -337,7 +335,7 @@ class _LiveBytes(TorchFunctionMode):
 
 
 def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
-    """A tensor's memory; None of one that has none of its own, such as a sparse one."""
+    """Return a tensor's storage; None if it has none, such as a sparse tensor."""
     try:
         return tensor.untyped_storage()
     except (RuntimeError, NotImplementedError, ValueError):

@@ -1,11 +1,11 @@
-"""How many images may be in memory at once, and whether the memory for them is there."""
+"""Number of images in memory at once, and a check that the memory is available."""
 
 from dataclasses import dataclass
 
 from nmnc.errors import UserError
 
-#: Parts of the budget for the batches, and for the two blocks of presentations: one filled, one written.
-#: The rest is for the images as they are read and for the file's own buffers.
+#: Fractions of the budget for the batches, and for the two blocks of presentations: one filled, one written.
+#: The rest is for the images as they are read and for buffers of the file.
 FOR_BATCHES, FOR_BLOCKS = 0.5, 0.25
 #: Batches of images in memory: one in the network, one being read.
 BATCHES = 2
@@ -13,7 +13,7 @@ BATCHES = 2
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What an extraction keeps in memory, whatever the number of images.
+    """Memory of an extraction, independent of the number of images.
 
     Attributes:
         batch_size: images in a forward pass.
@@ -29,14 +29,14 @@ class MemoryPlan:
 
 
 def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forward: int, row: int) -> MemoryPlan:
-    """Return the plan of the largest batch, `batch_size` at most, that stays within a budget.
+    """Return the plan with the largest batch, at most `batch_size`, that fits a budget.
 
     Args:
         name: of the model, for the error.
-        budget_gb: for batches and buffers, beside the process itself and the network's weights.
-        batch_size: images wanted in a forward pass.
-        image, forward, row: bytes of a preprocessed image, of the forward pass per image (`layer_probe.Probe`), and of
-            what is kept of an image.
+        budget_gb: for batches and buffers, in addition to the process and the network's weights.
+        batch_size: maximum number of images in a forward pass.
+        image, forward, row: bytes per image of the preprocessed image, of the forward pass (`layer_probe.Probe`), and
+            of the recorded values.
 
     Raises:
         UserError: the budget is too small for one image.
@@ -48,7 +48,7 @@ def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forwar
         needed = max(each / FOR_BATCHES, 2 * row / FOR_BLOCKS)
         raise UserError(
             f"{name}: one image needs {needed / 1e9:.3g} GB of memory and {budget_gb:.3g} GB are available; raise "
-            "--memory-gb, name fewer layers or smaller images, or choose a reduction"
+            "--memory-gb, choose fewer layers or smaller images, or choose a reduction"
         )
     block = int(FOR_BLOCKS * budget) // 2
     return MemoryPlan(most, block, most * each + 2 * min(block, most * row), budget // 8)
@@ -57,7 +57,7 @@ def memory_plan(name: str, budget_gb: float, batch_size: int, image: int, forwar
 def refuse_without_memory(
     name: str, needed: int, budget_gb: float | None = None, remedy: str = "lower --memory-gb, or end other programs"
 ) -> None:
-    """UserError when `needed` bytes are more than the machine has free, or than a budget."""
+    """Raise UserError if `needed` bytes exceed the free memory of the machine, or a budget."""
     import psutil
 
     available = psutil.virtual_memory().available

@@ -1,4 +1,4 @@
-"""Where a network comes from: a network.pt of nmnc, torchvision, timm, the user's MODULE:FUNCTION, or the pixels."""
+"""Load a network: a network.pt of nmnc, torchvision, timm, the user's MODULE:FUNCTION, or the pixels."""
 
 import importlib
 import inspect
@@ -23,22 +23,22 @@ from nmnc.sections import LIBRARIES
 
 #: Arguments of torchvision's and timm's networks that load weights, or download them.
 LOADING = re.compile(r"^(weights(_.*)?|pretrained.*|checkpoint.*|cache_dir|state_dict|.*_(url|weights|checkpoint))$")
-#: Arguments that look like one of them, but choose how initial weights are drawn.
+#: Arguments that match the pattern but choose how initial weights are drawn.
 DRAWING = {"init_weights"}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network ready to be looked into.
+    """A network with the layers to record.
 
     Attributes:
-        name: who it is, without the place of any file.
+        name: identifies it, without the path of any file.
         module: in evaluation mode, on the CPU; images (batch, channels, height, width) in.
         layers: layer name -> the submodule whose output is recorded, in the order asked for.
-        preprocessing: how it sees an image.
+        preprocessing: how images are preprocessed for it.
         weights_sha256: hex digest over names, shapes and values of all weights and buffers.
         code_sha256: hex digest over the module's structure and the source files of its classes, so
-            that activations of an edited network are not mistaken for those of the old one.
+            that activations of an edited network are not mistaken for earlier ones.
         steps, note: see `chosen_layers.Chosen`.
     """
 
@@ -74,7 +74,7 @@ def load_model(
             network keeps its initial weights, drawn from seed 0. Nothing is ever downloaded.
         arguments: JSON object, keyword arguments of FUNCTION.
         preprocessing: JSON object image_size, channels, mean, std, or a .json file with it; "" takes a
-            network.pt's own.
+            network.pt's.
         kind: the MODULE:FUNCTION that built a network.pt; "" for a network of nmnc's. The file alone never chooses it.
         weights_key: which state dict of the weights, where the file has several.
 
@@ -83,23 +83,23 @@ def load_model(
     """
     if source == "pixels" or ":" in source:
         if kind:
-            raise UserError(f"{source}: --network {kind} says what built a network.pt; leave it out")
+            raise UserError(f"{source}: --network {kind} is only for a network.pt; remove it")
         name, how, built_by = source, None, source
         module = as_float32(_built(source, arguments, weights is not None), source)
         if weights is not None:
             fill(module, weights, source, weights_key)
         elif weights_key:
-            raise UserError(f"{source}: --weights-key {weights_key} chooses from a file; give --weights FILE too")
+            raise UserError(f"{source}: --weights-key {weights_key} chooses from a file; set --weights FILE too")
         check_values(module, f"{weights or source}")
     else:
         if weights is not None or weights_key or _json_object(arguments):
-            raise UserError(f"{source}: a network.pt holds its weights and arguments; leave out those options")
+            raise UserError(f"{source}: a network.pt contains its weights and arguments; remove those options")
         name, module, how, built_by = _from_checkpoint(Path(source), kind)
     if preprocessing:
         how = Preprocessing.from_option(preprocessing, "--preprocessing")
     if how is None:
-        raise UserError(f"{source}: say how it sees an image, e.g. --preprocessing '{EXAMPLE}'")
-    with running_users_code(f"{source}: cannot be described"):  # its own __repr__ and train run
+        raise UserError(f"{source}: preprocessing is missing; set it, e.g. --preprocessing '{EXAMPLE}'")
+    with running_users_code(f"{source}: cannot be described"):  # runs its __repr__ and train
         module.eval()
         code = code_sha256(module, built_by)
     weights_sha256 = _weights_sha256(module)  # before a pass, which could change them
@@ -133,7 +133,7 @@ def _from_checkpoint(path: Path, kind: str) -> tuple[str, nn.Module, Preprocessi
     network, config = load_network(path, [kind])
     found = config["network"]["kind"]
     if kind and kind != found:
-        raise UserError(f"{path}: built by {found}, not by {kind}; fix or leave out --network")
+        raise UserError(f"{path}: built by {found}, not by {kind}; fix or remove --network")
     seen = Preprocessing.from_plain(config["preprocessing"], str(path))
     return "/".join(path.resolve().parts[-4:-1]), network, seen, found
 
@@ -149,7 +149,7 @@ def _built(source: str, arguments: str, filled: bool) -> nn.Module:
     keywords = _json_object(arguments)
     if source == "pixels":
         if keywords or filled:
-            raise UserError("pixels: takes no arguments and no weights; leave out --arguments and --weights")
+            raise UserError("pixels: takes no arguments and no weights; remove --arguments and --weights")
         return nn.Identity()
     library, _, name = source.partition(":")
     if library in LIBRARIES:
@@ -162,18 +162,18 @@ def _built(source: str, arguments: str, filled: bool) -> nn.Module:
         with running_users_code(f"{source}: building it with arguments {keywords} failed"):
             module = function(**keywords)
     if not isinstance(module, nn.Module):
-        raise UserError(f"{source}: returned {type(module).__name__}; it must return a torch.nn.Module")
+        raise UserError(f"{source}: returned {type(module).__name__}; fix it to return a torch.nn.Module")
     return module
 
 
 def _without_loading(source: str, keywords: dict[str, Any]) -> dict[str, Any]:
-    """The arguments without those that switch loading off; UserError for one that would load weights."""
+    """Return the arguments without those that disable loading; UserError for one that would load weights."""
     loading = {name: value for name, value in keywords.items() if LOADING.match(name) and name not in DRAWING}
     for name, value in loading.items():
         if value:
             raise UserError(
                 f"{source}: the argument {name!r} asks for trained weights, and nothing is downloaded; remove it and "
-                "give their file: --weights FILE (in a study: weights)"
+                "set --weights FILE (in a study: weights)"
             )
     return {name: value for name, value in keywords.items() if name not in loading}
 
@@ -181,7 +181,7 @@ def _without_loading(source: str, keywords: dict[str, Any]) -> dict[str, Any]:
 def _json_object(text: str) -> dict[str, Any]:
     values = parse_json(text, "--arguments", 'write e.g. {"width": 64}')
     if not isinstance(values, dict):
-        raise UserError('--arguments: must be a JSON object, e.g. {"width": 64}')
+        raise UserError('--arguments: not a JSON object; write e.g. {"width": 64}')
     return values
 
 
@@ -191,7 +191,7 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     if name not in models.list_models():
         hint = did_you_mean(name, models.list_models(), "torchvision.models.list_models() names them all")
         raise UserError(f"torchvision:{name}: no such model{hint}")
-    # Nothing, torchvision's backbone included, may come from the network.
+    # Nothing may be downloaded, including weights of the backbone.
     backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
     fixed = {"weights": None} | ({"weights_backbone": None} if backbone else {})
     return lambda **arguments: models.get_model(name, **(arguments | fixed))
@@ -209,14 +209,14 @@ def _timm(name: str, filled: bool) -> Callable[..., nn.Module]:
     architecture, _, tag = name.partition(".")
     if tag and not filled:
         raise UserError(
-            f"timm:{name}: .{tag} names trained weights, and nothing is downloaded; give their file with --weights "
-            f"(in a study: weights), or timm:{architecture} for initial weights"
+            f"timm:{name}: .{tag} names trained weights, and nothing is downloaded; set --weights FILE (in a study: "
+            f"weights), or choose timm:{architecture} for initial weights"
         )
     return lambda **arguments: timm.create_model(name, **(arguments | {"pretrained": False}))
 
 
 def _chosen(module: nn.Module, layers: str, source: str, preprocessing: Preprocessing) -> Chosen:
-    """The layers asked for, or those recorded by default."""
+    """Return the named layers, or the default ones."""
     refuse_script(module, source)
     stages = {"pixels": module} if source == "pixels" else _stages(module)
     if layers:

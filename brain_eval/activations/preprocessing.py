@@ -1,4 +1,4 @@
-"""Images of a benchmark -> tensors, as the model was trained to see them."""
+"""Preprocess the images of a benchmark as in the model's training."""
 
 import json
 import math

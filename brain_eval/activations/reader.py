@@ -1,4 +1,4 @@
-"""Reading a model's activations back, layer by layer, as `extract` wrote them."""
+"""Read a model's activations layer by layer, as `extract` wrote them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +53,8 @@ class Activations:
         if not finite.all():
             stimulus = self.stimulus_ids[stimuli[int(np.argmin(finite))]]
             raise UserError(
-                f"{self.path}: layer '{layer}' holds NaN or infinity for stimulus '{stimulus}'; "
-                "look at the network's training, then extract again"
+                f"{self.path}: layer '{layer}' contains NaN or infinity for stimulus '{stimulus}'; "
+                "check the network's training, then rerun extract"
             )
         return features
 
@@ -64,7 +64,7 @@ def _ascending(stimuli: NDArray[np.intp]) -> bool:
 
 
 def _texts(variable: netCDF4.Variable) -> list[str]:
-    """Strings, or rows of UTF-8 characters (netCDF4's own decoding shifts the ones behind a multi-byte character)."""
+    """Return strings, also from rows of UTF-8 bytes (netCDF4 shifts what follows a multi-byte character)."""
     if variable.dtype is str:
         return [str(text) for text in variable[:]]
     variable.set_auto_chartostring(False)
@@ -74,7 +74,7 @@ def _texts(variable: netCDF4.Variable) -> list[str]:
 
 @contextmanager
 def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
-    """Open BENCHMARK.nc and check that it holds this benchmark's stimuli, in its order.
+    """Open BENCHMARK.nc and check that it has this benchmark's stimuli, in its order.
 
     Raises:
         UserError: missing, broken or of other stimuli; names the command that makes it.
@@ -86,7 +86,7 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
     try:
         file = netCDF4.Dataset(path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} is no readable NetCDF file ({error}); delete it and {again}") from None
+        raise UserError(f"{path} is not a readable NetCDF file ({error}); delete it and {again}") from None
     with file:
         file.set_auto_mask(False)
         try:
@@ -111,7 +111,7 @@ def open_activations(path: Path, benchmark: Benchmark) -> Iterator[Activations]:
 
 
 def _refuse_another_network(path: Path, weights: str | None, again: str) -> None:
-    """UserError where activations/NETWORK/RULE/seedN/ has those of another network than networks/ has by that name."""
+    """Raise UserError if activations/NETWORK/RULE/seedN/ are of another network than networks/NETWORK/RULE/seedN."""
     folder = path.absolute().parent  # results/STUDY/activations/NETWORK/RULE/seedN
     if len(folder.parts) < 5 or folder.parts[-4] != "activations":
         return

@@ -1,4 +1,4 @@
-"""Whether a network gives an image the same values a second time, beside other images and in another order."""
+"""Check that a network gives an image the same values in a second pass, in another batch and order."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from nmnc.errors import UserError
 
 @dataclass(frozen=True)
 class Sample:
-    """A few images that were shown, and what was recorded of them.
+    """A few images, and what was recorded of them.
 
     Attributes:
         ids: of the images, for errors.
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Repeats:
-    """Shows images a second time. Attributes: how they were shown the first time, and what was kept."""
+    """Show images a second time. Attributes: how the first pass was computed and recorded."""
 
     model: Model
     computation: Computation
@@ -80,21 +80,21 @@ class Repeats:
                 raise UserError(
                     f"{self.model.name}: two passes over the same images differ in layer {layer!r}: for stimulus "
                     f"{ids[worst]!r} by {float(apart[worst]):.3g}, where its largest value is {scale:.3g}; it draws "
-                    "chance, remembers earlier images, or mixes the images of a batch; fix the network (F.dropout "
-                    "needs training=self.training) or choose layers before it"
+                    "random numbers, remembers earlier images, or mixes the images of a batch; fix the network "
+                    "(F.dropout needs training=self.training) or choose earlier layers"
                 )
 
-        where = f"in a second pass over images such as {ids[0]!r}, beside others"
+        where = f"in a second pass over images such as {ids[0]!r}, in another batch"
         forward(self.model, images, self.computation, self.probe.outputs, compare, where)
 
 
 def _largest(values: Tensor) -> float:
-    """The largest absolute value, of those that are finite."""
+    """Return the largest finite absolute value."""
     return float(values.float().nan_to_num(0.0, 0.0, 0.0).abs().max())
 
 
 def rows_to_repeat(images: int, n: int) -> slice:
-    """Return which images of a batch are shown again, of `n` in all: so few that the time hardly counts."""
+    """Return which images of a batch are shown again, of `n` in all: few, to cost little time."""
     few = max(2, min(4, n // 64))
     few = min(few, images - 1 if images > 2 else images)
     return slice(0, few)
@@ -111,19 +111,19 @@ def state_of(module: nn.Module) -> dict[str, int]:
 
 
 def refuse_changes(model: Model, before: Mapping[str, int]) -> None:
-    """UserError when weights or buffers are not what they were, or a module is in training mode."""
+    """Raise UserError if weights or buffers have changed, or a module is in training mode."""
     refuse_training(model)
     after = state_of(model.module)
     changed = [name for name, checksum in before.items() if after.get(name, checksum) != checksum]
     if changed:
         raise UserError(
-            f"{model.name}: showing images changes its weights or buffers (first {changed[0]!r}), so that what it "
-            "gives may depend on earlier images; fix the network to leave them alone after eval()"
+            f"{model.name}: a forward pass changes its weights or buffers (first {changed[0]!r}), so its output may "
+            "depend on earlier images; fix the network not to change them after eval()"
         )
 
 
 def _checksum(tensor: Tensor) -> int:
-    """Checksum of a tensor's bytes; of a large one the sum of every 64th word, since changes affect most of it."""
+    """Return a checksum of a tensor's bytes; for a large tensor the sum of every 64th word, as changes affect most."""
     flat = tensor.detach().contiguous().flatten().view(torch.uint8)
     integers = flat[: len(flat) // 8 * 8].view(torch.int64)
     if len(integers) > 2**16:

@@ -1,4 +1,4 @@
-"""Sections of a study about models and their activations: what may stand in them, defaults and limits."""
+"""Sections of a study about models and their activations: keys, defaults and limits."""
 
 from typing import Annotated, Any, Literal
 
@@ -54,13 +54,13 @@ class ReferenceModel(Section):
     @model_validator(mode="after")
     def _seen_somehow(self) -> "ReferenceModel":
         if ":" in self.network and self.preprocessing is None:
-            raise ValueError("preprocessing is missing; say how the network sees images: image_size, mean, std")
+            raise ValueError("preprocessing is missing; set image_size, mean and std")
         if self.kind is not None and (":" not in self.kind or ":" in self.network):
-            raise ValueError(f"kind {self.kind!r}: give the MODULE:FUNCTION that built a network.pt, else leave it out")
+            raise ValueError(f"kind {self.kind!r} is not the MODULE:FUNCTION of a network.pt; fix or remove it")
         if self.weights_key is not None and self.weights is None:
             raise ValueError(f"weights_key {self.weights_key!r} chooses from a file; add weights")
         if self.network == "pixels":
-            raise ValueError("pixels are scored beside the models of every study; remove this model")
+            raise ValueError("pixels are scored in every study; remove this model")
         return self
 
 
@@ -77,7 +77,7 @@ def label_of_weights(model: ReferenceModel) -> str:
 
 
 class Activations(Section):
-    """What is kept of a network's activity, and how it is computed."""
+    """What is recorded of a network's activity, and how it is computed."""
 
     memory_gb: float = Field(2.0, ge=0.01, le=10**5, description="for batches and buffers, which shrink to fit")
     reduction: Annotated[str, AfterValidator(REDUCTIONS.checked)] = Field(

@@ -36,7 +36,7 @@ CHUNK_BYTES = 2**20
 BLOCK_BYTES = 2**26
 #: Presentations in a block, unless one batch is larger.
 BLOCK_ROWS = 256
-#: Room for the file's own tables, and for the coordinates of one neuroid, on top of the activations.
+#: Bytes for the file's tables, and for the coordinates of one neuroid, on top of the activations.
 FILE_BYTES, NEUROID_BYTES = 2**20, 20
 #: Of a chunk's checksum and its entry in the file's tables.
 CHECKSUM_BYTES = 64
@@ -146,12 +146,12 @@ def bytes_needed(n: int, shapes: Mapping[str, Shape], batch_size: int, block_byt
 
 
 def refuse_without_room(out: Path, needed: int) -> None:
-    """UserError when `needed` bytes do not fit on the disk that holds the folder `out`."""
+    """Raise UserError if `needed` bytes do not fit on the disk of the folder `out`."""
     available = shutil.disk_usage(out).free
     if needed > available:
         raise UserError(
             f"{out}: activations need {needed / 1e9:.3g} GB and {available / 1e9:.3g} GB are available; "
-            "make room, name fewer layers, or choose a folder on another disk"
+            "free disk space, choose fewer layers, or choose a folder on another disk"
         )
 
 
@@ -169,7 +169,7 @@ def is_current(path: Path, attributes: Mapping[str, str]) -> bool:
 
 
 def columns(shapes: Mapping[str, Shape]) -> dict[str, slice]:
-    """Where each layer's neuroids stand."""
+    """Return the columns of each layer's neuroids."""
     ends = np.cumsum([prod(shape) for shape in shapes.values()]).tolist()
     return {layer: slice(end - prod(shape), end) for (layer, shape), end in zip(shapes.items(), ends, strict=True)}
 

@@ -46,7 +46,7 @@ def load_benchmark(spec: str, data_folder: Path) -> Benchmark:
     from brain_eval.benchmarks.folder.benchmark import load
 
     if name in MODULES:
-        raise UserError(f"'{name}' is a benchmark of ours; give the folder {folder} another name than {name}")
+        raise UserError(f"'{name}' is the name of a built-in benchmark; rename the benchmark of the folder {folder}")
     return load(name, Path(folder))
 
 
@@ -79,7 +79,7 @@ def listing_of_files(data: Path) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of text whose columns stand below each other."""
+    """Return rows as lines of text with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return [line.rstrip() for line in lines]
@@ -96,7 +96,7 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
     names = [spec.partition("=")[0] for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"benchmark '{name}' is given {names.count(name)} times; name each once")
+            raise UserError(f"benchmark '{name}' is given {names.count(name)} times; remove the repetitions")
     for spec, name in zip(specs, names, strict=True):
         benchmark = load_benchmark(spec, Path(data))
         say_notes(benchmark)
@@ -107,7 +107,7 @@ def fetch_all(specs: list[str], data: Path, out: Path) -> None:
 
 
 def say_notes(benchmark: Benchmark) -> None:
-    """Say on stderr what of a benchmark's files is not used, a line each."""
+    """Print on stderr which parts of a benchmark's files are not used, a line each."""
     for note in benchmark.notes:
         print(f"brain_eval: note: {benchmark.description.name}: {' '.join(note.split())}", file=sys.stderr)
 

@@ -160,5 +160,5 @@ def _stack(path: Path) -> NDArray[np.float64]:
     with np.load(path, allow_pickle=False) as content:
         stack = content["arr_0"].astype(np.float64)
     if stack.ndim != 3 or stack.shape[1:] != (len(IMAGES), len(IMAGES)):
-        raise UserError(f"{path} holds an array of shape {stack.shape}, not one RDM per subject; delete it")
+        raise UserError(f"{path} has an array of shape {stack.shape}, not one RDM per subject; delete it and rerun")
     return stack

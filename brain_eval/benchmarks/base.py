@@ -144,13 +144,13 @@ class DataFile:
 
     @property
     def digest(self) -> str:
-        """The hash that tells the file, with its kind."""
+        """The hash that identifies the file, with its kind."""
         return f"sha256 {self.sha256}" if self.sha256 else f"sha1 {self.sha1}"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What can be said of a benchmark without its data.
+    """Description of a benchmark, available without its data.
 
     `n_stimuli` and `n_neuroids` (in words) are for listings; loading counts anew. `note` is what a
     reader of the scores must know, e.g. that the data are very noisy. `stratified`: the splits of encoding

@@ -2,8 +2,8 @@
 
 No data and no network are needed: everything follows from one seed. Each animal records its own
 random mixtures of an area's units (see `ventral_stream`), as Poisson spike counts in repeated trials,
-so that noise ceilings can be estimated and lie below 1. Scores on it say whether the pipeline can
-tell the areas apart, nothing about a brain.
+so that noise ceilings can be estimated and lie below 1. Scores on it show whether the pipeline can
+distinguish the areas; they are no evidence about a brain.
 """
 
 from collections.abc import Callable

@@ -25,7 +25,7 @@ def ensure(files: Sequence[DataFile], data_folder: Path) -> list[Path]:
     if data_folder.exists() and not data_folder.is_dir():
         raise UserError(f"the data folder {data_folder} is not a folder; set NMNC_DATA or --data to one")
     paths = [place(file, data_folder) for file in files]
-    # What is there is checked first: no download is spent before a damaged neighbour is told.
+    # Present files are checked first, so that a damaged file is reported before any download.
     for path, file in zip(paths, files, strict=True):
         if path.exists():
             _check(path, file)
@@ -61,9 +61,9 @@ def state(files: Sequence[DataFile], data_folder: Path) -> str:
 
 
 def _check(path: Path, file: DataFile) -> None:
-    advice = f"delete it and run again to download it from {file.url}"
+    advice = f"delete it and rerun to download it from {file.url}"
     if not path.is_file():
-        raise UserError(f"{path} is not a file; move it away and run again to download it from {file.url}")
+        raise UserError(f"{path} is not a file; move it and rerun to download it from {file.url}")
     size = path.stat().st_size
     if file.size is not None and size < file.size:
         raise UserError(f"{path} is truncated: {size} of {file.size} bytes; {advice}")
@@ -109,12 +109,12 @@ def _download(path: Path, file: DataFile, data_folder: Path, remaining: int) -> 
             reason = f"the server answered {error.response.status_code}"
         raise UserError(
             f"{path} is absent{nowhere} and could not be downloaded from {file.url} ({reason}); "
-            f"connect to the network and run again, or {by_hand}{more}"
+            f"connect to the network and rerun, or {by_hand}{more}"
         ) from error
     except OSError as error:
         raise UserError(
-            f"{path} could not be written: {error.strerror or error}; make room or rights there, or set "
-            "NMNC_DATA to another folder, and run again"
+            f"{path} could not be written: {error.strerror or error}; free disk space or fix the permissions, or set "
+            "NMNC_DATA to another folder, and rerun"
         ) from error
 
 
@@ -124,5 +124,5 @@ def _check_download(temporary: Path, path: Path, file: DataFile) -> None:
     for kind, found, expected in _wrong_hashes(temporary, file):
         raise UserError(
             f"the download of {path} from {file.url} has {size} bytes and {kind} {found}, expected "
-            f"{expected_size}{expected}; nothing was kept, run again"
+            f"{expected_size}{expected}; nothing was kept; rerun"
         )

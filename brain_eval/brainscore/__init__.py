@@ -1,1 +1,1 @@
-"""Bridges to Brain-Score: our networks as its models, its own PLS on its own data."""
+"""Bridges to Brain-Score: our networks as its models, and its PLS on its data."""

@@ -73,12 +73,12 @@ def commitment(
     from brainscore_vision.model_helpers.brain_transformation import ModelCommitment
 
     if not 0 < visual_degrees < 180:
-        raise UserError(f"{model.name}: {visual_degrees:g} is no width in degrees of visual angle; e.g. 8")
+        raise UserError(f"{model.name}: {visual_degrees:g} is not a width in degrees of visual angle; set e.g. 8")
     regions = checked_regions(model, regions_by_order(list(model.layers)) | dict(region_layer_map or {}))
     computed = identifier_of(model)
     if identifier is not None and identifier.rpartition("-")[2] != computed.rpartition("-")[2]:
         raise UserError(
-            f"{model.name}: its weights are not those of {identifier}, but {computed}; write the plug-in anew "
+            f"{model.name}: its weights are not those of {identifier}, but {computed}; rewrite the plug-in "
             "(Brain-Score's caches know a model by its identifier)"
         )
     # Whole degrees as int: Brain-Score's folders and caches carry the number in their names.

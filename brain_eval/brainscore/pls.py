@@ -119,7 +119,7 @@ def write_pls(model: "Model", names: Sequence[str], data_folder: Path, out: Path
         UserError: as `pls_rows`; nothing is written then.
     """
     sources = {name: public_source(name) for name in names}
-    # Missing files are told before hours of scoring.
+    # Missing files are reported before hours of scoring.
     for source in sources.values():
         ensure_files(source, data_folder)
     rows = [row for name, source in sources.items() for row in pls_rows(model, name, source, data_folder)]

@@ -94,7 +94,7 @@ def write_plugin(
         The model's identifier and the folder.
 
     Raises:
-        UserError: as `brain_eval.brainscore.model.brainscore_model`; `checkpoint` is no network.pt.
+        UserError: as `brain_eval.brainscore.model.brainscore_model`; `checkpoint` is not a network.pt.
     """
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such network.pt; give a trained one, results/STUDY/networks/.../network.pt")
@@ -143,7 +143,7 @@ def _responses(model: Any) -> dict[str, tuple[float, float]]:
 
 
 def how_to_use(identifier: str, folder: Path) -> str:
-    """Return the lines that tell where the folder goes and how the network is then scored."""
+    """Return instructions: where to put the folder, and how to score the network."""
     spec = find_spec("brainscore_vision")
     where = Path(spec.origin).parent / "models" if spec is not None and spec.origin else "brainscore_vision/models"
     return (

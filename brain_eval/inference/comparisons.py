@@ -78,7 +78,7 @@ def compare_rules(runs: Sequence[ScoredRun], confidence: float = 0.95) -> list[d
     averaged over the seeds that both have. Its interval and p are over seeds, and for scores also over stimuli and
     recordings where their draws are known: what two rules share through the stimuli cancels (see
     variation.joint_variance). From 8 seeds on (and as many recordings, or one) the interval comes from resampled
-    seeds, else from Student's t. With one seed the interval says nothing about other seeds.
+    seeds, else from Student's t. With one seed the interval does not cover other seeds.
 
     p_holm is corrected within a family: all layers and pairs of rules of one network on one benchmark, species,
     region and metric (or on the accuracy); n_family is its number of tests.

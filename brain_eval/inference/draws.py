@@ -1,4 +1,4 @@
-"""The file beside a model's scores that lets two models be compared on the same resampled stimuli.
+"""The file next to a model's scores with which models are compared on the same resampled stimuli.
 
 One group BENCHMARK/METRIC per metric whose scores vary with the stimuli; a recording whose own do not (it is too small
 for the metric) has no entries:
@@ -11,7 +11,7 @@ for the metric) has no entries:
     session, animal, species, region  (recording,)
 
 See brain_eval.inference.variation for influence and remainder. The draws depend on the seed and the benchmark
-alone, which `sampling` names: files with equal `sampling` hold the same draws.
+alone, which `sampling` names: files with equal `sampling` have the same draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ class RegionDraws:
 
     @property
     def factors(self) -> list[str]:
-        """What an interval of their mean is over: one run tells nothing of other seeds, one recording of no others."""
+        """Sources of variation in an interval of the mean: seeds and recordings count if there are several."""
         runs, recordings = self.values.shape
         return ["seeds"] * (runs > 1) + ["stimuli"] + ["recordings"] * (recordings > 1)
 

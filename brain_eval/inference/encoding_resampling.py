@@ -1,7 +1,7 @@
 """Encoding scores of resampled test stimuli: the fits are kept, their predictions are weighted.
 
 A draw counts each stimulus so many times in the test part of every split. All weighted Pearson correlations
-of a split are one matrix product, so that a thousand draws cost little beside the fits.
+of a split are one matrix product, so that a thousand draws cost little compared with the fits.
 """
 
 from collections.abc import Sequence

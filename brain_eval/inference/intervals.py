@@ -12,11 +12,11 @@ from brain_eval.codes import Code
 from brain_eval.inference.variation import Spread
 from nmnc.errors import UserError
 
-#: Seeds (and recordings) are resampled from so many on; a percentile bootstrap over 3 covers 75 % instead of 95 %.
+#: Smallest number of seeds (or recordings) to resample: a percentile bootstrap over 3 covers 75 % instead of 95 %.
 RESAMPLED_SEEDS = 8
 
 
-#: Methods of intervals: their names in codes, and in words.
+#: Methods of intervals: their codes and descriptions.
 STUDENT = ("t", "Student's t {:g} % interval")
 FISHER_Z = ("t-fisher-z", "Student's t {:g} % interval (Fisher z)")
 
@@ -28,7 +28,7 @@ def interval_code(method: tuple[str, str], confidence: float, factors: Sequence[
 
 
 def enumerated(factors: Sequence[str]) -> str:
-    """What an interval is over, e.g. "seeds, stimuli and recordings"; at least one factor."""
+    """Return the factors of an interval as text, e.g. "seeds, stimuli and recordings"; at least one factor."""
     return " and ".join(filter(None, [", ".join(factors[:-1]), factors[-1]]))
 
 

@@ -2,7 +2,7 @@
 
 Picking the best layer on the images used for scoring inflates the score (a winner's curse). Here each random half of
 the stimuli chooses the layer with the highest score, averaged over the region's recordings, and the other half scores
-that layer; both ways, for every split. The whole layer x region table is given beside the choice.
+that layer; both ways, for every split. The result also has the whole layer x region table.
 """
 
 from collections.abc import Mapping

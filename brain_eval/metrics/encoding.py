@@ -136,7 +136,7 @@ def _checked_responses(responses: ArrayLike, n: int) -> NDArray[np.float64]:
     finite = np.isfinite(recorded).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"responses hold NaN or infinity in row {int(np.argmin(finite))}; mend or leave out that stimulus"
+            f"responses contain NaN or infinity in row {int(np.argmin(finite))}; fix or remove that stimulus"
         )
     return recorded
 

@@ -75,7 +75,7 @@ def checked_rows(features: ArrayLike, least: int = 3, what: str = "an RDM") -> R
     # Both pass NaN on and show an infinity, without a mask as large as the features.
     finite = np.isfinite(lowest[:, 0]) & np.isfinite(highest[:, 0])
     if not finite.all():
-        raise RowError("features hold NaN or infinity", int(np.argmin(finite)))
+        raise RowError("features contain NaN or infinity", int(np.argmin(finite)))
     return Rows(values, lowest, highest, means)
 
 

@@ -215,7 +215,7 @@ def compare(rdm_a: ArrayLike, rdm_b: ArrayLike, metric: str = "spearman") -> flo
         if not np.isfinite(pairs).all():
             row, column = (axis[np.argmin(np.isfinite(pairs))] for axis in np.triu_indices(np.shape(rdm_a)[0], 1))
             raise UserError(
-                f"the {which} RDM holds NaN or infinity between rows {row} and {column}; leave such stimuli out of both"
+                f"the {which} RDM contains NaN or infinity between rows {row} and {column}; remove these stimuli"
             )
     return correlate(chosen.transform(a), chosen.transform(b), chosen)
 

@@ -34,7 +34,7 @@ def ceilings_of(
         metrics: names of comparisons of RDMs.
         seed: of the splits.
         folder: ceilings are kept here as NAME-HASH.json, where the hash is of the repetitions, the
-            settings and the code; None: computed anew.
+            settings and the code; None: computed in every call.
         kind: of the RDMs, a name in brain_eval.metrics.RDMS.
 
     Raises:

@@ -25,7 +25,7 @@ class Ceiling:
 
     Attributes:
         lower, upper: its ends.
-        definition: how they were made, or why there is none; None where nothing was to be made of.
+        definition: how they were estimated, or why they are unknown; None if the data allow no estimate.
     """
 
     lower: float | None
@@ -48,7 +48,7 @@ def leave_one_out(
         rdms: (n, n) each, the same stimuli in the same order.
         metric: the name of a comparison of RDMs.
         subjects: one label per RDM; RDMs of one subject are left out together, or a second session
-            would tell the average what this subject is like. None: each RDM is its own subject.
+            would leak into the average. None: each RDM is a subject.
         what: what the labels are, for the definition: subject, or session where there is one subject. Then
             the ceiling is that of this subject: what its sessions share need not be shared by others.
 
@@ -61,7 +61,7 @@ def leave_one_out(
     if len(labels) != len(rdms) or len(set(labels)) < 2:
         raise UserError(f"a leave-one-out ceiling needs RDMs of at least 2 subjects, got {len(set(labels))}")
     if len({np.shape(rdm) for rdm in rdms}) > 1:
-        raise UserError("a leave-one-out ceiling needs RDMs of the same stimuli; score them apart")
+        raise UserError("a leave-one-out ceiling needs RDMs of the same stimuli; score these recordings separately")
     transformed = np.stack([chosen.transform(upper_triangle(rdm)) for rdm in rdms])
     everyone = chosen.transform(transformed.mean(axis=0))
     lower, upper = [], []
@@ -75,7 +75,7 @@ def leave_one_out(
 
 
 def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: RdmKind) -> NDArray[np.floating]:
-    """RDM of a half of the trials alone, noise covariance included."""
+    """Return the RDM of half of the trials, with the noise covariance also from this half."""
     try:
         if kind.repeated:
             return kind.of_recording(np.where(half[..., None], trials.values, np.nan))
@@ -86,7 +86,7 @@ def _half_rdm(trials: Trials, half: NDArray[np.bool_], kind: RdmKind) -> NDArray
 
 
 def _splits(trials: Trials, n_splits: int, seed: int) -> Iterator[tuple[Trials, list[NDArray[np.bool_]]]]:
-    """Yield random splits: the trials of the images of which both halves have some of every neuroid, and the halves."""
+    """Yield random splits: trials of the images for which both halves have every neuroid, and the two halves."""
     rng = generator(seed, "split-half")
     for _ in range(n_splits):
         halves = random_halves_of_trials(trials, rng)

@@ -1,4 +1,4 @@
-"""Writing the draws of a model's scores; `brain_eval.inference.draws` says what the file holds, and reads it."""
+"""Write the draws of a model's scores; `brain_eval.inference.draws` documents the format and reads it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def _write_metric(file: netCDF4.Dataset, target: Target, sampling: str, metric: 
     known = {index: found for index in every for score in table[index] if (found := _variation(score)) is not None}
     if not known:
         return
-    # A recording that is too small for the metric stays, without units: what stands for its region needs it.
+    # A recording that is too small for the metric is kept without units, since its region's mean includes it.
     units = [known[index].units if index in known else np.zeros(0, dtype=np.intp) for index in every]
     draws = len(next(iter(known.values())).remainder)
     group = file.createGroup(f"{target.name}/{metric_label(target.kind, metric)}")

@@ -9,9 +9,9 @@ from brain_eval.scoring.targets import SPLITS_OF_STIMULI
 
 
 def refuse_too_much(benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: int, draws: int) -> None:
-    """UserError where the machine has not the memory to score these benchmarks; arguments as `bytes_to_score`."""
+    """Raise UserError if the machine lacks the memory to score these benchmarks; arguments as `bytes_to_score`."""
     parts = [bytes_to_score(benchmark, metrics, kinds, draws) for benchmark in benchmarks]
-    # What the benchmarks' targets keep is kept to the end; their layers come one after the other.
+    # Targets of all benchmarks stay in memory to the end; layers are scored one at a time.
     needed = sum(kept for kept, _ in parts) + max((layer for _, layer in parts), default=0)
     names = ", ".join(benchmark.description.name for benchmark in benchmarks)
     refuse_without_memory(f"score {names}", needed, remedy="name fewer benchmarks or metrics, or end other programs")

@@ -78,7 +78,7 @@ def _method(confidence: float, factors: Sequence[str]) -> Code:
 
 
 def _ceiled(raw: float | None, ceiling: Ceiling, ceiled: float | None = None) -> dict[str, Any]:
-    """Cells of the ceiling; raw over the upper one where the score has not been ceiled by itself."""
+    """Return the cells of the ceiling; by default `ceiled` is raw divided by the upper ceiling."""
     if ceiled is None and raw is not None and ceiling.upper is not None and ceiling.upper > 0:
         ceiled = raw / ceiling.upper
     cells: dict[str, Any] = {"ceiling_lower": ceiling.lower, "ceiling_upper": ceiling.upper, "ceiled": ceiled}
@@ -113,10 +113,10 @@ def _mean_rows(
 
 
 def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] | None:
-    """Cells of the ceilings that scores bring along, averaged; None where none does.
+    """Return the cells of the mean ceiling of scores that have their ceiling; None if no score has one.
 
-    A ceiling is the mean over the recordings that have one, and the definition says over how many. What is ceiled
-    stands beside `raw`, so it is there only if every recording has it.
+    The mean is over the recordings with a known ceiling; the definition states how many. `ceiled` is known only if it
+    is known for every recording, so that it covers the same recordings as `raw`.
     """
     ceilings = [score.ceiling for score in scores if score.ceiling is not None]
     if not ceilings:
@@ -135,7 +135,7 @@ def _mean_ceiling(scores: Sequence[Score], raw: float | None) -> dict[str, Any] 
 
 
 def averaged(lower: Sequence[float], upper: Sequence[float], n: int) -> Code | None:
-    """Return over how many of n recordings the ends of a ceiling are averaged; None where no end is known."""
+    """Return a code for how many of n recordings a mean ceiling is over; None if neither end is known."""
     ends = {name: len(known) for name, known in (("lower", lower), ("upper", upper)) if known}
     text = ", ".join(f"{name} over {known}" for name, known in ends.items())
     code = ":".join(["mean", *(f"{name}-{known}-of-{n}" for name, known in ends.items())])
@@ -147,7 +147,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _interval_of_mean(scores: Sequence[Score], confidence: float) -> dict[str, Any]:
-    """Average scores (not RDMs); undefined where one of them is."""
+    """Average scores (not RDMs); undefined if any of them is."""
     missing = [score.method for score in scores if score.raw is None]
     if missing:
         return {"raw": None, "interval_method": missing[0]}

@@ -1,4 +1,4 @@
-"""One model against the benchmarks: its layers, one by one, compared with every recording."""
+"""Score one model on the benchmarks: compare every layer with every recording."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from brain_eval.scoring.targets import Score, Scores, Target, pairs_of
 from nmnc.errors import UserError
 from nmnc.files.writing import claimed, replacing, write_csv
 
-#: RDMs of benchmarks with more stimuli than this are not written: nobody can look at them.
+#: RDMs of benchmarks with more stimuli than this are not written: they are too large to look at.
 MOST_STIMULI_STORED = 200
 #: Seconds to wait for another process that writes the same scores.
 WAIT = 600.0
@@ -69,8 +69,8 @@ def score_model(
         outputs: files to write.
         identity: "network,rule,kind,seed".
         settings: metrics, kinds of the recordings' RDMs, and the bootstrap. Metrics of responses give rows for
-            recordings with responses only. A recording that lacks a kind of RDM (crossnobis takes repetitions) has no
-            rows for it, and is warned of. The draws depend on the seed and the benchmark, not on the model, so that
+            recordings with responses only. A recording that lacks a kind of RDM (crossnobis needs repetitions) has no
+            rows for it, and a warning. The draws depend on the seed and the benchmark, not on the model, so that
             models are compared on the same resampled stimuli.
         ceilings: folder in which noise ceilings are kept between calls; None: they are computed in every call.
 
@@ -111,9 +111,9 @@ def score_model(
     for kind in kinds:
         if kind not in {target.kind for target, _, _ in scored}:
             refuse_absent(kind, ", ".join(specs), reasons.get(kind, {}))
-    # Files of one model beside those of another would be compared as if they were one's.
+    # The lock keeps two processes from leaving scores of one model next to draws of another.
     with claimed(out.with_name(f".{out.name}.lock"), WAIT, out):
-        # The larger files first: where the disk is full, the old scores stay beside the old RDMs.
+        # The larger files are written first, so that a full disk leaves the old scores and the old RDMs together.
         with replacing(rdms_out, digest=True) as rdms_part, netcdf_errors(rdms_out):
             write_rdms(rdms_part, who, stored)
             if draws_out is not None:
@@ -127,16 +127,16 @@ def _targets(
     benchmark: Benchmark, chosen: Sequence[str], kinds: Sequence[str],
     draws: int, seed: int, ceilings: Path | None, reasons: dict[str, dict[str, str]],
 ) -> Iterator[tuple[Target, ResponseTarget]]:  # fmt: skip
-    """Yield what the layers are compared with: the RDMs of one kind after the other, responses beside the first.
+    """Yield the comparison targets: per kind the recorded RDMs, and with the first kind also the responses.
 
-    Recordings that lack a kind are warned of, with the reason, which is also added to `reasons`; a kind that all of
-    them lack is left out.
+    For recordings that lack a kind, print a warning with the reason and add it to `reasons`; skip a kind that all
+    recordings lack.
     """
     compared, of_responses = metrics_of_rdms(chosen), [metric.name for metric in metrics_of_responses(chosen)]
-    # Every recording is in the target of the correlation RDMs, and so is every response.
+    # The target of the correlation RDMs includes every recording, so responses are scored with it.
     for kind in kinds if CORRELATION in kinds or not of_responses else (CORRELATION, *kinds):
         metrics = compared if kind in kinds else {}
-        # Without metrics of RDMs no RDM is looked at, so none need be defined.
+        # Without metrics of RDMs the RDMs are not used, so they need not be defined.
         prepared, lacking = recorded_as(benchmark, kind) if metrics or kind != CORRELATION else (benchmark, {})
         for recording, reason in lacking.items():
             text = f"brain_eval: warning: {benchmark.description.name}, {recording}: no {kind} RDM: {reason}"
@@ -150,19 +150,19 @@ def _targets(
 def _identity(text: str) -> dict[str, str]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4 or not all(parts) or not parts[3].isdecimal():
-        raise UserError(f"--identity '{text}' is not network,rule,kind,seed; e.g. convnet,nmnc,nmnc,0")
+        raise UserError(f"--identity '{text}' is not network,rule,kind,seed; set it, e.g. to convnet,nmnc,nmnc,0")
     return dict(zip(("network", "rule", "kind", "seed"), parts, strict=True))
 
 
 def refuse_undefined(
     benchmarks: Sequence[Benchmark], metrics: Sequence[str], kinds: Sequence[str], *, is_partial: bool
 ) -> None:
-    """Make the recordings' RDMs that `score_model` would compare, to refuse before anything runs what it would refuse.
+    """Make the recordings' RDMs that `score_model` would compare, so that its errors come before anything is computed.
 
     Args:
         benchmarks: loaded.
         metrics, kinds: names.
-        others: whether benchmarks that are not looked at are scored too, and may have what all of these lack.
+        is_partial: whether further benchmarks are scored, which may have what all of these lack.
 
     Raises:
         UserError: an RDM of a recording is undefined or constant, or no recording has one of a kind.
@@ -181,12 +181,10 @@ def refuse_undefined(
 
 
 def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[str], *, is_partial: bool) -> None:
-    """UserError where nothing can be scored since all metrics need responses and no recording has them.
-
-    Of several benchmarks, one that gives no scores is warned of.
+    """Raise UserError if all metrics need responses and no recording has them; warn if only some benchmarks lack them.
 
     Args:
-        benchmarks, others: see `refuse_undefined`.
+        benchmarks, is_partial: see `refuse_undefined`.
         metrics: names.
     """
     if metrics_of_rdms(metrics):
@@ -200,12 +198,12 @@ def refuse_without_responses(benchmarks: Sequence[Benchmark], metrics: Sequence[
 
 
 def _in_order(scores: Scores, metrics: Sequence[str]) -> Scores:
-    """The scores in the order in which the metrics were asked for."""
+    """Return the scores in the order of the metrics."""
     return {key: scores[key] for name in metrics for key in scores if key[1] == name}
 
 
 def score_layer(target: Target, responses: ResponseTarget, activations: Activations, layer: str) -> Scores:
-    """Compare one layer with every recording; a layer without an RDM is warned of, not fatal."""
+    """Compare one layer with every recording; a layer whose RDM is undefined has empty scores and a warning."""
     scores: Scores = {}
     for number, group in enumerate(target.groups):
         stimuli = target.stimuli(group)
@@ -221,7 +219,7 @@ def score_layer(target: Target, responses: ResponseTarget, activations: Activati
                 scores |= {(i, name): Score(None, None, method) for i in group for name in target.metrics}
         scores |= responses.score(group, features)
         for reason in dict.fromkeys(s.method.meaning for (i, _), s in scores.items() if i in group and s.raw is None):
-            # tqdm's own way past its progress bar.
+            # tqdm.write prints without breaking the progress bar.
             text = f"brain_eval: warning: {where}, {sessions}: {reason.removeprefix('none: ')}; its scores stay empty"
             tqdm.write(text, file=sys.stderr)
     return scores

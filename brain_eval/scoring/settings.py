@@ -1,4 +1,4 @@
-"""The keys of a study's section `evaluation` that say how layers are compared with recordings."""
+"""Settings of scoring: the keys of a study's section `evaluation` that define how layers are compared."""
 
 from typing import Annotated
 

@@ -29,7 +29,7 @@ from brain_eval.scoring.ceiling_files import ceilings_of
 from brain_eval.scoring.ceilings import UNKNOWN, Ceiling, leave_one_out
 from nmnc.errors import UserError
 
-#: Where every draw is computed anew: so many draws, of so many groups of stimuli (below that, of stimuli).
+#: Number of draws, and of groups of stimuli (or of stimuli, if fewer), for metrics that are recomputed in every draw.
 RECOMPUTED_DRAWS, RECOMPUTED_UNITS = 100, 100
 #: Random splits of the stimuli in two halves: a layer is chosen on one and scored on the other.
 SPLITS_OF_STIMULI = 10
@@ -39,12 +39,12 @@ Transform = Callable[[Vector], Vector]
 
 @dataclass(frozen=True)
 class Score:
-    """A raw score and how it varies with the stimuli; or None twice and the reason.
+    """A raw score and its variation over stimuli; both None, with the reason in `method`, if undefined.
 
     Attributes:
         raw: the similarity.
         variation: over the resampled units.
-        method: how the draws were made, or why there is no score.
+        method: how the draws were made, or why the score is undefined.
         halves: (2 * SPLITS_OF_STIMULI,) scores of the halves of the stimuli, for the choice of layers.
         ceiling, ceiled: the same for the ceiling, where it is not raw over a ceiling of the recording.
     """
@@ -63,7 +63,7 @@ Scores = dict[tuple[int, str], Score]
 
 @dataclass(frozen=True)
 class Resampled:
-    """Which stimuli are in which draw, for all recordings of a benchmark alike.
+    """Which stimuli are in which draw; shared by all recordings of a benchmark.
 
     Attributes:
         counts: (draws, units) float64: how often each unit is drawn.
@@ -129,7 +129,7 @@ class Target:
         self._of_subjects: dict[tuple[tuple[int, ...], str], Ceiling] = {}
 
     def _groups_of_stimuli(self, draws: int) -> Resampled:
-        """Groups of stimuli that are drawn together, where leaving out each stimulus in turn takes too long."""
+        """Return groups of stimuli to draw together: leaving out each of many stimuli in turn takes too long."""
         ordered = np.concatenate([np.zeros(0, np.intp), *self.strata])
         n, rng = len(self.stimulus_ids), generator(self.seed, self.name, "groups of stimuli")
         if len(ordered) <= 2 * RECOMPUTED_UNITS:
@@ -145,7 +145,7 @@ class Target:
         )
 
     def _moments(self, transform: Transform, pairs: Vector, weights: Matrix) -> Moments | None:
-        """Moments where a metric with this transform is a Pearson correlation."""
+        """Return the moments if a metric with this transform is a Pearson correlation, else None."""
         closed = any(metric.transform is transform and metric.draws is None for metric in self.metrics.values())
         return weighted_moments(pairs, weights) if closed and pairs.max() > pairs.min() else None
 
@@ -197,7 +197,7 @@ class Target:
         return scores
 
     def _drawn(self, index: int, raw: float, metric: RdmMetric, model: Vector, recorded: Vector) -> Score:
-        """A score whose draws, and whose value without each unit, the metric computes itself."""
+        """Return a score for which the metric itself computes the draws and the value without each unit."""
         assert metric.draws is not None
         resampled = self._coarse if metric.recomputed else self._fine
         stimuli = self.recordings[index].stimuli
@@ -210,7 +210,7 @@ class Target:
         return Score(raw, variation, method, halves)
 
     def ceiling_of_subjects(self, indices: Sequence[int], metric: str) -> Ceiling:
-        """Leave-one-out ceiling over animals, or sessions of one animal, that saw the same stimuli; else unknown."""
+        """Return the leave-one-out ceiling over animals, or sessions of one animal, if all saw the same stimuli."""
         key = (tuple(indices), metric)
         if key not in self._of_subjects:
             self._of_subjects[key] = self._leave_one_out(indices, metric)
@@ -247,7 +247,7 @@ def _rdm(recording: Recording, place: str) -> Matrix:
 
 
 def pairs_of(recording: Recording, place: str) -> Vector:
-    """Return the pairs of a recording's RDM, (m,); `place` is what errors name beside the recording.
+    """Return the pairs of a recording's RDM, (m,); errors name `place` and the recording.
 
     Raises:
         UserError: no RDM, of fewer than 3 stimuli, with NaN, or constant.
@@ -259,5 +259,5 @@ def pairs_of(recording: Recording, place: str) -> Vector:
         )
     pairs = upper_triangle(rdm)
     if not np.isfinite(pairs).all() or pairs.max() == pairs.min():
-        raise UserError(f"{place}, {recording.name}: its RDM holds NaN or is constant; fix the data or leave it out")
+        raise UserError(f"{place}, {recording.name}: its RDM contains NaN or is constant; fix or remove the recording")
     return pairs

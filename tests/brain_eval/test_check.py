@@ -163,7 +163,7 @@ def test_a_network_file_never_chooses_code(kind: str, folder: Path) -> None:
         ("{}", "--model-spec: network: missing; add it; its keys are name, network"),
         ('{"network": "a:b", "layer": []}', "--model-spec: layer: unknown key; did you mean 'layers'"),
         ('{"network": "a:b", "layers": "fc"}', "--model-spec: layers: "),
-        ('{"network": "a:b"}', "preprocessing is missing; say how the network sees images"),
+        ('{"network": "a:b"}', "preprocessing is missing; set image_size"),
         ('{"network": "a:b", "preprocessing": {"image_size": 9}}', "preprocessing.mean: missing; add it"),
     ],
 )

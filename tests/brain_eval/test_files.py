@@ -63,7 +63,7 @@ def test_errors_about_other_files_stay_as_they_are(tmp_path: Path) -> None:
 def test_hdf5s_words_for_a_full_disk_become_one_line(tmp_path: Path) -> None:
     with (
         pytest.raises(
-            UserError, match=r"a\.nc: cannot be written \(NetCDF: HDF error\), .* GB .*; make room"
+            UserError, match=r"a\.nc: cannot be written \(NetCDF: HDF error\), .* GB .*; free disk space"
         ) as caught,
         netcdf_errors(tmp_path / "a.nc"),
     ):

@@ -280,7 +280,7 @@ def test_a_reference_model_is_labelled_by_what_is_loaded(model: dict[str, Any], 
         ({"network": "network.pt", "kind": "convnet"}, "kind 'convnet': give the MODULE:FUNCTION that built a network"),
         ({"network": "a:b", "kind": "a:b", "preprocessing": SEEN}, "kind 'a:b': give the MODULE:FUNCTION that built"),
         ({"network": "a:b", "weights_key": "ema", "preprocessing": SEEN}, "weights_key 'ema' chooses from a file"),
-        ({"network": "pixels"}, "pixels are scored beside the models of every study"),
+        ({"network": "pixels"}, "pixels are scored in every study"),
     ],
 )
 def test_models_that_say_two_things_are_refused(model: dict[str, Any], words: str) -> None:

@@ -48,14 +48,14 @@ class Components:
     _mean: NDArray[np.float64] | None
 
     def scores(self, images: slice = slice(None)) -> NDArray[np.float64]:
-        """The features of these images along the components, (images, components) float64."""
+        """Return the scores of these images on the components, (images, components) float64."""
         if self._mean is None:  # the vectors are left singular vectors, one row an image
             return self._vectors[images] * self.singular_values
         block = np.array(self._features[images, slice(None)], dtype=np.float64)
         return (block - self._mean) @ self._vectors
 
     def explained(self) -> float:
-        """Part of the variance that the components hold; 1 where there is none."""
+        """Return the fraction of variance that the components explain; 1 where there is no variance."""
         return float((self.singular_values**2).sum() / self.variance) if self.variance else 1.0
 
 
@@ -69,8 +69,8 @@ def principal_components(features: Features, k: int, block_bytes: int = BLOCK_BY
 
     Args:
         features: (n, p) finite numbers, n >= 1, p >= 1.
-        k: most components wanted; at most min(n, p) are given, and none below SMALLEST of the largest singular value.
-            Where all images are the same, one component of zeros is given.
+        k: maximum number of components; at most min(n, p), and none below SMALLEST of the largest singular value.
+            If all images are the same, the result is one component of zeros.
         block_bytes: of the block of features in memory.
 
     Raises:
@@ -79,7 +79,7 @@ def principal_components(features: Features, k: int, block_bytes: int = BLOCK_BY
     n, p = features.shape
     size = min(n, p)
     step = max(1, block_bytes // (8 * size))
-    with np.errstate(over="ignore", invalid="ignore"):  # told below
+    with np.errstate(over="ignore", invalid="ignore"):  # reported below
         mean = None if n <= p else _mean(features, step)
         products = _gram(features, step) if mean is None else _covariance(features, step, mean)
     variance = float(np.trace(products))
@@ -95,7 +95,7 @@ def principal_components(features: Features, k: int, block_bytes: int = BLOCK_BY
 
 
 def bytes_needed(n: int, p: int, k: int) -> tuple[int, int]:
-    """Upper bounds on the memory while k components of (n, p) features are sought, and of what is kept of them."""
+    """Return upper bounds in bytes on the memory to compute k components of (n, p) features, and to keep them."""
     size = min(n, p)
     kept = 8 * size * (min(k, size) + 1)
     return 8 * size * (size + min(k, size) + 30) + 3 * BLOCK_BYTES + kept, kept
@@ -134,13 +134,13 @@ def _covariance(features: Features, step: int, mean: NDArray[np.float64]) -> NDA
 
 
 def _what_is_not_finite(features: Features, step: int) -> str:
-    """Why the products are not finite: a NaN makes all of them so, and hides where it stood."""
+    """Return why the products are not finite, with the row: a single NaN spreads to all products."""
     for images in _steps(features.shape[0], step):
         for units in _steps(features.shape[1], step):
             finite = np.isfinite(np.asarray(features[images, units])).all(axis=1)
             if not finite.all():
                 row = images.start + int(np.argmin(finite))
-                return f"features hold NaN or infinity in row {row}; mend or leave out that stimulus"
+                return f"features contain NaN or infinity in row {row}; fix or remove that stimulus"
     return "the squares of the features overflow; scale all of them to values near 1"
 
 

@@ -17,7 +17,7 @@ from brain_eval.activations.reductions.reduction import Fitted, Method, Reductio
 from brain_eval.activations.writer import Shape
 from brain_eval.files import netcdf_errors
 
-#: Of the float32 block of a file that is read at a time: many chunks, so that few are read twice.
+#: Bytes of the float32 block of a file read at a time: many chunks, so that few are read twice.
 READ_BYTES = 2**26
 
 
@@ -36,7 +36,7 @@ class _Layer:
 
 
 def memory_of_components(n: int, shapes: Mapping[str, Shape], k: int) -> int:
-    """Upper bound on the bytes that `write_components` takes: one layer sought, those before it kept."""
+    """Return an upper bound on the bytes of `write_components`: one layer computed, earlier ones kept."""
     each = [bytes_needed(n, prod(shape), k) for shape in shapes.values()]
     return max(seeking for seeking, _ in each) + sum(kept for _, kept in each) + 4 * READ_BYTES
 
@@ -85,7 +85,7 @@ def write_components(
 
 
 def components_note(components: Components, size: int, asked: int) -> str:
-    """What became of a layer of `size` values of which `asked` principal components were wanted."""
+    """Return what `asked` principal components of a layer of `size` values gave, for a file's attributes."""
     found = len(components.singular_values)
     if not components.variance:
         return f"the same {size} values for all stimuli: one component of zeros; channel_x and channel_y are -1"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from brain_eval.activations.reductions.reduction import Kept, Layer, Method, Reduction
 
-#: Chance with which the error bound may fail.
+#: Probability that the error bound fails.
 FAILURE = 0.05
 #: Values of an image multiplied at once on a CPU, so that they are still in its cache: four times as fast.
 WIDTH = 4096
@@ -78,7 +78,7 @@ def random_projection(
 
 
 def projection_seed(layer: str, seed: int) -> int:
-    """scikit-learn's random_state for a layer; by its name, so that other layers beside it change nothing."""
+    """Return scikit-learn's random_state for a layer, from its name, so that it does not depend on other layers."""
     return int.from_bytes(hashlib.sha256(f"{seed} {layer}".encode()).digest()[:4], "big")
 
 
@@ -100,7 +100,7 @@ def error_bound(n: int, k: int, failure: float = FAILURE) -> float | None:
 
 
 def bound_text(n: int, k: int) -> str:
-    """The error bound for n stimuli and k dimensions, for the attributes of a file."""
+    """Return the error bound for n stimuli and k dimensions as text, for the attributes of a file."""
     error = error_bound(n, k)
     pairs = f"squared distances between all pairs of {n} stimuli"
     if error is None:
@@ -113,7 +113,7 @@ def bound_text(n: int, k: int) -> str:
 
 
 def _rows(matrix: Any) -> Tensor:
-    """The same matrix as torch's compressed sparse rows, values float32."""
+    """Return the matrix as torch's compressed sparse rows, values float32."""
     matrix.sort_indices()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its sparse rows a beta
@@ -127,7 +127,7 @@ def _rows(matrix: Any) -> Tensor:
 
 
 def _keep(layer: Layer, reduction: Reduction) -> Kept:
-    """Project a layer that has more values than there are dimensions; a smaller one is kept whole."""
+    """Project a layer with more values than dimensions; keep a smaller one whole."""
     size, k = prod(layer.shape), reduction.dimensions
     if size <= k:
         return layer.whole()

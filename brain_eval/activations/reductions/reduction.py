@@ -1,4 +1,4 @@
-"""What a reduction is, and how a layer is recorded by it."""
+"""Reductions of a layer's output, and how a layer is recorded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nmnc.errors import UserError
 
 @dataclass(frozen=True)
 class Reduction:
-    """What is kept of a layer's output.
+    """Settings of a reduction.
 
     Attributes:
         name: in REDUCTIONS.
@@ -38,7 +38,7 @@ class Reduction:
         return REDUCTIONS[self.name]
 
     def describe(self) -> str:
-        """One line that names all that the values depend on."""
+        """Return one line with everything the values depend on."""
         return self.method.describe(self)
 
 
@@ -90,7 +90,7 @@ class Layer(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """A reduction that needs all images before it keeps any: all values are recorded first, and the file rewritten.
+    """A reduction fitted on all images: all values are recorded first, then the file is rewritten.
 
     Attributes:
         memory: images, shapes of the layers, dimensions -> upper bound on the bytes that `rewrite` takes.
@@ -139,5 +139,5 @@ def reduce_layer(
 
 
 def notes(kept: Mapping[str, Kept]) -> dict[str, str]:
-    """What was done to each layer to which anything was."""
+    """Return the notes of the layers that have one."""
     return {layer: record.note for layer, record in kept.items() if record.note}

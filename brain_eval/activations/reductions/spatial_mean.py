@@ -1,4 +1,4 @@
-"""Of each channel the mean over its map; outputs that are no maps, such as tokens, are kept whole."""
+"""Mean of each channel over its map; outputs that are not maps, such as tokens, are kept whole."""
 
 import torch
 

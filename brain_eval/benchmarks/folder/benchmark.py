@@ -33,7 +33,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class About(BaseModel):
-    """What benchmark.yaml says, all of it as the text that was written."""
+    """Content of benchmark.yaml, all values as the text that was written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,17 +60,16 @@ def load(name: str, folder: Path) -> Benchmark:
     about = read_about(folder / "benchmark.yaml")
     if about.name != name:
         raise UserError(
-            f"{folder / 'benchmark.yaml'} names the benchmark '{about.name}', not '{name}'; "
-            f"ask for {about.name}={folder}"
+            f"{folder / 'benchmark.yaml'} names the benchmark '{about.name}', not '{name}'; use {about.name}={folder}"
         )
     stimulus_set, notes = read_stimuli(about.name, folder)
     data = _data_file(folder / "responses.nc", folder / "rdm.nc")
     labels = {key: getattr(about, key) for key in ("session", "animal", "species", "region")}
     if data.name == "responses.nc":
-        _refuse_key(about, "distance", "says what rdm.nc has, not responses.nc", folder)
+        _refuse_key(about, "distance", "describes rdm.nc, and this folder has responses.nc", folder)
         recordings, more = read_responses(data, labels, stimulus_set.stimulus_ids, about.centre)
     else:
-        _refuse_key(about, "centre", "is for responses.nc, not rdm.nc", folder)
+        _refuse_key(about, "centre", "describes responses.nc, and this folder has rdm.nc", folder)
         recordings, more = read_rdm(data, labels, stimulus_set.stimulus_ids, about.distance)
     for recording in recordings:
         for key in labels:
@@ -98,13 +97,13 @@ def _refuse_key(about: About, key: str, why: str, folder: Path) -> None:
 
 
 def _refuse_label(key: str, label: str, files: str, folder: Path) -> None:
-    """Refuse labels that tables could not tell from their own, or not show in one line."""
+    """Refuse labels that tables reserve for averages, or that do not fit into one line."""
     if key in ("session", "animal") and label in (MEAN, ALL):
         raise UserError(
             f"{folder}: the {key} {label!r} would be taken for an average in the tables; rename it in {files}"
         )
     if any(unicodedata.category(character) == "Cc" for character in label):
-        raise UserError(f"{folder}: the {key} {label!r} has a character that is no text; rename it in {files}")
+        raise UserError(f"{folder}: the {key} {label!r} has a control character; rename it in {files}")
 
 
 def _data_file(*paths: Path) -> Path:
@@ -112,7 +111,7 @@ def _data_file(*paths: Path) -> Path:
     if len(present) != 1:
         found = "has both" if present else "has neither"
         names = " and ".join(path.name for path in paths)
-        raise UserError(f"{paths[0].parent} {found} of {names}; give exactly one of them")
+        raise UserError(f"{paths[0].parent} {found} of {names}; keep exactly one of them")
     return present[0]
 
 
@@ -124,7 +123,7 @@ def read_about(path: Path) -> About:
     """
     content = read_yaml(path, "a benchmark folder needs it (docs/adding-a-benchmark.md)", verbatim=True)
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold keys and values: {', '.join(About.model_fields)}")
+        raise UserError(f"{path} has no keys and values; set the keys {', '.join(About.model_fields)}")
     try:
         about = About.model_validate(content)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""One variable of a user's NetCDF file and the labels beside it, each as what was written or refused in one line."""
+"""Read one variable of a user's NetCDF file and its labels; refuse what cannot be read as it was written."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def read_content(path: Path, name: str, labels: Sequence[str]) -> Content:
 def _refuse_half_precision(path: Path) -> None:
     """UserError for float16, which netCDF4 takes for text and crashes on when it reads it."""
     if not (path.is_file() and h5py.is_hdf5(path)):
-        return  # another format, or none: for the reader to say
+        return  # another format, or none: the reader reports it
 
     def look(name: str, found: Any) -> None:
         if isinstance(found, h5py.Dataset) and found.dtype == np.float16:
@@ -72,7 +72,7 @@ def _refuse_half_precision(path: Path) -> None:
         with h5py.File(path) as file:
             file.visititems(look)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
-        return  # damaged: for the reader to say
+        return  # damaged: the reader reports it
 
 
 def _chosen(file: Any, path: Path, name: str, labels: Sequence[str]) -> Any:
@@ -80,7 +80,7 @@ def _chosen(file: Any, path: Path, name: str, labels: Sequence[str]) -> Any:
     coordinates |= {str(part) for part in getattr(file, "coordinates", "").split()} | {*labels, *file.dimensions}
     found = [str(other) for other in file.variables if other not in coordinates]
     if name not in file.variables and len(found) != 1:
-        raise UserError(f"{path} has no variable '{name}', but {', '.join(found) or 'none'}; add it")
+        raise UserError(f"{path} has no variable '{name}' (it has {', '.join(found) or 'none'}); add or rename it")
     return file[name if name in file.variables else found[0]]
 
 
@@ -90,7 +90,7 @@ def _numbers(variable: Any, path: Path) -> NDArray[np.float64]:
     several = type(variable.datatype).__name__ in ("VLType", "CompoundType")
     if several or not (isinstance(kind, np.dtype) and kind.kind in "iuf"):
         what = "text" if kind is str or kind == np.dtype("S1") else f"values of type {variable.datatype}"
-        raise UserError(f"{path}: '{variable.name}' holds {what}, not real numbers; write numbers")
+        raise UserError(f"{path}: '{variable.name}' contains {what}, not real numbers; write it as float32 or float64")
     variable.set_auto_scale(True)
     # Of one byte every value may be meant, and NetCDF has no default for what was never written.
     marked = {"_FillValue", "missing_value"} & set(variable.ncattrs())
@@ -99,7 +99,9 @@ def _numbers(variable: Any, path: Path) -> NDArray[np.float64]:
     with np.errstate(invalid="ignore"):
         largest = np.nanmax(np.abs(values), initial=0.0, where=np.isfinite(values))
     if largest > LARGEST:
-        raise UserError(f"{path}: '{variable.name}' holds {largest:.3g}, too large to square; divide all by one number")
+        raise UserError(
+            f"{path}: '{variable.name}' contains {largest:.3g}, too large to square; divide all values by one number"
+        )
     return np.asarray(values)
 
 
@@ -109,7 +111,7 @@ def _labels(variable: Any, path: Path) -> Labels:
     if kind == np.dtype("S1") and dims and dims[-1] not in _shared_dimensions(variable):
         dims = dims[:-1]
     if len(dims) > 1:
-        raise UserError(f"{path}: {variable.name} has dims {dims}; labels lie along one")
+        raise UserError(f"{path}: {variable.name} has dims {dims}; give it one dimension, as labels need")
     texts = [
         _checked(value, f"{path}: {variable.name} {position}")
         for position, value in enumerate(_raw(variable, path, len(dims)))
@@ -136,7 +138,7 @@ def _raw(variable: Any, path: Path, ndim: int) -> list[Any]:
         rows = characters.reshape(-1, characters.shape[-1] if characters.ndim > ndim else 1)
         return [row.tobytes().rstrip(b"\0") for row in rows]
     if not (isinstance(variable.dtype, np.dtype) and variable.dtype.kind in "iuf"):
-        raise UserError(f"{path}: {variable.name} holds {variable.dtype}, neither text nor numbers; write text")
+        raise UserError(f"{path}: {variable.name} has type {variable.dtype}, neither text nor numbers; write text")
     variable.set_auto_mask(True)
     values = np.ma.atleast_1d(np.ma.masked_invalid(variable[...])).tolist()
     if getattr(variable, "dtype", None) == np.int8 and variable.__dict__.get("dtype") == "bool":  # xarray keeps it so
@@ -173,5 +175,5 @@ def checked_label(text: str, where: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{where} has {len(text)} characters; shorten it to at most {MOST_CHARACTERS}")
     if "\0" in text or any(unicodedata.category(character) == "Cs" for character in text):
-        raise UserError(f"{where} is {text!r}, with a character that is no text; write it without")
+        raise UserError(f"{where} is {text!r}, with a control character or surrogate; remove that character")
     return text

@@ -1,4 +1,4 @@
-"""rdm.nc of a benchmark folder -> a recording; what is no matrix of dissimilarities is refused."""
+"""Read rdm.nc of a benchmark folder as a recording; refuse what is not a matrix of dissimilarities."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +45,7 @@ def read_rdm(
         raise UserError(f"{path} has no coordinate stimulus_id of length {len(rdm)}; name each row's image")
     stimuli = places_of(unique_ids(ids_of_rows.values, path), stimulus_ids, path)
     if len(stimuli) < 3:
-        raise UserError(f"{path} has {len(stimuli)} stimuli; an RDM can be compared from 3 on, add some")
+        raise UserError(f"{path} has {len(stimuli)} stimuli; add stimuli, comparing RDMs needs at least 3")
     ids = [stimulus_ids[i] for i in stimuli]
     _refuse_one_triangle(rdm, path)
     diagonal = np.diag(rdm).copy()
@@ -54,13 +54,13 @@ def read_rdm(
     if wrong.any():
         # Both images of a missing pair are suspect: name the one with the most gaps.
         worst = ids[int(wrong.sum(axis=1).argmax())]
-        raise UserError(f"{path} has NaN or infinity in the row of stimulus_id '{worst}'; leave it out")
+        raise UserError(f"{path} has NaN or infinity in the row of stimulus_id '{worst}'; remove that stimulus")
     scale = float(np.abs(rdm).max())
     _refuse_diagonal(diagonal, rdm, scale, path, ids)
     apart = np.abs(rdm - rdm.T)
     if apart.max() > ROUNDING * scale:
         worst = ids[int(apart.max(axis=1).argmax())]
-        raise UserError(f"{path} is not symmetric in the row of stimulus_id '{worst}'; fix that")
+        raise UserError(f"{path} is not symmetric in the row of stimulus_id '{worst}'; fix that row")
     _refuse_range(rdm, scale, path, ids, distance)
     unused = [f"{path.name}: {counted(content.unused, 'variable')} not used"] if content.unused else []
     without = [name for i, name in enumerate(stimulus_ids) if i not in set(stimuli.tolist())]
@@ -85,15 +85,15 @@ def _refuse_other_shapes(rdm: Array, path: Path, name: str) -> None:
 
 
 def _refuse_one_triangle(rdm: Array, path: Path) -> None:
-    """One triangle is filled, the other one 0 or NaN."""
+    """Raise UserError if one triangle is filled and the other is 0 or NaN."""
     upper, lower = (rdm[np.triu_indices(len(rdm), 1)], rdm.T[np.triu_indices(len(rdm), 1)])
     for name, filled, other in (("upper", upper, lower), ("lower", lower, upper)):
         if np.isin(np.nan_to_num(other), 0.0).all() and np.isfinite(filled).all() and filled.any():
-            raise UserError(f"{path} has its {name} triangle alone; fill the other one with the same distances")
+            raise UserError(f"{path} has only its {name} triangle; fill the other with the same distances")
 
 
 def _refuse_diagonal(diagonal: Array, rdm: Array, scale: float, path: Path, ids: Sequence[str]) -> None:
-    """The distance of a stimulus from itself is 0, or not given (NaN)."""
+    """Raise UserError unless the distance of each stimulus from itself is 0, or not given (NaN)."""
     known = np.where(np.isnan(diagonal), 0.0, diagonal)
     worst = int(np.abs(known).argmax())
     if abs(known[worst]) <= ROUNDING * scale:

@@ -131,7 +131,7 @@ def _trials_along_presentation(
             "give each stimulus once; or, if they are trials, all of them a coordinate 'repetition' along presentation"
         )  # fmt: skip
         first = stimulus_ids[int(np.flatnonzero(np.bincount(stimuli) > 1)[0])]
-        raise UserError(f"{path} holds stimulus_id '{first}' twice; {advice}")
+        raise UserError(f"{path} has stimulus_id '{first}' twice; {advice}")
     return True
 
 
@@ -163,7 +163,7 @@ def _refuse_gaps(trials: Array, who: str, ids: Sequence[str], names: Sequence[st
     dead = np.flatnonzero(missing.all(axis=0))
     if len(dead):
         more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
-        raise UserError(f"{who}: {names[dead[0]]}{more} has no response at all (NaN); leave out that neuroid")
+        raise UserError(f"{who}: {names[dead[0]]}{more} has no response at all (NaN); remove that neuroid")
     if missing.any():
         row = int(missing.sum(axis=1).argmax())
         raise UserError(

@@ -32,23 +32,23 @@ def unique_ids(values: Sequence[str], path: Path) -> tuple[str, ...]:
             raise UserError(f"{path} has an empty stimulus_id; give every stimulus one")
         if composed(value) in seen:
             forms = "" if seen[composed(value)] == value else " (in two Unicode forms that look the same)"
-            raise UserError(f"{path} holds stimulus_id '{value}' twice{forms}; give each stimulus once")
+            raise UserError(f"{path} has stimulus_id '{value}' twice{forms}; remove or rename one of them")
         seen[composed(value)] = value
     return tuple(values)
 
 
 def places_of(ids: Sequence[str], stimulus_ids: Sequence[str], path: Path) -> NDArray[np.intp]:
-    """Return where each id of a file stands in the stimulus set, (n,); Unicode forms (NFC, NFD) are the same.
+    """Return the position of each id of a file in the stimulus set, (n,); Unicode forms (NFC, NFD) are equal.
 
     Raises:
-        UserError: an id that stimuli.csv does not list; names one of its own that may be meant.
+        UserError: an id that stimuli.csv does not list; suggests a similar id that it lists.
     """
     known = {composed(stimulus_id): i for i, stimulus_id in enumerate(stimulus_ids)}
     unknown = [stimulus_id for stimulus_id in ids if composed(stimulus_id) not in known]
     if unknown:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise UserError(
-            f"{path} has stimulus_id '{unknown[0]}', which stimuli.csv beside it does not list{more}; "
+            f"{path} has stimulus_id '{unknown[0]}', which stimuli.csv does not list{more}; "
             f"{_hint(unknown[0], stimulus_ids)}"
         )
     return np.array([known[composed(stimulus_id)] for stimulus_id in ids], dtype=np.intp)
@@ -161,11 +161,11 @@ class Images:
             hint = f"there is '{alike[0]}': rename it, or" if alike else "put it there or"
             raise UserError(f"{named} does not exist; {hint} fix its filename in {table}")
         if not any(Path(os.path.realpath(path)).is_relative_to(place) for place in self._allowed):
-            raise UserError(f"{named} is a link that leaves the folder; put the image itself there")
+            raise UserError(f"{named} is a link to outside the folder; copy the image into the folder")
         return path
 
     def _alike(self, filename: str) -> list[str]:
-        """Files whose names differ from this in case, slashes, encoding or an ending alone."""
+        """Return files whose names differ from this only in case, slashes, encoding or ending."""
         folded = composed(filename.replace("\\", "/")).casefold()
         close = []
         for form, (name, *_) in self._names.items():
@@ -175,7 +175,7 @@ class Images:
         return close
 
     def unlisted(self, paths: Sequence[Path]) -> list[str]:
-        """Names of the files that are no image of these; hidden ones do not count."""
+        """Return the names of the files that are not among these images; hidden files do not count."""
         used = {path.relative_to(self.root).as_posix() for path in paths}
         every = [name for names in self._names.values() for name in names]
         return sorted(printable(name) for name in every if name not in used and not name.startswith("."))

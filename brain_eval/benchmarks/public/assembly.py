@@ -98,7 +98,7 @@ def load(description: Description, source: PublicAssembly, data_folder: Path) ->
 
 
 def ensure_files(source: PublicAssembly, data_folder: Path) -> None:
-    """Find or download the three files, check them, and unpack the images beside their archive."""
+    """Find or download the three files, check them, and unpack the images next to their archive."""
     archive = ensure(source.files, data_folder)[2]
     _unpack(archive)
 
@@ -112,9 +112,7 @@ def _unpack(archive: Path) -> None:
             if folder.exists():
                 missing = sorted(name for name in names if not (folder / name).is_file())
                 if missing:
-                    raise UserError(
-                        f"{folder} lacks {len(missing)} images, first {missing[0]}; delete it and run again"
-                    )
+                    raise UserError(f"{folder} lacks {len(missing)} images, first {missing[0]}; delete it and rerun")
                 return
             with private_folder(archive.parent) as temporary:
                 content.extractall(temporary / "images")
@@ -125,17 +123,17 @@ def _unpack(archive: Path) -> None:
                     if not folder.is_dir():
                         raise
     except zipfile.BadZipFile as error:
-        raise UserError(f"{archive} is no readable zip archive ({error}); delete it and run again") from error
+        raise UserError(f"{archive} is not a readable zip archive ({error}); delete it and rerun") from error
     except OSError as error:
         free = shutil.disk_usage(archive.parent).free / 1e9
         reason = error.strerror or error
         raise UserError(
-            f"{archive} cannot be unpacked ({reason}), {free:.2f} GB are available; make room or rights there"
+            f"{archive} cannot be unpacked ({reason}), {free:.2f} GB are available; free disk space or fix permissions"
         ) from error
 
 
 def load_assembly(source: PublicAssembly) -> Any:
-    """Brain-Score's NeuronRecordingAssembly with its stimulus set, by its own loaders; inside `brainscore`."""
+    """Return Brain-Score's NeuronRecordingAssembly with its stimulus set; call inside `brainscore`."""
     from brainscore_core.supported_data_standards.brainio import assemblies, s3
 
     def stimuli() -> Any:
@@ -170,7 +168,7 @@ def _recording(assembly: Any, region: str, stimulus_set: StimulusSet, source: Pu
 
     units = assembly.isel(neuroid=np.flatnonzero(assembly["region"].values == region))
     if not units.sizes["neuroid"]:
-        raise UserError(f"{source.identifier} holds no neuroids of region {region}; delete its file and run again")
+        raise UserError(f"{source.identifier} contains no neuroids of region {region}; delete its file and rerun")
     trials = (
         one_bin(units, source.identifier, source.window).transpose("presentation", "neuroid").values.astype(np.float64)
     )
@@ -183,7 +181,7 @@ def _recording(assembly: Any, region: str, stimulus_set: StimulusSet, source: Pu
         first = stimulus_set.stimulus_ids[stimuli[int(missing.argmax())]]
         raise UserError(f"{source.identifier}, region {region}: stimulus '{first}' has no response of some neuroid")
     responses = np.nanmean(repetitions, axis=0)
-    # A level of an index is no member of .coords in this xarray.
+    # In this version of xarray the levels of an index are not in .coords.
     animals = list(dict.fromkeys(str(animal) for animal in units["animal"].values)) if hasattr(units, "animal") else []
     return Recording(
         session="pooled",

@@ -45,7 +45,7 @@ def brainscore(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _their_warnings() -> Iterator[None]:
-    """What Brain-Score and its xarray say about themselves stays theirs."""
+    """Silence warnings of Brain-Score and its xarray about their internals."""
     with warnings.catch_warnings():
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", category)

@@ -90,7 +90,8 @@ def complete_repetitions(repetitions: NDArray[np.float64]) -> NDArray[np.float64
 
     Where a trial is missing for some neuroids only (NaN), each neuroid's trials of a stimulus move up,
     and as many are kept as the neuroid with the fewest has: trials of neuroids that were recorded on
-    different days have no partner anyway. Ceilings are then those of fewer trials than the averages hold: too low.
+    different days have no partner anyway. Ceilings are then of fewer trials than the averages, so they err on the low
+    side.
     """
     missing = np.isnan(repetitions)
     if np.array_equal(missing.any(axis=2), missing.all(axis=2)):

@@ -227,7 +227,7 @@ def test_too_little_disk_is_refused_before_any_stimulus_is_read(
     toy["toy"] = replace(toy["toy"], stimulus_set=unreadable)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(activation_files.shutil, "disk_usage", lambda path: usage(10**12, 10**12, 10**4))
-    with pytest.raises(UserError, match=r"need 0\.00\d+ GB and 1e-05 GB are available; make room"):
+    with pytest.raises(UserError, match=r"need 0\.00\d+ GB and 1e-05 GB are available; free disk space"):
         extract(model, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -369,7 +369,7 @@ def test_threads_and_device_are_as_asked(model: Model, toy: dict[str, Benchmark]
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_one_line(model: Model, toy: dict[str, Benchmark], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--device cuda: torch sees no GPU"):
+    with pytest.raises(UserError, match="--device cuda: torch finds no GPU"):
         extract(model, tmp_path, device="cuda")
 
 

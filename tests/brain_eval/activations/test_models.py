@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_one_line(
 
 def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint: tuple[Any, Path]) -> None:
     for options in ({"weights": checkpoint[1]}, {"arguments": '{"width": 3}'}):
-        with pytest.raises(UserError, match="holds its weights"):
+        with pytest.raises(UserError, match="contains its weights"):
             load_model(str(checkpoint[1]), **options)
     with pytest.raises(UserError, match="built by convnet, not by mine:net; fix or leave out --network"):
         load_model(str(checkpoint[1]), kind="mine:net")
@@ -154,7 +154,7 @@ def test_of_several_sets_of_weights_one_is_chosen(user_module: str, tmp_path: Pa
         load_model(f"{user_module}:small", **options)
     chosen = load_model(f"{user_module}:small", weights_key="model_ema", **options)
     assert torch.equal(chosen.module.head.bias, ema["head.bias"])
-    with pytest.raises(UserError, match="chooses from a file; give --weights FILE too"):
+    with pytest.raises(UserError, match="chooses from a file; set --weights FILE too"):
         load_model(f"{user_module}:small", weights_key="model", preprocessing=SEEN)
 
 
@@ -244,10 +244,10 @@ def test_weights_that_hold_code_are_never_run(user_module: str, tmp_path: Path) 
         ("{}:not_a_module", {}, "returned int"),
         ("{}:small", {"arguments": '{"depth": 3}'}, "TypeError: .*'depth'"),
         ("{}:small", {"arguments": "width=3"}, "--arguments: not JSON"),
-        ("{}:small", {"arguments": "[3]"}, "must be a JSON object"),
+        ("{}:small", {"arguments": "[3]"}, "not a JSON object; write"),
         ("{}:small", {"layers": "cnov"}, "no layer 'cnov'; did you mean 'conv'"),
         ("{}:small", {"layers": "xyz"}, "no layer 'xyz'; known: body, conv, head, norm"),
-        ("{}:small", {"preprocessing": ""}, "say how it sees an image"),
+        ("{}:small", {"preprocessing": ""}, "preprocessing is missing; set it"),
         ("torchvision:resnet19", {}, "no such model; did you mean 'resnet1"),
         ("torchvision:xyzxyz", {}, "list_models"),
         ("pixels", {"arguments": '{"a": 1}'}, "takes no arguments"),
@@ -292,7 +292,7 @@ def test_the_code_hash_counts_the_file_of_the_function_that_builds(user_module: 
 
 
 def test_the_preprocessing_example_in_the_error_works() -> None:
-    with pytest.raises(UserError, match="say how it sees an image") as error:
+    with pytest.raises(UserError, match="preprocessing is missing; set it") as error:
         load_model("pixels")
     example = str(error.value).split("--preprocessing ")[1].strip("'")
     assert load_model("pixels", preprocessing=example).preprocessing.image_size == json.loads(example)["image_size"]

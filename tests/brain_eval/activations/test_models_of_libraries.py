@@ -101,7 +101,7 @@ def test_arguments_that_switch_trained_weights_off_or_draw_initial_ones_are_take
 
 @pytest.mark.parametrize("name", ["test_resnet.r160_in1k", "resnet18.a1_in1k"])
 def test_a_name_of_trained_weights_needs_their_file(name: str) -> None:
-    with pytest.raises(UserError, match=r"names trained weights.*give their file with --weights .*initial weights"):
+    with pytest.raises(UserError, match=r"names trained weights.*set --weights FILE .*initial weights"):
         load_model(f"timm:{name}", preprocessing=SEEN)
 
 

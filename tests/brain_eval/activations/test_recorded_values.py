@@ -234,7 +234,9 @@ def test_default_layers_are_the_children_that_run(toy: Benchmark, tmp_path: Path
     assert list(chosen.layers) == ["stem", "blocks.0", "blocks.1.a", "direct.0", "direct.1", "head"]
     assert chosen.note == "net: not recorded, since no image runs through them: aux"
     extracted(Model("net", module, chosen.layers, SEEN, "w", "c"), toy, tmp_path)
-    with pytest.raises(UserError, match=r"a pass calls none of its submodules \(conv, fc\): hooks see a module only"):
+    with pytest.raises(
+        UserError, match=r"a pass calls none of its submodules \(conv, fc\), and hooks do not see calls"
+    ):
         default_layers(Direct(), "net", SEEN)
 
 

@@ -125,7 +125,7 @@ def test_components_refuse_nan_by_name(shape: tuple[int, int]) -> None:
         for bad in [np.nan, np.inf, -np.inf]:
             features = np.random.default_rng(0).standard_normal(shape).astype(dtype)
             features[4, 2] = bad
-            with pytest.raises(UserError, match="features hold NaN or infinity in row 4"):
+            with pytest.raises(UserError, match="features contain NaN or infinity in row 4"):
                 principal_components(Blocks(features), 3, block_bytes=8 * 6 * 3)
             with pytest.raises(UserError, match="squares of the features overflow"):
                 principal_components(np.where(np.isfinite(features), features, 0).astype(np.float64) * 1e200, 3)

@@ -78,7 +78,7 @@ def test_the_framework_calls_it_noise(region: str, benchmark: Benchmark) -> None
 
 def test_a_stack_of_another_form_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((78, 78)))
-    with pytest.raises(UserError, match=r"holds an array of shape \(78, 78\), not one RDM per subject"):
+    with pytest.raises(UserError, match=r"has an array of shape \(78, 78\), not one RDM per subject"):
         algonauts2019._stack(tmp_path / "a.npz")
 
 

@@ -46,7 +46,7 @@ def test_a_module_describes_itself_under_its_own_name(name: str) -> None:
         ("Kriegeskorte", "did you mean 'kriegeskorte2008'?"),
         ("zzz", "unknown benchmark 'zzz'; known: algonauts2019, cowley2023"),
         ("base", "unknown benchmark 'base'"),
-        ("simulated=somewhere", "'simulated' is a benchmark of ours"),
+        ("simulated=somewhere", "'simulated' is the name of a built-in benchmark"),
         ("mine=no/such/folder", "no/such/folder of benchmark 'mine' does not exist"),
     ],
 )

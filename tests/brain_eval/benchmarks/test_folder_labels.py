@@ -88,7 +88,7 @@ def test_ids_in_another_form_are_found(mine: Any, listed: list[str], own: NDArra
         ("0", ["0", "1", " ", "3", "4", "5"], r"stimulus_id 2 .* is empty or missing"),
         ("0", ["0", "1", "y" * 1001, "3", "4", "5"], "stimulus_id 2 has 1001 characters; shorten it"),
         ("0", [True, False] * 3, "has stimulus_id 'True'"),
-        ("é", ["é", "e\u0301", "2", "3", "4", "5"], "holds stimulus_id 'é' twice"),
+        ("é", ["é", "e\u0301", "2", "3", "4", "5"], "has stimulus_id 'é' twice"),
     ],
 )
 def test_ids_that_are_not_listed_get_a_hint(
@@ -104,7 +104,7 @@ def test_ids_that_are_not_listed_get_a_hint(
     [
         (b"caf\xe9", r"responses\.nc: stimulus_id 2 is not UTF-8 text but perhaps Latin-1 \('café', byte 3\)"),
         (b"\xff\xfea\x00", r"stimulus_id 2 is not UTF-8 text"),
-        (b"a\x00b", r"stimulus_id 2 is 'a\\x00b', with a character that is no text"),
+        (b"a\x00b", r"stimulus_id 2 is 'a\\x00b', with a control character or surrogate"),
     ],
 )
 def test_bytes_that_are_no_text_are_named_with_their_position(mine: Any, raw: bytes, message: str) -> None:
@@ -140,7 +140,7 @@ def test_a_version_is_a_whole_number_as_typed(mine: Any, version: str) -> None:
         ({"animal": ""}, r"animal: .* \(got ''\)"),
         ({"animal": '"  "'}, "animal: "),
         ({"animal": "x" * 201}, "animal: .* at most 200"),
-        ({"session": '"a\\nb"'}, r"the session 'a\\nb' has a character that is no text; rename it"),
+        ({"session": '"a\\nb"'}, r"the session 'a\\nb' has a control character; rename it"),
         ({"session": '" mean "'}, "the session 'mean' would be taken for an average"),
         ({"centre": "maybe"}, r"centre: .* \(got 'maybe'\)"),
         ({"name": "mine\nname: mine"}, "the key 'name' is given twice"),
@@ -257,7 +257,7 @@ def test_names_that_look_the_same_or_lead_out_are_refused(mine: Any, tmp_path: P
     (stimuli / "link.png").symlink_to(tmp_path / "outside.png")
     (stimuli / "loop.png").symlink_to(stimuli / "loop.png")
     (stimuli / "inside.png").symlink_to(stimuli / "3.png")
-    for name, message in (("link.png", "is a link that leaves the folder"), ("loop.png", "does not exist")):
+    for name, message in (("link.png", "is a link to outside the folder"), ("loop.png", "does not exist")):
         mine.table()
         edited(mine, lambda text, name=name: text.replace("3.png", name))
         refused(mine, message)

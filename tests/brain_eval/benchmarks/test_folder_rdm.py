@@ -74,7 +74,7 @@ def test_distances_are_taken_up_to_rounding_whatever_their_scale(mine: Any, matr
         (with_diagonal(0, np.ones((N, N))), "all distances are 1, so nothing can be compared"),
         (np.zeros((N, N)), "all distances are 0"),
         (with_pair(np.nan), "NaN or infinity in the row of stimulus_id 's1'"),
-        (UPPER, "has its upper triangle alone; fill the other one"),
+        (UPPER, "has only its upper triangle; fill the other"),
         (UPPER.T, "has its lower triangle alone"),
         (np.where(np.tri(N, dtype=bool), np.nan, DISTANCES), "has its upper triangle alone"),
         (squareform(DISTANCES), r"has shape \(15,\); an RDM is square: these are the pairs of 6 stimuli"),
@@ -135,12 +135,12 @@ def test_a_published_matrix_is_of_its_own_kind_too(mine: Any, study: Any, kind: 
 def test_keys_of_the_other_file_are_refused(mine: Any) -> None:
     mine.rdm(DISTANCES)
     mine.about(centre="true")
-    with pytest.raises(UserError, match=r"benchmark\.yaml: centre is for responses\.nc"):
+    with pytest.raises(UserError, match=r"benchmark\.yaml: centre describes responses\.nc"):
         mine.recordings()
     (mine.path / "rdm.nc").unlink()
     mine.responses(RESPONSES.T)
     mine.about(distance="correlation")
-    with pytest.raises(UserError, match=r"benchmark\.yaml: distance says what rdm\.nc has"):
+    with pytest.raises(UserError, match=r"benchmark\.yaml: distance describes rdm\.nc"):
         mine.recordings()
 
 

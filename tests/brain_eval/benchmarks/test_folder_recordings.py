@@ -81,13 +81,13 @@ def test_trials_along_presentation_are_trials(mine: Any, unequal: bool, counted:
 
 def test_a_stimulus_that_comes_twice_by_mistake_is_no_trial(mine: Any) -> None:
     mine.responses(values(P, N + 1), [*IDS, "s3"])
-    refused(mine, "holds stimulus_id 's3' twice; .* a coordinate 'repetition' along presentation")
+    refused(mine, "has stimulus_id 's3' twice; .* a coordinate 'repetition' along presentation")
     mine.responses(values(P, N + 1), [*IDS, "s3"], repetition=("presentation", [0] * N + [1]))
     assert mine.recordings()[0].repetitions.shape == (2, N, P)
     mine.responses(values(P, N + 1), [*IDS, "s3"], repetition=("presentation", [0] * (N + 1)))
     refused(mine, "stimulus_id 's3' has repetition 0 twice")
     mine.responses(values(P, N + 1, R), [*IDS, "s3"])
-    refused(mine, "holds stimulus_id 's3' twice; give each stimulus once")
+    refused(mine, "has stimulus_id 's3' twice; give each stimulus once")
 
 
 def test_sessions_have_the_stimuli_they_saw(mine: Any) -> None:
@@ -117,7 +117,7 @@ def test_sessions_one_after_the_other_along_presentation(mine: Any) -> None:
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ((slice(3, 4),), r"neuroid 3 \('n3'\) has no response at all \(NaN\); leave out that neuroid"),
+        ((slice(3, 4),), r"neuroid 3 \('n3'\) has no response at all \(NaN\); remove that neuroid"),
         ((slice(3, 5),), r"neuroid 3 \('n3'\) and 1 more has no response at all"),
         ((4, 2), r"stimulus_id 's2' has no response \(NaN\) of neuroid 4 \('n4'\) \(1 of 42 means"),
         ((slice(None), slice(2, None)), "has responses to 2 stimuli; an RDM can be compared from 3 on"),
@@ -137,7 +137,7 @@ def test_values_that_are_no_responses_are_refused(mine: Any) -> None:
     mine.responses(trials)
     refused(mine, "stimulus_id 's2' has an infinite response of neuroid 3; fix")
     mine.responses(values() * 1e200)
-    refused(mine, "too large to square; divide all by one number")
+    refused(mine, "too large to square; divide all values by one number")
     with netCDF4.Dataset(mine.path / "responses.nc", "w", auto_complex=True) as file:
         for name, size in (("neuroid", P), ("presentation", N)):
             file.createDimension(name, size)

@@ -115,8 +115,8 @@ def test_no_network_tells_file_url_hash_and_place(tmp_path: Path, server: tuple[
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (CONTENT[:-1], f"truncated: {len(CONTENT) - 1} of {len(CONTENT)} bytes; delete it and run again"),
-        (b"x" + CONTENT[1:], f"wrong sha256 [0-9a-f]{{64}}, expected {SHA256}; delete it and run again"),
+        (CONTENT[:-1], f"truncated: {len(CONTENT) - 1} of {len(CONTENT)} bytes; delete it and rerun"),
+        (b"x" + CONTENT[1:], f"wrong sha256 [0-9a-f]{{64}}, expected {SHA256}; delete it and rerun"),
         (CONTENT + b"x", f"wrong sha256 [0-9a-f]{{64}}, expected {SHA256}"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_data_folder_that_is_a_file(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path, server: tuple[str, list[str]]) -> None:
     (tmp_path / "source").write_text("")
-    with pytest.raises(UserError, match=r"could not be written: .*make room or rights"):
+    with pytest.raises(UserError, match=r"could not be written: .*free disk space or fix"):
         ensure([data_file(server[0])], tmp_path)
 
 
@@ -195,6 +195,6 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", fill)
-    with pytest.raises(UserError, match="No space left on device; make room"):
+    with pytest.raises(UserError, match="No space left on device; free disk space"):
         ensure([data_file("http://127.0.0.1:9")], tmp_path)
     assert files_below(tmp_path) == []

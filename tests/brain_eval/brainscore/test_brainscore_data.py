@@ -178,7 +178,7 @@ def test_an_unpacked_folder_with_gaps_is_refused(public: Any, tmp_path: Path) ->
     assert len(list(folder.iterdir())) == 60
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
     (folder / f"{public.ids[5]}.png").unlink()
-    with pytest.raises(UserError, match=f"lacks 1 images, first {public.ids[5]}.png; delete it and run again"):
+    with pytest.raises(UserError, match=f"lacks 1 images, first {public.ids[5]}.png; delete it and rerun"):
         ensure_files(public.source, tmp_path / "data")
 
 
@@ -191,14 +191,14 @@ def test_an_archive_that_is_none(public: Any, tmp_path: Path) -> None:
     place = tmp_path / "data" / source.files[2].path
     place.parent.mkdir()
     place.write_bytes(b"no archive")
-    with pytest.raises(UserError, match=r"stimulus_small_set.zip is no readable zip archive .* delete it and run"):
+    with pytest.raises(UserError, match=r"stimulus_small_set.zip is not a readable zip archive .* delete it and rerun"):
         ensure_files(source, tmp_path / "data")
 
 
 @pytest.mark.parametrize(
     ("fixture", "changes", "regions", "message"),
     [
-        ("public", {}, ("V4", "TEO"), "holds no neuroids of region TEO"),
+        ("public", {}, ("V4", "TEO"), "contains no neuroids of region TEO"),
         ("public_in_time", {"window": None}, ("V4",), "has 170 time bins, not 1"),
         ("public_in_time", {"window": (50, 300)}, ("V4",), "has 160 bins of 1 ms between 50 and 300 ms"),
     ],

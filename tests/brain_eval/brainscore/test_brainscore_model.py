@@ -201,7 +201,7 @@ def test_one_identifier_for_one_network(checkpoint: Path, tmp_path: Path) -> Non
     with torch.no_grad():
         next(network.parameters())[0] += 1e-3
     save_network(copied, network, config)
-    with pytest.raises(UserError, match=f"its weights are not those of {own.identifier}, but .*write the plug-in anew"):
+    with pytest.raises(UserError, match=f"its weights are not those of {own.identifier}, but .*rewrite the plug-in"):
         brainscore_model(copied, identifier=own.identifier)
 
 
@@ -254,7 +254,7 @@ def test_a_chosen_call_is_given_and_layers_of_several_calls_are_refused() -> Non
             "region V4 is given layer 'conv7'; choose from conv1, conv2, fc1, logits",
         ),
         ({"region_layer_map": {"V9": "conv1"}}, "unknown region 'V9'; Brain-Score records V1, V2, V4, IT"),
-        ({"visual_degrees": 0}, "0 is no width in degrees"),
+        ({"visual_degrees": 0}, "0 is not a width in degrees"),
         ({"layers": "conv9"}, "no layer 'conv9'"),
     ],
 )

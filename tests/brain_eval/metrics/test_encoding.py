@@ -389,7 +389,7 @@ def test_encoding_refuses_what_it_cannot_do() -> None:
         cross_validated(features[0], responses)
     bad = features.copy(), responses.copy()
     bad[0][3, 0], bad[1][8, 1] = np.nan, np.inf
-    with pytest.raises(UserError, match="features hold NaN or infinity in row 3"):
+    with pytest.raises(UserError, match="features contain NaN or infinity in row 3"):
         cross_validated(bad[0], responses)
-    with pytest.raises(UserError, match="responses hold NaN or infinity in row 8"):
+    with pytest.raises(UserError, match="responses contain NaN or infinity in row 8"):
         cross_validated(features, bad[1])

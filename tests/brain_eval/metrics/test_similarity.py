@@ -243,7 +243,7 @@ def test_compare_refuses_what_has_no_answer() -> None:
         compare(rdm, rdm[:19, :19])
     with pytest.raises(UserError, match="at least 3 stimuli, got 2"):
         compare(rdm[:2, :2], rdm[:2, :2])
-    with pytest.raises(UserError, match=r"the (first|second) RDM holds NaN or infinity between rows \d and \d"):
+    with pytest.raises(UserError, match=r"the (first|second) RDM contains NaN or infinity between rows \d and \d"):
         compare(rdm, np.where(rdm > 1, np.nan, rdm))
 
 

@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_old_scores_and_rdms(
     before = {path.name: path.read_bytes() for path in study.folder.iterdir()}
     study.write(benchmark, {f"layer{i}": rng.normal(size=(60, 5)) for i in range(6)})  # RDMs of 170 kB
     before["fake.nc"] = (study.folder / "fake.nc").read_bytes()
-    with file_size_limit(60_000), pytest.raises(UserError, match=r"rdms\.nc: cannot be written \(.*\), .* make room"):
+    with file_size_limit(60_000), pytest.raises(UserError, match=r"rdms\.nc: cannot be written \(.*\), .* free disk"):
         study.score()
     assert {path.name: path.read_bytes() for path in study.folder.iterdir()} == before
 
@@ -130,7 +130,7 @@ def test_missing_broken_and_foreign_files_are_named(study: Any) -> None:
         study.score()
     middle = len(content) // 2  # among the values, which are not compressed: zeros, or a chunk that is gone
     path.write_bytes(content[:middle])
-    with pytest.raises(UserError, match=r"fake\.nc is (no readable|damaged)"):
+    with pytest.raises(UserError, match=r"fake\.nc is (not a readable|damaged)"):
         study.score()
     netCDF4.Dataset(path, "w").close()
     with pytest.raises(UserError, match=r"fake\.nc lacks a part"):
@@ -143,7 +143,7 @@ def test_nan_in_the_activations_names_layer_and_stimulus(study: Any) -> None:
     layers = layers_of()
     layers["fc"][12, 1] = np.nan
     study.write(make_benchmark(two_sessions()), layers)
-    with pytest.raises(UserError, match="layer 'fc' holds NaN or infinity for stimulus 'image12'"):
+    with pytest.raises(UserError, match="layer 'fc' contains NaN or infinity for stimulus 'image12'"):
         study.score()
     assert not (study.folder / "scores.csv").exists()
 
@@ -162,7 +162,7 @@ def test_unknown_metric_is_refused_before_anything_is_read(study: Any) -> None:
 def test_a_recording_without_contrast_or_of_another_size_is_the_datas_fault(study: Any) -> None:
     session = two_sessions()[0]
     study.write(make_benchmark([replace(session, rdm=1 - np.eye(16))]), layers_of())
-    with pytest.raises(UserError, match="benchmark fake, session A, animal M1: its RDM holds NaN or is constant"):
+    with pytest.raises(UserError, match="benchmark fake, session A, animal M1: its RDM contains NaN or is constant"):
         study.score()
     study.write(make_benchmark([replace(session, rdm=session.rdm[:9, :9])]), layers_of())
     with pytest.raises(UserError, match="a row for each of its stimuli"):
