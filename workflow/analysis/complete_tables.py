@@ -1,4 +1,4 @@
-"""Whether the tables of a study's runs have every row that must be there, once, whatever cut or doubled them."""
+"""Check that the tables of a study's runs have every expected row exactly once."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from nmnc.errors import UserError
 from nmnc.files.reading import check_complete
 
-#: What a score is of, beside the layer: these are the same for every layer and every model.
+#: Columns that identify a score, apart from the layer: the same for every layer and every model.
 COMPARISON = ("benchmark", "session", "animal", "species", "region", "metric")
 TRAIN, SCORE = "delete it and rerun python -m nmnc train", "delete it and rerun python -m brain_eval score"
 

@@ -1,4 +1,4 @@
-"""The reader of results/STUDY: where its tables lie, which columns they must have, and which command makes them."""
+"""Read results/STUDY: paths and required columns of its tables, and the command that makes each."""
 
 import io
 import itertools
@@ -32,7 +32,7 @@ ACCURACY = (
     "network", "rule", "kind", "epoch", "n_seeds", "mean", "ci_low", "ci_high", "interval_method", "min", "max",
     "perturbations",
 )  # fmt: skip
-#: What a score is of, beside the model and the layer.
+#: Columns that identify a score, apart from the model and the layer.
 WHERE = ("benchmark", "session", "animal", "species", "region", "metric")
 MEANS = ("network", "rule", "kind", "layer", *WHERE, "n_seeds", "mean", "ci_low", "ci_high", "interval_method")
 TIMING = (*IDENTITY, "stage", "seconds", "device", "threads", "cpu", "gpu")
@@ -41,7 +41,7 @@ CLAIMS = (
     "interval_method", "p_holm", "verdict", "tier",
 )  # fmt: skip
 
-#: Columns whose cells are labels: text as it was written, also where it looks like a number or like NaN.
+#: Columns of labels: text as it was written, even if it looks like a number or like NaN.
 LABELS = frozenset({
     "network", "rule", "kind", "label", "sweep", "layer", "space", "subspace", "quantity", "benchmark", "version",
     "session", "animal", "species", "region", "metric", *CODED, *CODEBOOK,
@@ -187,18 +187,18 @@ class Results:
         ]
 
     def draws(self, run: Run) -> dict[tuple[str, str], Drawn]:
-        """Return the draws beside a run's scores; none where the file is not there, as beside scores made by hand."""
+        """Return the draws of a run's scores; empty if the file is absent, as for scores made by hand."""
         path = self.beside_scores(run, "draws")
         return read_draws(path, run.cells) if path.exists() else {}
 
     def meanings(self, run: Run | None = None) -> Codebook:
-        """Return the meanings of the codes in the study's tables, or in a run's scores; none beside scores by hand."""
+        """Return the codebook of the study's tables, or of a run's scores; empty for scores made by hand."""
         if run is not None and not self.path("codebook", run).exists():
             return Codebook()
         return Codebook({(row["column"], row["code"]): row["meaning"] for row in self.rows("codebook", run)})
 
     def beside_scores(self, run: Run, name: str) -> Path:
-        """Return the path of a NetCDF file beside a run's scores: draws or rdms."""
+        """Return the path of a NetCDF file next to a run's scores: draws or rdms."""
         path = self.path("scores", run)
         return path.with_name(f"{path.stem}_{name}.nc")
 
@@ -206,7 +206,7 @@ class Results:
         """Return the provenance.json of a run that the study trained.
 
         Raises:
-            UserError: missing, damaged, or of another run than its folder or than the tables beside it.
+            UserError: missing, damaged, or of another run than its folder or the tables in it.
         """
         path = self.folder / "networks" / run.identity.folder / "provenance.json"
         content = self.json(path, TRAIN)
@@ -222,7 +222,7 @@ class Results:
         return content
 
     def benchmark(self, name: str) -> dict[str, Any]:
-        """Return what benchmarks/NAME.json says of a benchmark."""
+        """Return the content of benchmarks/NAME.json."""
         command = f"python -m brain_eval fetch --benchmark {name} --out {self.folder / 'benchmarks'}"
         return self.json(self.folder / f"benchmarks/{name}.json", command)
 
@@ -254,14 +254,14 @@ class Results:
                 columns = CODEBOOK if name == "codebook" else IDENTITY
                 header, rows = read_rows(candidate, columns, "restore it with git, or run the study")
                 return typed(pd.DataFrame(rows, columns=header, dtype=str), candidate)
-        raise UserError(f"{self.folder}: neither networks/ nor {path.relative_to(self.folder)}; run the study first")
+        raise UserError(f"{self.folder} has neither networks/ nor {path.relative_to(self.folder)}; run the study first")
 
 
 def _check_run_table(name: str, run: Run, rows: Sequence[Row], path: Path) -> None:
     """UserError for a run's table that has text for a number, lacks an epoch, or is of another run."""
     if name == "scores":
         if any({column: row[column] for column in IDENTITY} != run.cells for row in rows):
-            raise UserError(f"{path} holds scores of another run; delete it and run: {SCORE}")
+            raise UserError(f"{path} has scores of another run; delete it and run: {SCORE}")
         check_numbers(rows, ("raw",), path)
         check_scores([(path, run.identity.network, rows)])
     elif name == "epochs":
@@ -279,7 +279,7 @@ def check_numbers(rows: Sequence[Row], columns: Sequence[str], path: Path) -> No
             value = math.inf
         if value is not None and math.isinf(value):
             raise UserError(
-                f"{path}: '{row[column]}' in column {column} is not a number; delete the file and run that stage again"
+                f"{path}: '{row[column]}' in column {column} is not a number; delete the file and rerun that stage"
             ) from None
 
 
@@ -314,5 +314,5 @@ def typed(table: pd.DataFrame, path: Path) -> pd.DataFrame:
             found[column] = found[column].astype("float64")
         elif not pd.api.types.is_numeric_dtype(found[column]):
             cells = found.loc[pd.to_numeric(found[column], errors="coerce").isna(), column].dropna()
-            raise UserError(f"{path} has text where a number belongs ({column}: {cells.iloc[0]}); delete it and rerun")
+            raise UserError(f"{path}: {cells.iloc[0]} in column {column} is not a number; delete the file and rerun")
     return found

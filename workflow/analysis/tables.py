@@ -29,7 +29,7 @@ NEWER = {"epochs": ("collapsed",), "alignment": ("variation", "variation_jacobia
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a run; empty for models that the study did not train."""
+    """Return the tables of a run; empty for models that the study did not train."""
 
     run: Run
     scores: list[Row]
@@ -81,7 +81,7 @@ def write_tables(results_folder: Path, confidence: float = 0.95) -> None:
     codebook = Codebook(itertools.chain.from_iterable(results.meanings(files.run).items() for files in runs))
     codebook |= Codebook.of(itertools.chain.from_iterable(tables.values()))
     tables["codebook"] = list(codebook.rows)
-    # All is computed before anything is written: a mistake found late leaves the old tables whole.
+    # Everything is computed before anything is written, so that a late error leaves the old tables intact.
     columns = {name: (*known, *NEWER.get(name, ())) for name, known in COLLECTED.items()}
     texts = {name: [_cells(row, columns[name]) for row in rows] for name, rows in tables.items()}
     accuracy, means, layers = (
@@ -109,7 +109,7 @@ def _read_run(results: Results, run: Run) -> _Files:
 
 
 def _check_complete(results: Results, runs: Sequence[_Files]) -> None:
-    """UserError for a run that is listed twice, and for scores that lack a row or have one twice."""
+    """Raise UserError for a run that is listed twice, and for scores that lack or repeat a row."""
     identities = [tuple(files.run.cells.values()) for files in runs]
     check_complete(results.path("runs"), identities, set(identities), "delete it and run: python -m nmnc runs")
     scored = [files for files in runs if files.run.scored]

@@ -212,7 +212,7 @@ def test_tables_of_other_systems_are_the_same_table(mine: Any, change: Callable[
         (lambda text: text.replace("s3,3.png,8", "s3"), r"stimuli\.csv line 5: 1 cells"),
         (lambda text: text.replace("s3", "café").encode("latin-1"), r"stimuli\.csv: not UTF-8 text"),
         (lambda text: text.encode("utf-16"), "not UTF-8 text"),
-        (lambda text: text.replace("s3", "a\0b"), "NUL|no text"),
+        (lambda text: text.replace("s3", "a\0b"), "NUL|a control character"),
         (lambda text: text.replace("degrees", "filename"), "no column 'degrees'|twice"),
         (lambda text: text.replace("s3,", "é,").replace("s4,", "e\u0301,"), "twice .in two Unicode forms"),
         (lambda text: text.replace("s3,3.png,8", "s3,3.png,361"), "'s3' degrees '361'"),

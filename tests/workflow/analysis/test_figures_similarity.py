@@ -101,8 +101,8 @@ def test_caption_takes_n_and_interval_from_the_table(tables: Tables) -> None:
     assert (
         "macaque IT: 1 recording (average, 2 animals), 24 stimuli, 674 neuroids; human IT: 2 recordings of" in caption
     )
-    assert "human IT: 2 recordings of 24 stimuli, 316 neuroids, in all 24 stimuli, 400 neuroids; over two" in caption
-    assert "width of an interval is left to chance." in caption
+    assert "human IT: 2 recordings of 24 stimuli, 316 neuroids, in all 24 stimuli, 400 neuroids; with two" in caption
+    assert "recordings the interval's width is itself unreliable." in caption
     assert "It credits no ties of distances; where there are none it is Spearman's correlation. Large marks" in caption
     assert "Bars: Student's t 88 % interval over seeds and stimuli." in caption
     unknown = similarity_figure(
@@ -161,7 +161,7 @@ def test_what_is_known_of_a_ceiling_can_be_seen(
         assert [text.get_text() for text in legend.get_texts()][-1] == label
         handle: Any = legend.legend_handles[-1]
         assert (handle.get_linestyle() if dashes else None) == dashes
-        assert "Grey, noise ceiling (a line where one end alone is known): halves. " in figure.caption
+        assert "Grey: noise ceiling (a line if only one end is known), halves. " in figure.caption
         unknown = draw(scores.assign(ceiling_lower=np.nan, ceiling_upper=np.nan), means, benchmark, "spearman",
                        "convnet", styles)  # fmt: skip
         assert "ceiling" not in unknown.figure.legends[0].get_texts()[-1].get_text()

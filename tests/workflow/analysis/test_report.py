@@ -336,7 +336,7 @@ def test_means_of_other_scores_are_refused(fake_study: Any) -> None:
     path = fake_study.results / "tables/means.csv"
     fake_study.table("means").replace({"region": {"IT": "V4"}}).to_csv(path, index=False)
     message = (
-        r"means\.csv has what scores\.csv lacks \(.*V4.*\); make both anew with: python -m workflow.analysis tables"
+        r"means\.csv has a row that scores\.csv lacks \(.*V4.*\); remake both with: python -m workflow.analysis tables"
     )
     with pytest.raises(UserError, match=message):
         read_study(fake_study.results, fake_study.config, fake_study.data)
@@ -345,7 +345,7 @@ def test_means_of_other_scores_are_refused(fake_study: Any) -> None:
 def test_text_for_a_number_is_named(fake_study: Any) -> None:
     path = fake_study.results / "tables/epochs.csv"
     fake_study.table("epochs").astype({"epoch": object}).replace({"epoch": {1: "one"}}).to_csv(path, index=False)
-    with pytest.raises(UserError, match=r"epochs\.csv has text where a number belongs.*one"):
+    with pytest.raises(UserError, match=r"epochs\.csv: .*one.* is not a number; delete"):
         read_study(fake_study.results, fake_study.config, fake_study.data)
 
 

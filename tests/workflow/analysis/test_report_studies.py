@@ -103,8 +103,8 @@ def test_verdicts_without_figures_are_shown_alone(fake_study: Any) -> None:
         ),
         ("tables/claims.csv", "", r"claims\.csv: empty; it needs a header line"),
         ("figures/claims/captions.json", "{", r"captions\.json: not JSON .*workflow.analysis claims"),
-        ("figures/claims/captions.json", "[1]", r"captions\.json holds no captions"),
-        ("figures/claims/captions.json", '{"claims_verdicts.png": {}}', r"captions\.json holds no captions"),
+        ("figures/claims/captions.json", "[1]", r"captions\.json has no captions"),
+        ("figures/claims/captions.json", '{"claims_verdicts.png": {}}', r"captions\.json has no captions"),
     ],
 )
 def test_damaged_claims_are_named(fake_study: Any, path: str, content: str, message: str) -> None:

@@ -400,7 +400,7 @@ def test_a_table_that_came_with_its_digest_from_another_run_is_refused(results: 
 
 def test_scores_of_another_run_are_refused(results: Path) -> None:
     shutil.copy(results / "scores/net/vnc/seed0.csv", results / "scores/net/vnc/seed1.csv")
-    with pytest.raises(UserError, match=r"net/vnc/seed1\.csv holds scores of another run"):
+    with pytest.raises(UserError, match=r"net/vnc/seed1\.csv has scores of another run"):
         write_tables(results)
 
 

@@ -291,7 +291,9 @@ def test_verdicts_follow_from_what_is_published_without_the_networks(tmp_path: P
     for read, first in zip(*of_both, strict=True):
         pd.testing.assert_frame_equal(read, first, rtol=1e-7)  # tables are written with ten digits
     (records / "scores.csv").unlink()
-    with pytest.raises(UserError, match=r"neither networks/ nor tables/claims/runs/scores\.csv; run the study first"):
+    with pytest.raises(
+        UserError, match=r"has neither networks/ nor tables/claims/runs/scores\.csv; run the study first"
+    ):
         _ = Runs(published).scores
 
 

@@ -43,11 +43,11 @@ __all__ = [
 def draw_training(
     tables: dict[str, pd.DataFrame], styles: dict[str, RuleStyle], provenance: Sequence[Mapping[str, Any]] = ()
 ) -> list[CaptionedFigure]:
-    """Accuracy, alignment, alpha and margin; a figure with nothing to show is left out.
+    """Draw accuracy, alignment, alpha and margin; a figure with nothing to show is left out.
 
-    The points of sweeps (tables/sweeps.csv, where given) have a figure of their own and no curves;
-    figures of more rules than can be told apart come in parts. Captions say how many images are behind
-    them where the runs' provenance is given.
+    The points of sweeps (tables/sweeps.csv, where given) have a separate figure and no curves;
+    figures of many rules are split in parts. Captions state the number of images if the runs'
+    provenance is given.
     """
     sweeps = tables.get("sweeps", pd.DataFrame(columns=["rule", "label"]))
     points = points_of(sweeps)
@@ -69,11 +69,10 @@ def draw_training(
 
 
 def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str, RuleStyle]) -> list[CaptionedFigure]:
-    """A figure per benchmark, metric and network; by recording too, where there are several.
+    """Draw a figure per benchmark, metric and network, and by recording if there are several.
 
     By recording only a benchmark's first metric is drawn: rho-a differs from Spearman by the treatment of ties
-    alone, and the tables hold both. Figures of more rules than can be told apart come in parts, each
-    with the pixels.
+    alone, and the tables have both. Figures of many rules are split in parts, each with the pixels.
 
     Args:
         scores, means: tables/scores.csv and means.csv.
@@ -94,15 +93,15 @@ def draw_similarity(scores: pd.DataFrame, means: pd.DataFrame, styles: dict[str,
 def draw_rdms(
     benchmark: Benchmark, models: list[ModelRdms], styles: dict[str, RuleStyle], layers: dict[tuple[str, str], str]
 ) -> list[CaptionedFigure]:
-    """Pictures of one benchmark: RDMs, a pair per network (alone, and beside the recorded), maps, model x model.
+    """Draw one benchmark: RDMs per network (alone, and with the recorded RDMs), maps, similarity between models.
 
-    Models of a single layer (pixels) stand in every figure of a network.
+    Models of a single layer (pixels) are in every figure of a network.
 
     Args:
         benchmark: with its stimuli and recordings.
         models: of all networks.
         styles: of every rule.
-        layers: (network, rule) -> the layer that stands for it where only one can be shown.
+        layers: (network, rule) -> the layer to show where only one can be shown.
     """
     networks = dict.fromkeys(model.network for model in models if len(model.layers) > 1)
     singles = [model for model in models if len(model.layers) == 1] if networks else []
@@ -122,9 +121,8 @@ def draw_rdms(
 def save_all(figures: list[CaptionedFigure], folder: Path) -> list[Path]:
     """Write every figure and FOLDER/captions.json; return the PNGs' paths in the given order.
 
-    captions.json maps each file name to title, caption and alt; those of local figures stand in
-    local/captions.json. Figures that an earlier captions.json names and that are no longer drawn are
-    deleted.
+    captions.json maps each file name to title, caption and alt; local figures are in
+    local/captions.json. Figures of an earlier captions.json that are no longer drawn are deleted.
     """
     paths = [figure.save(folder) for figure in figures]
     for place, local in ((folder, False), (folder / "local", True)):
@@ -140,7 +138,7 @@ def save_all(figures: list[CaptionedFigure], folder: Path) -> list[Path]:
 
 
 def _remove_stale(folder: Path, drawn: set[str]) -> None:
-    """Delete the figures of an earlier report that this one does not have; captions.json names nothing but figures."""
+    """Delete figures named in an earlier captions.json that are no longer drawn; only PNG files of the folder."""
     try:
         earlier = set(json.loads((folder / "captions.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""How figures show noise ceilings: a band where both ends are known, a line where one is, and in words."""
+"""Noise ceilings in figures: a band if both ends are known, a line if one is, and text."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -14,7 +14,7 @@ from brain_eval.benchmarks.whole_regions import MEAN
 from workflow.analysis.figures.summary import distinct
 
 BAND_COLOR, LINE_COLOR = "#dcdcdc", "#a0a0a0"
-#: What is known of a ceiling -> its legend, and the line's dashes where it is a line.
+#: Which ends of a ceiling are known -> its legend, and the dashes of a line.
 KINDS: dict[str, tuple[str, Literal["", "--", "-"]]] = {
     "both": ("noise ceiling", ""),
     "lower": ("lower ceiling", "--"),
@@ -23,20 +23,20 @@ KINDS: dict[str, tuple[str, Literal["", "--", "-"]]] = {
 
 
 def ceiling_of(rows: pd.DataFrame) -> tuple[float, float]:
-    """Lower and upper ceiling of some rows of scores; NaN where unknown."""
-    # The mean of an empty column is NaN: unknown stays unknown.
+    """Return the lower and upper ceiling of some rows of scores; NaN where unknown."""
+    # The mean of an empty column is NaN, so an unknown end stays unknown.
     return float(rows["ceiling_lower"].mean()), float(rows["ceiling_upper"].mean())
 
 
 def kind_of(low: float, high: float) -> str | None:
-    """Which of KINDS a ceiling is; None where it is unknown."""
+    """Return which of KINDS a ceiling is; None if it is unknown."""
     if np.isnan(low) and np.isnan(high):
         return None
     return "upper" if np.isnan(low) else "lower" if np.isnan(high) else "both"
 
 
 def known_of(recorded: pd.DataFrame) -> str:
-    """Of how many of a region's recordings a ceiling is known, in words; empty where of all or of none.
+    """Return text on how many of a region's recordings have a ceiling; empty if all or none.
 
     Args:
         recorded: rows of scores of the region's recordings.
@@ -83,7 +83,7 @@ def draw_on_line(axis: Axes, rows: pd.DataFrame, place: float) -> str | None:
 
 
 def ceiling_handles(kinds: Iterable[str | None]) -> list[Artist]:
-    """Legend entries of what was drawn."""
+    """Return the legend entries of what was drawn."""
     drawn = set(kinds)
     return [
         Line2D([], [], color=LINE_COLOR, linewidth=2.5, linestyle=dashes, label=label)
@@ -95,9 +95,9 @@ def ceiling_handles(kinds: Iterable[str | None]) -> list[Artist]:
 
 
 def ceiling_text(rows: pd.DataFrame) -> str:
-    """How the ceilings of some rows were made; "unknown" where empty."""
+    """Return how the ceilings of some rows were made; "unknown" if they are empty."""
     known = rows[rows[["ceiling_lower", "ceiling_upper"]].notna().any(axis=1)]
     definitions = distinct(known["ceiling_definition"])
     if not definitions:
         return "Noise ceiling: unknown."
-    return f"Grey, noise ceiling (a line where one end alone is known): {' / '.join(definitions).rstrip('.')}."
+    return f"Grey: noise ceiling (a line if only one end is known), {' / '.join(definitions).rstrip('.')}."

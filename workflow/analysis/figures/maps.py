@@ -1,4 +1,4 @@
-"""Maps of the stimuli: as near as a network, or a brain region, finds them alike (local only: stimuli are shown)."""
+"""Maps of the stimuli by their similarity in a network or a brain region (local only: stimuli are shown)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from workflow.analysis.figures.style import (
     styled,
 )
 
-#: More categories than this have no frames: their colours could not be told apart.
+#: Maximum number of categories with frames: more colours cannot be distinguished.
 MOST_CATEGORIES = 10
 PANEL = 3.5
 Positions = NDArray[np.float64]
@@ -39,7 +39,7 @@ class StimulusMap:
     """Stimuli in the plane.
 
     Attributes:
-        title: whose map it is.
+        title: of the network or region.
         positions: (n, 2), centred, of unit root mean square.
         stress: Kruskal's stress-1, 0 where distances in the map are the dissimilarities.
         color: of the title.
@@ -52,7 +52,7 @@ class StimulusMap:
 
 
 def classical_scaling(dissimilarities: NDArray[np.float64]) -> Positions:
-    """(n, n) dissimilarities -> (n, 2): leading axes of the doubly centred squares (Torgerson 1952).
+    """Return positions (n, 2) for dissimilarities (n, n): leading axes of the doubly centred squares (Torgerson 1952).
 
     Each axis points to where its largest coordinate is positive, so that the result is unique.
     """
@@ -65,7 +65,7 @@ def classical_scaling(dissimilarities: NDArray[np.float64]) -> Positions:
 
 
 def scaled(dissimilarities: NDArray[np.float64]) -> tuple[Positions, float]:
-    """Metric multidimensional scaling to two dimensions, from the classical solution on.
+    """Return metric multidimensional scaling to two dimensions, started at the classical solution.
 
     Args:
         dissimilarities: (n, n), symmetric, zero diagonal, no NaN.
@@ -82,20 +82,20 @@ def scaled(dissimilarities: NDArray[np.float64]) -> tuple[Positions, float]:
     upper = np.triu_indices(len(positions), 1)
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)[upper]
     target = dissimilarities[upper]
-    # The scale of a map means nothing: stress is that of the scale that fits best.
+    # The scale of a map is arbitrary, so stress is computed at the scale that fits best.
     distances = distances * (target @ target) / max(target @ distances, 1e-300)
     stress = float(np.sqrt(((target - distances) ** 2).sum() / (distances @ distances)))
     return np.asarray(positions / np.sqrt((positions**2).sum(axis=1).mean())), stress
 
 
 def turned(positions: Positions, reference: Positions) -> Positions:
-    """Positions rotated and mirrored to lie as near the reference's as they can (orthogonal Procrustes)."""
+    """Return positions rotated and mirrored to match the reference (orthogonal Procrustes)."""
     rotation, _ = orthogonal_procrustes(positions, reference)
     return np.asarray(positions @ rotation)
 
 
 def thumbnails(benchmark: Benchmark, size: int) -> list[NDArray[np.uint8]]:
-    """Every stimulus, at most `size` pixels wide and high, its shape kept."""
+    """Return every stimulus, at most `size` pixels wide and high, with its aspect ratio."""
     images = benchmark.stimulus_set.read(np.arange(len(benchmark.stimulus_set.stimulus_ids)))
     small = []
     for values in images:
@@ -106,7 +106,7 @@ def thumbnails(benchmark: Benchmark, size: int) -> list[NDArray[np.uint8]]:
 
 
 def _category_colors(categories: tuple[str, ...]) -> dict[str, str]:
-    """A colour per category; none where there are too many."""
+    """Return a colour per category; none if there are too many."""
     names = list(dict.fromkeys(categories))
     if len(names) > MOST_CATEGORIES:
         return {}
@@ -114,7 +114,7 @@ def _category_colors(categories: tuple[str, ...]) -> dict[str, str]:
 
 
 def _draw(axis: Axes, shown: StimulusMap, images: Sequence[NDArray[np.uint8]], frames: Sequence[str]) -> None:
-    """One map; each image with a frame in its category's colour."""
+    """Draw a map; each image with a frame in its category's colour."""
     for (x, y), image, frame in zip(shown.positions, images, frames, strict=True):
         picture = OffsetImage(image, zoom=72 / DPI, cmap="gray")
         edge = {"edgecolor": frame, "linewidth": 1.2 if frame != "none" else 0.0, "boxstyle": "square,pad=0.02"}
@@ -132,11 +132,11 @@ def _draw(axis: Axes, shown: StimulusMap, images: Sequence[NDArray[np.uint8]], f
 def maps_of(
     benchmark: Benchmark, models: Sequence[ModelRdms], styles: dict[str, RuleStyle], layers: dict[tuple[str, str], str]
 ) -> list[StimulusMap]:
-    """Maps of the recorded regions, then of every model at one layer, all turned to the first.
+    """Return maps of the recorded regions, then of every model at one layer, all rotated to match the first.
 
     Args:
         benchmark: with its recordings; regions recorded with all stimuli have a map.
-        models: their RDMs; one without a value (a layer that answers all alike) has no map.
+        models: their RDMs; one without values (a layer with identical responses to all stimuli) has no map.
         styles: of every rule.
         layers: (network, rule) -> the layer to show; the last one where not given.
     """
@@ -160,7 +160,7 @@ def maps_of(
 def maps_figure(
     benchmark: Benchmark, models: Sequence[ModelRdms], styles: dict[str, RuleStyle], layers: dict[tuple[str, str], str]
 ) -> CaptionedFigure | None:
-    """Maps of the stimuli by metric multidimensional scaling, recorded regions first; None without any.
+    """Draw maps of the stimuli by metric multidimensional scaling, recorded regions first; None without any.
 
     Args:
         benchmark: with its stimuli and recordings.
@@ -187,11 +187,11 @@ def maps_figure(
     title = f"Maps of the stimuli of {name}{note}: {network}"
     figure.suptitle(plain(title), fontsize=10)
     caption = (
-        f"The n = {n} stimuli of {name}{note} in the plane, the nearer the more alike the representation finds them: "
-        "metric multidimensional scaling (SMACOF, from the classical solution) of the RDMs of the figures above "
-        "(percentiles), every map rotated and mirrored to the first one. stress: Kruskal's stress-1, 0 where the map "
-        f"shows the RDM exactly. Networks of seed {seeds_of(models)}; layer: the one chosen most often on held-out "
-        "images over all regions where layers.csv has a choice, else the last. Maps have no intervals."
+        f"Maps of the n = {n} stimuli of {name}{note}: stimuli are close if the representation treats them as similar. "
+        "Groups that lie apart are distinguished by the representation. Metric multidimensional scaling (SMACOF, from "
+        "the classical solution) of the RDMs in percentiles, rotated and mirrored to match the first map; stress: "
+        f"Kruskal's stress-1, 0 for an exact map. Networks of seed {seeds_of(models)}; layer: the one chosen most "
+        "often on held-out images over all regions (layers.csv), else the last. Maps have no intervals."
         + (" Frames: categories." if colors else "")
     )
     alt = f"Maps of the stimuli of {name} for {', '.join(shown.title for shown in maps)}."

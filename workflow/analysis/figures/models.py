@@ -1,4 +1,4 @@
-"""Model x model: how alike the RDMs of networks, layers and recorded regions are."""
+"""Similarity between models: correlations of the RDMs of networks, layers and recorded regions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from workflow.analysis.figures.rdms import COLOR_MAP, ModelRdms, percentiles, re
 from workflow.analysis.figures.similarity import region_title
 from workflow.analysis.figures.style import CaptionedFigure, RuleStyle, file_name, plain, styled
 
-#: Up to so many RDMs all layers are compared, above only one layer of each model.
+#: Maximum number of RDMs to compare all layers; above it one layer of each model is compared.
 MOST_RDMS = 44
-#: Up to so many RDMs the numbers are written into the cells.
+#: Maximum number of RDMs with numbers in the cells.
 MOST_WRITTEN = 24
 
 
@@ -33,10 +33,10 @@ class NamedRdm:
 def compared_rdms(
     benchmark: Benchmark, models: Sequence[ModelRdms], styles: dict[str, RuleStyle], layers: dict[tuple[str, str], str]
 ) -> tuple[list[NamedRdm], bool]:
-    """The RDMs to compare, without those that have no value, and whether all layers are among them.
+    """Return the RDMs to compare, without undefined ones, and whether all layers are among them.
 
     Args:
-        benchmark: recorded regions with all stimuli stand first.
+        benchmark: recorded regions with all stimuli come first.
         models: of all networks.
         styles: of every rule.
         layers: (network, rule) -> the layer shown where not all can be; the last one where not given.
@@ -58,12 +58,12 @@ def compared_rdms(
 
 
 def spearman_matrix(rdms: Sequence[NamedRdm]) -> NDArray[np.float64]:
-    """(k, k) Spearman correlations: percentiles are ranks already, so Pearson's of them."""
+    """Return the Spearman correlations (k, k): Pearson's of percentiles, which are ranks."""
     return np.clip(np.atleast_2d(np.corrcoef(np.stack([rdm.pairs for rdm in rdms]))), -1, 1)
 
 
 def clustered(matrix: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Order that puts like beside like: average linkage of 1 - correlation, leaves in optimal order."""
+    """Return an order with similar RDMs adjacent: average linkage of 1 - correlation, optimal leaf order."""
     distances = 1 - (matrix + matrix.T) / 2
     np.fill_diagonal(distances, 0)
     tree = linkage(squareform(np.clip(distances, 0, None), checks=False), "average", optimal_ordering=True)
@@ -101,7 +101,7 @@ def _picture(matrix: NDArray[np.float64], rdms: Sequence[NamedRdm]) -> Figure:
 def models_figure(
     benchmark: Benchmark, models: Sequence[ModelRdms], styles: dict[str, RuleStyle], layers: dict[tuple[str, str], str]
 ) -> CaptionedFigure | None:
-    """Spearman correlation of every two RDMs on one benchmark, in clustered order; None below three RDMs.
+    """Draw the Spearman correlation of every two RDMs on one benchmark, in clustered order; None below three RDMs.
 
     Args:
         benchmark: with its recordings.
@@ -117,17 +117,16 @@ def models_figure(
     figure = _picture(matrix[np.ix_(order, order)], [rdms[i] for i in order])
     name, n = benchmark.description.name, len(benchmark.stimulus_set.stimulus_ids)
     note = " (simulated, not recorded)" if benchmark.description.simulated else ""
-    title = f"Models beside each other: RDMs on {name}{note}"
+    title = f"Similarity between models: RDMs on {name}{note}"
     figure.suptitle(plain(title), fontsize=10)
-    choice = "the layer chosen most often on held-out images over all regions (layers.csv), else the last,"
+    choice = "the layer chosen most often on held-out images over all regions (layers.csv), else the last layer,"
     chosen = "every layer" if every else choice
     caption = (
-        f"Spearman correlation between the RDMs of {chosen} of every model on the n = {n} stimuli of {name}{note} "
-        f"({n * (n - 1) // 2} pairs), beside each region recorded with all stimuli (bold: the mean over its recordings "
-        "of their RDMs, each in percentiles). Order: "
-        "average linkage of 1 - correlation, leaves ordered so that neighbours are most alike. Networks of seed "
-        f"{seeds_of(models)}. Point estimates of these RDMs: a score in scores.csv is another number, the mean over a "
-        "region's recordings, with its interval."
+        f"Spearman correlation between the RDMs of {chosen} of every model and each region recorded with all stimuli "
+        f"(bold) on the n = {n} stimuli of {name}{note} ({n * (n - 1) // 2} pairs). Blocks of high values are groups "
+        "that represent the stimuli similarly. A region's RDM is the mean over its recordings, each in percentiles. "
+        "Order: average linkage of 1 - correlation, with optimal leaf order. Networks of seed "
+        f"{seeds_of(models)}. Values have no intervals; scores.csv has scores with intervals, averaged over recordings."
     )
     alt = f"Matrix of correlations between {len(rdms)} RDMs on {name}."
     return CaptionedFigure(file_name("models", name), title, caption, alt, figure, name, pictures=True)

@@ -1,4 +1,4 @@
-"""Figures of studies with many rules: in parts that can be read, or as sweeps over a value."""
+"""Figures of studies with many rules, split in readable parts."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +13,14 @@ MOST_RULES = 10
 
 
 def chunks(rules: Sequence[str]) -> list[list[str]]:
-    """The rules in order, in as few parts of about equal size as hold MOST_RULES each."""
+    """Return the rules in order, in the fewest parts of about equal size with at most MOST_RULES each."""
     n = -(-len(rules) // MOST_RULES)
     ends = [len(rules) * part // n for part in range(n + 1)] if n else [0]
     return [list(rules[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def in_parts(frame: pd.DataFrame, draw: Callable[[pd.DataFrame], CaptionedFigure]) -> Iterator[CaptionedFigure]:
-    """Yield what `draw` makes of the rows of a readable number of rules, numbered where there are several.
+    """Yield the figures that `draw` makes of at most MOST_RULES rules each, numbered if there are several.
 
     Args:
         frame: with a column rule.
@@ -33,7 +33,7 @@ def in_parts(frame: pd.DataFrame, draw: Callable[[pd.DataFrame], CaptionedFigure
 
 
 def numbered(figure: CaptionedFigure, number: int, total: int) -> CaptionedFigure:
-    """The figure as part `number` of `total`; unchanged where it is the only one."""
+    """Return the figure as part `number` of `total`; unchanged if it is the only one."""
     if total == 1:
         return figure
     title = f"{figure.title} (part {number} of {total})"

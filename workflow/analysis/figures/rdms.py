@@ -1,4 +1,4 @@
-"""Pictures of RDMs: a network's layers, alone (to share) or beside the recorded ones (local only)."""
+"""Pictures of RDMs: a network's layers, alone (may be shared) or with the recorded RDMs (local only)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from brain_eval.benchmarks.base import Benchmark
 from workflow.analysis.figures.similarity import region_title
 from workflow.analysis.figures.style import CaptionedFigure, RuleStyle, file_name, plain, styled
 
-#: 32 steps: finer ones cannot be seen, and the file doubles.
+#: 32 steps: finer ones are not visible and double the file's size.
 COLOR_MAP = matplotlib.colormaps["cividis"].resampled(32)
-#: More categories than this are not named beside a picture; more than the second have no borders either.
+#: Maximum number of categories with names next to a picture, and with borders.
 MOST_CATEGORIES = 14
 MOST_BORDERS = 40
 #: More recorded RDMs than this make a second row, unless the network has more layers.
@@ -47,7 +47,7 @@ def percentiles(rdm: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, n) RDM -> percentile of each dissimilarity among all pairs (0 to 100), zero diagonal.
 
     Spearman and rho-a see ranks only, so the picture shows what the score compares. A pair without a
-    value (a layer that answers all stimuli alike) stays NaN.
+    value (a layer with identical responses to all stimuli) stays NaN.
     """
     pairs = squareform(np.asarray(rdm, dtype=np.float64), checks=False)
     if pairs.size < 2 or np.isnan(pairs).any():
@@ -56,7 +56,7 @@ def percentiles(rdm: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def category_order(categories: tuple[str, ...], n: int) -> NDArray[np.intp]:
-    """Positions that put stimuli of one category together, categories in order of first appearance."""
+    """Return positions that sort stimuli by category, categories in order of first appearance."""
     if not categories:
         return np.arange(n)
     first = {category: place for place, category in reversed(list(enumerate(categories)))}
@@ -64,9 +64,9 @@ def category_order(categories: tuple[str, ...], n: int) -> NDArray[np.intp]:
 
 
 def recorded_means(benchmark: Benchmark) -> dict[tuple[str, str], tuple[NDArray[np.float64], int]]:
-    """Mean percentile RDM of each (species, region) over the recordings of the whole stimulus set, and n.
+    """Return the mean RDM of each (species, region) over n recordings of the whole stimulus set, and n.
 
-    The mean's own percentiles again, (n, n) float64, 0 to 100.
+    The mean is of percentiles, and in percentiles again: (n, n) float64, 0 to 100.
     """
     n = len(benchmark.stimulus_set.stimulus_ids)
     totals: dict[tuple[str, str], NDArray[np.float64]] = {}
@@ -83,7 +83,7 @@ def recorded_means(benchmark: Benchmark) -> dict[tuple[str, str], tuple[NDArray[
 def _draw(
     axis: Axes, rdm: NDArray[np.float64], order: NDArray[np.intp], categories: tuple[str, ...], named: bool
 ) -> None:
-    """One RDM of percentiles, stimuli in the given order, lines between categories."""
+    """Draw an RDM of percentiles, stimuli in the given order, lines between categories."""
     axis.grid(False)
     axis.set_facecolor("#cccccc")
     axis.imshow(rdm[np.ix_(order, order)], cmap=COLOR_MAP, vmin=0, vmax=100, interpolation="nearest")
@@ -107,7 +107,7 @@ def _draw(
 
 
 def _rows_of_models(models: list[ModelRdms], styles: dict[str, RuleStyle]) -> tuple[list[ModelRdms], list[ModelRdms]]:
-    """The models with several layers, in the palette's order, and those with a single one (pixels)."""
+    """Return the models with several layers, in the palette's order, and those with a single one (pixels)."""
     ranked = sorted(models, key=lambda model: list(styles).index(model.rule))
     return [m for m in ranked if len(m.layers) > 1], [m for m in ranked if len(m.layers) == 1]
 
@@ -118,7 +118,7 @@ def _picture(
     styles: dict[str, RuleStyle],
     recorded: dict[tuple[str, str], tuple[NDArray[np.float64], int]],
 ) -> Figure:
-    """Recorded RDMs and single-layer models in the first rows, then a row of layers per model."""
+    """Draw recorded RDMs and single-layer models in the first rows, then a row of layers per model."""
     rows, singles = _rows_of_models(models, styles)
     top = [(region_title(*key), rdm) for key, (rdm, _) in recorded.items()]
     top += [(model.rule, percentiles(model.values[0])) for model in singles]
@@ -151,7 +151,7 @@ def _picture(
 
 
 def seeds_of(models: Sequence[ModelRdms]) -> str:
-    """Which seeds are shown, and of how many each rule has, in words: "10 (one of each rule's 6)"."""
+    """Return which seeds are shown, of how many per rule: "10 (one of each rule's 6)"."""
     layered = [model for model in models if len(model.layers) > 1] or models
     seeds = ", ".join(str(seed) for seed in sorted({model.seed for model in layered}))
     low, high = (pick(model.n_seeds for model in layered) for pick in (min, max))
@@ -159,11 +159,12 @@ def seeds_of(models: Sequence[ModelRdms]) -> str:
 
 
 def _caption_parts(benchmark: Benchmark, models: list[ModelRdms]) -> tuple[str, str]:
-    """The simulated note, and the sentences every RDM caption shares."""
+    """Return the note on simulated data, and the sentences that all RDM captions share."""
     n = len(benchmark.stimulus_set.stimulus_ids)
     ordered = ", ordered by category (white lines: borders)" if benchmark.stimulus_set.categories else ""
     note = " (simulated, not recorded)" if benchmark.description.simulated else ""
     text = (
+        "RDMs with similar patterns represent the stimuli similarly. "
         f"n = {n} stimuli{ordered}. Dissimilarity is 1 - Pearson correlation over neuroids, shown as "
         f"percentile among all {n * (n - 1) // 2} pairs, since the scores compare ranks. "
         f"Networks of seed {seeds_of(models)}, one network per row. Grey: no value."
@@ -173,7 +174,7 @@ def _caption_parts(benchmark: Benchmark, models: list[ModelRdms]) -> tuple[str, 
 
 @styled
 def model_rdms_figure(benchmark: Benchmark, models: list[ModelRdms], styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """The RDM of every layer of every rule of one network, without any recorded data.
+    """Draw the RDM of every layer of every rule of one network, without any recorded data.
 
     Args:
         benchmark: for the number and the categories of its stimuli.
@@ -201,7 +202,7 @@ def model_rdms_figure(benchmark: Benchmark, models: list[ModelRdms], styles: dic
 def recorded_rdms_figure(
     benchmark: Benchmark, models: list[ModelRdms], styles: dict[str, RuleStyle]
 ) -> CaptionedFigure | None:
-    """The recorded RDMs beside every layer's; None where no recording covers the whole stimulus set.
+    """Draw the recorded RDMs with every layer's; None if no recording covers the whole stimulus set.
 
     Args:
         benchmark: with its recordings.
@@ -222,7 +223,7 @@ def recorded_rdms_figure(
     )  # fmt: skip
     source = "Simulated" if benchmark.description.simulated else "Recorded"
     caption = f"{source} RDMs of {name} (first row, {means}) above every layer of {network}. {text}"
-    alt = f"{source} RDMs of {name} beside the RDMs of {network}'s layers."
+    alt = f"{source} RDMs of {name} and RDMs of {network}'s layers."
     return CaptionedFigure(
         file_name("rdms", name, network), title, caption, alt, figure, name, local=True, pictures=True
     )

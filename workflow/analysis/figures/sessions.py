@@ -26,14 +26,14 @@ COLUMNS = 5
 
 
 def has_sessions(rows: pd.DataFrame) -> bool:
-    """Whether some region of these scores was recorded in more than one session."""
+    """Return whether some region of these scores was recorded in more than one session."""
     single = rows[rows["session"].ne(MEAN)]
     pairs = single[["species", "region", "session", "animal"]].drop_duplicates()
     return bool(pairs.groupby(["species", "region"]).size().gt(1).any())
 
 
 def _row_order(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """(session, animal) of each line of the figure: animal by animal, each one's mean, then all."""
+    """Return (session, animal) of each line of the figure: animal by animal, each with its mean, then all."""
     pairs = list(rows[["session", "animal"]].drop_duplicates().itertuples(index=False, name=None))
     animals = list(dict.fromkeys(animal for _, animal in pairs if animal != ALL))
     order = {MEAN: 1}
@@ -47,7 +47,7 @@ def _row_order(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def _label(session: str, animal: str) -> str:
-    """Tick label of one recording or mean."""
+    """Return the tick label of a recording or mean."""
     if session != MEAN:
         return plain(f"{session} ({animal})" if animal and animal != session else session)
     return "mean of all" if animal == ALL else plain(f"mean {animal}")
@@ -56,7 +56,7 @@ def _label(session: str, animal: str) -> str:
 def _draw_layer(
     axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, order: list[tuple[str, str]], styles: dict[str, RuleStyle]
 ) -> list[str | None]:
-    """One layer: a line per recording, and on it a mark with the mean's interval per rule; kinds of ceilings."""
+    """Draw a layer: a line per recording with a mark and the mean's interval per rule; return kinds of ceilings."""
     rules = [rule for rule in styles if rows["rule"].eq(rule).any()]
     shifts = np.linspace(-0.3, 0.3, len(rules)) if len(rules) > 1 else [0.0]
     places = {pair: place for place, pair in enumerate(order)}
@@ -81,12 +81,12 @@ def _draw_layer(
 def sessions_figure(
     scores: pd.DataFrame, means: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
 ) -> CaptionedFigure:
-    """Score with each recording, each animal's mean and the mean of all, a panel per region and layer.
+    """Draw the score with each recording, each animal's mean and the mean of all, a panel per region and layer.
 
     Args:
         scores: tables/scores.csv, with the rules to show.
         means: tables/means.csv.
-        benchmark, metric, network: which rows to show; `has_sessions` must hold for the benchmark.
+        benchmark, metric, network: which rows to show; `has_sessions` must be true for the benchmark.
     """
     chosen = scores[scores["benchmark"].eq(benchmark) & scores["metric"].eq(metric)]
     chosen = chosen[chosen["network"].eq(network)]
@@ -130,8 +130,9 @@ def sessions_figure(
     figure.suptitle(plain(title), fontsize=10)
     caption = (
         f"{metric_name(metric)}: {network} with each recording of {benchmark}{simulated_note(chosen)} (animal in "
-        f"brackets), the mean of each animal with several, and the mean of all. {metric_note(metric)}Marks: mean over "
-        f"seeds ({count_text(chosen)}); bars: {means_text(means)}. "
+        "brackets), the mean of each animal with several, and the mean of all. The spread over lines shows how much a "
+        f"score depends on the animal and the session. {metric_note(metric)}"
+        f"Marks: mean over seeds ({count_text(chosen)}); bars: {means_text(means)}. "
         f"{ceiling_text(chosen)} {'; '.join(counts)}."
     )
     alt = f"Scores of {network} with the single recordings of {benchmark}."

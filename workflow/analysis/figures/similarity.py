@@ -26,14 +26,14 @@ from workflow.analysis.wide_tables.intervals import by_region
 
 
 def region_title(species: str, region: str) -> str:
-    """ "macaque IT"; a simulated region says so."""
+    """Return the title of a region, e.g. "macaque IT"; species is "simulated" for simulated regions."""
     return f"{species} {region}"
 
 
 def _draw_region(
     axis: Axes, rows: pd.DataFrame, means: pd.DataFrame, layers: list[str], styles: dict[str, RuleStyle]
 ) -> None:
-    """One region: a line per rule over the layers with the means' intervals, a point per seed; pixels across."""
+    """Draw a region: a line per rule over the layers with the means' intervals, a point per seed; pixels across."""
     trained = [rule for rule in styles if rows["rule"].eq(rule).any()]
     shifts = np.linspace(-0.26, 0.26, len(trained)) if len(trained) > 1 else [0.0]
     for rule, shift in zip(trained, shifts, strict=True):
@@ -57,7 +57,7 @@ def _draw_region(
 
 
 def reach(means: pd.DataFrame) -> np.ndarray:
-    """(2, rows): how far the interval reaches below and above each mean."""
+    """Return the lengths of the interval below and above each mean, (2, rows)."""
     return np.abs(means[["ci_low", "ci_high"]].to_numpy().T - means["mean"].to_numpy())
 
 
@@ -65,7 +65,7 @@ def reach(means: pd.DataFrame) -> np.ndarray:
 def similarity_figure(
     scores: pd.DataFrame, means: pd.DataFrame, benchmark: str, metric: str, network: str, styles: dict[str, RuleStyle]
 ) -> CaptionedFigure:
-    """Score of every layer of one network with every region of one benchmark.
+    """Draw the score of every layer of one network with every region of one benchmark.
 
     Args:
         scores: tables/scores.csv, with the rules to show.
@@ -97,10 +97,11 @@ def similarity_figure(
     title = f"{benchmark}, {metric}: {network}" + simulated_note(whole)
     figure.suptitle(plain(title), fontsize=10)
     caption = (
-        f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}"
-        f"{simulated_note(whole)}. {metric_note(metric)}"
+        f"{metric_name(metric)}: every layer of {network} with each region of {benchmark}{simulated_note(whole)}. "
+        "Higher is more similar; a layer below the pixels is less similar to the region than the images themselves. "
+        f"{metric_note(metric)}"
         f"Large marks: mean over seeds ({count_text(whole)}); small points: each seed. Bars: {_bars_text(means)}. "
-        f"Dotted line, band: the images' pixels. {ceiling_text(whole)} {empty}{'; '.join(sizes)}."
+        f"Dotted line and band: the images' pixels. {ceiling_text(whole)} {empty}{'; '.join(sizes)}."
     )
     names = ", ".join(region_title(*region) for region in regions)
     alt = f"Similarity of {network}'s layers with {benchmark} ({metric}): {names}."
@@ -108,7 +109,7 @@ def similarity_figure(
 
 
 def _with_scores(rows: pd.DataFrame) -> tuple[list[str], str]:
-    """The layers that have any score, and a sentence on the others with a space behind it; all where none has."""
+    """Return the layers with scores, and a sentence on the others; all layers if none has a score."""
     layers, known = (list(part["layer"].unique()) for part in (rows, rows.dropna(subset=["raw"])))
     missing = [layer for layer in layers if layer not in known]
     if not known or not missing:
@@ -118,7 +119,7 @@ def _with_scores(rows: pd.DataFrame) -> tuple[list[str], str]:
 
 
 def _bars_text(means: pd.DataFrame) -> str:
-    """How the intervals were made: of the regions where they differ, and of the pixels where these do."""
+    """Return how the intervals were made, by region and for pixels if these differ."""
     pixels = means["kind"].eq("pixels")
     texts = {"": _by_region(means[~pixels]), "pixels: ": _by_region(means[pixels])}
     if texts["pixels: "] == texts[""] or not pixels.any():
@@ -132,10 +133,10 @@ def _by_region(means: pd.DataFrame) -> str:
 
 
 def simulated_note(rows: pd.DataFrame) -> str:
-    """ " (simulated, not recorded)" where the rows come from a simulation, else nothing."""
+    """Return " (simulated, not recorded)" if the rows come from a simulation, else ""."""
     return " (simulated, not recorded)" if rows["species"].eq("simulated").any() else ""
 
 
 def means_text(means: pd.DataFrame) -> str:
-    """How the intervals of some rows of means.csv were made."""
+    """Return how the intervals of some rows of means.csv were made."""
     return "; ".join(distinct(means["interval_method"])) or "no interval in the table"

@@ -1,4 +1,4 @@
-"""How every figure looks: one colour and marker per rule, one page size, one way of saving."""
+"""Style of all figures: one colour and marker per rule, one page size, one way of saving."""
 
 import io
 import re
@@ -19,7 +19,7 @@ from nmnc.files.writing import replacing
 
 DPI = 150
 
-#: Wraps each function that draws, so that a figure looks the same whoever calls it.
+#: Decorator of functions that draw, so that figures do not depend on the caller's matplotlib settings.
 styled = matplotlib.rc_context(
     {
         "font.size": 9,
@@ -97,11 +97,11 @@ def palette(runs: pd.DataFrame) -> dict[str, RuleStyle]:
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure and what is said of it.
+    """A figure with its title, caption and alternative text.
 
     Attributes:
         name: file name without ending; the part before the first "_" names its group.
-        title, caption, alt: plain text; the caption says what is shown, n, and how intervals were made.
+        title, caption, alt: plain text; the caption states what is shown, n, and how intervals were made.
         benchmark: the benchmark it belongs to, empty for figures of training.
         local: shows recorded data, hence not for sharing (figures/local).
         pictures: mostly RDMs; saved with 256 colours of its own, at a third of the size.
@@ -135,19 +135,19 @@ def file_name(*parts: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it stands: no mathematics, no label hidden by a leading "_"."""
+    """Return text that matplotlib shows verbatim: no mathematics, no label hidden by a leading "_"."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def rule_handles(styles: dict[str, RuleStyle], rules: list[str]) -> list[Line2D]:
-    """Legend entries of the given rules, in the palette's order."""
+    """Return the legend entries of the given rules, in the palette's order."""
     shown = [rule for rule in styles if rule in rules]
     return [Line2D([], [], color=styles[r].color, marker=styles[r].marker, markersize=5, label=plain(r)) for r in shown]
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for the whole figure, under its panels, in as many columns as fit its width."""
+    """Draw one legend for the whole figure, under its panels, in as many columns as fit its width."""
     # At 9 points a letter takes about 0.075 inches, line and gaps of an entry about 0.6.
     entry = 0.6 + 0.075 * max(len(str(handle.get_label())) for handle in handles)
     columns = max(1, min(int(figure.get_figwidth() / entry), len(handles)))

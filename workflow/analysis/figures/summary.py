@@ -1,4 +1,4 @@
-"""What figures and report say of several seeds."""
+"""Summaries of scores over seeds and recordings, as tables and text for figures and report."""
 
 from collections.abc import Iterator
 
@@ -9,13 +9,13 @@ from brain_eval.inference.layer_choice import CHOSEN
 
 
 def groups(frame: pd.DataFrame, keys: list[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Rows that agree in some text columns, in order of appearance: (their values, the rows)."""
+    """Yield (values, rows) for each combination of some text columns, in order of appearance."""
     for values, rows in frame.groupby(keys, sort=False):
         yield tuple(str(value) for value in values), rows
 
 
 def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean, lowest and highest seed and number of seeds of a column, for each group; empty cells drop out.
+    """Return mean, lowest and highest seed and number of seeds of a column for each group, without empty cells.
 
     Returns:
         frame with the columns of `by` and mean, low, high (in the value's unit) and n.
@@ -26,7 +26,7 @@ def over_seeds(frame: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
 
 
 def count_text(frame: pd.DataFrame) -> str:
-    """How many seeds each rule has, in words: "n = 3 seeds per rule" or rule by rule."""
+    """Return how many seeds each rule has: "n = 3 seeds per rule", or rule by rule."""
     counts = frame.groupby("rule", sort=False)["seed"].nunique()
     if counts.empty:
         return "n = 0 seeds"
@@ -37,13 +37,13 @@ def count_text(frame: pd.DataFrame) -> str:
 
 
 def distinct(values: pd.Series) -> list[str]:
-    """The different non-empty values as text, in order of appearance; numbers without ".0"."""
+    """Return the distinct non-empty values as text, in order of appearance; numbers without ".0"."""
     known = values.dropna().unique()
     return [f"{value:g}" if isinstance(value, float) else str(value) for value in known if value != ""]
 
 
 def unit_text(frame: pd.DataFrame) -> str:
-    """Numbers of stimuli and neuroids of some rows of scores, e.g. "92 stimuli, 674 neuroids"."""
+    """Return the numbers of stimuli and neuroids of some rows of scores, e.g. "92 stimuli, 674 neuroids"."""
     parts = []
     for column, unit in (("n_stimuli", "stimuli"), ("n_neuroids", "neuroids")):
         known = frame[column].dropna()
@@ -57,7 +57,7 @@ def unit_text(frame: pd.DataFrame) -> str:
 
 
 def recorded_text(scores: pd.DataFrame, whole: pd.DataFrame) -> str:
-    """What is behind a region's scores: of several recordings how many stimuli and neuroids each, and in all.
+    """Return what a region's scores are based on: recordings, and stimuli and neuroids of each and in all.
 
     Args:
         scores: rows of the region's recordings.
@@ -68,19 +68,19 @@ def recorded_text(scores: pd.DataFrame, whole: pd.DataFrame) -> str:
     if len(names) == 1:
         session, animal = names.iloc[0]
         return f"1 recording ({session}, {animal}), {unit_text(whole)}"
-    few = "; over two recordings the width of an interval is left to chance" if len(names) == 2 else ""
+    few = "; with two recordings the interval's width is itself unreliable" if len(names) == 2 else ""
     return f"{recordings_text(scores)} of {unit_text(single)}, in all {unit_text(whole)}{few}"
 
 
 def recordings_text(scores: pd.DataFrame) -> str:
-    """From how many recordings some rows of scores come, e.g. "7 recordings"."""
+    """Return the number of recordings of some rows of scores, e.g. "7 recordings"."""
     single = scores[scores["session"].ne(MEAN)]
     n = len(single[["session", "animal"]].drop_duplicates())
     return f"{n} recording{'s' if n != 1 else ''}"
 
 
 def chosen_layers(layers: pd.DataFrame, benchmark: str) -> dict[tuple[str, str], str]:
-    """(network, rule) -> the layer that held-out images chose most often, over seeds and regions.
+    """Return (network, rule) -> the layer chosen most often on held-out images, over seeds and regions.
 
     Args:
         layers: tables/layers.csv; the benchmark's first metric counts.

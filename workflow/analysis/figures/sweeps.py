@@ -1,4 +1,4 @@
-"""Figures of sweeps: what one value of a rule does to the accuracy."""
+"""Figures of sweeps: accuracy against a parameter of a rule."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ LOGARITHMIC = 10
 
 
 def points_of(sweeps: pd.DataFrame) -> set[str]:
-    """Labels of the runs that are points of a sweep only; a point may also be one of the study's own rules.
+    """Return labels of the runs that are points of a sweep and not also rules of the study.
 
     Args:
         sweeps: tables/sweeps.csv.
@@ -29,7 +29,7 @@ def points_of(sweeps: pd.DataFrame) -> set[str]:
 
 
 def swept_accuracy(accuracy: pd.DataFrame, sweeps: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy after the last epoch of every point of every sweep.
+    """Return the accuracy after the last epoch of every point of every sweep.
 
     Args:
         accuracy: tables/accuracy.csv.
@@ -44,7 +44,7 @@ def swept_accuracy(accuracy: pd.DataFrame, sweeps: pd.DataFrame) -> pd.DataFrame
 
 
 def _places(values: pd.Series) -> tuple[pd.Series, bool]:
-    """Where the values stand on the axis, and whether they are numbers; else in order of appearance."""
+    """Return the values' places on the axis, and whether they are numbers; else in order of appearance."""
     numbers = pd.to_numeric(values, errors="coerce")
     if numbers.notna().all():
         return numbers, True
@@ -67,7 +67,7 @@ def _draw(axis: Axes, rows: pd.DataFrame, styles: dict[str, RuleStyle]) -> None:
 
 @styled
 def sweeps_figure(accuracy: pd.DataFrame, sweeps: pd.DataFrame, styles: dict[str, RuleStyle]) -> CaptionedFigure | None:
-    """Accuracy after the last epoch against the swept value, a panel per sweep; None without finished points.
+    """Draw accuracy after the last epoch against the swept value, a panel per sweep; None without finished points.
 
     Args:
         accuracy: tables/accuracy.csv.
@@ -88,8 +88,9 @@ def sweeps_figure(accuracy: pd.DataFrame, sweeps: pd.DataFrame, styles: dict[str
     legend_below(figure, rule_handles(styles, list(rows["base"].unique())))
     seeds, methods = " or ".join(distinct(rows["n_seeds"])), " / ".join(distinct(rows["interval_method"]))
     caption = (
-        "Fraction of the test images classified correctly after the last epoch against the value that each sweep "
-        f"varies. Marks: mean over seeds (n = {seeds}); bars: {methods or 'no interval of one seed'}."
+        "Fraction of test images classified correctly after the last epoch, against the value that each sweep varies. "
+        "Values whose bars overlap strongly are not distinguished by these seeds. "
+        f"Marks: mean over seeds (n = {seeds}); bars: {methods or 'no interval of one seed'}."
     )
     alt = f"Test accuracy along the sweeps {', '.join(names)}."
     return CaptionedFigure("sweeps", "Test accuracy along the sweeps", caption, alt, figure)

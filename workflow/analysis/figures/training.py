@@ -22,21 +22,21 @@ from workflow.analysis.figures.style import (
 )
 from workflow.analysis.figures.summary import count_text, over_seeds
 
-BAND = "Lines: mean over seeds; bands: from the lowest to the highest seed"
-UNTRAINED = "A horizontal line without markers is a network that is not trained."
-#: Layers beside each other before a figure starts a new row.
+BAND = "Lines: mean over seeds; bands: lowest to highest seed"
+UNTRAINED = "A horizontal line without markers is an untrained network."
+#: Layers in a row of panels.
 COLUMNS = 5
 
 
 def draw_seeds(
     axis: Axes, frame: pd.DataFrame, value: str, styles: dict[str, RuleStyle], dashes: str = "-"
 ) -> list[str]:
-    """Mean over seeds of a column against the epoch, one line per rule, with its min-max band.
+    """Draw the mean over seeds of a column against the epoch, a line per rule with its min-max band.
 
     A rule with one epoch only (an untrained network) is drawn as a horizontal line without markers.
 
     Returns:
-        the rules that had anything to draw.
+        the rules with values.
     """
     spread = over_seeds(frame, ["rule", "epoch"], value)
     rules = [rule for rule in styles if rule in set(spread["rule"])]
@@ -54,7 +54,7 @@ def draw_seeds(
 
 @styled
 def accuracy_figure(epochs: pd.DataFrame, styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """Test accuracy after each epoch, a panel per network.
+    """Draw test accuracy after each epoch, a panel per network.
 
     Args:
         epochs: tables/epochs.csv; columns network, rule, kind, seed, epoch, test_accuracy (fraction).
@@ -68,15 +68,15 @@ def accuracy_figure(epochs: pd.DataFrame, styles: dict[str, RuleStyle]) -> Capti
         axis.set(title=plain(network), xlabel="epoch", ylabel="test accuracy (fraction)")
     legend_below(figure, rule_handles(styles, drawn))
     caption = (
-        f"Fraction of the test images classified correctly after each epoch (0: before training). {BAND}; "
-        f"{count_text(epochs)}. {UNTRAINED}"
+        "Fraction of test images classified correctly after each epoch (0: before training). Rules whose bands overlap "
+        f"differ by no more than their seeds do. {BAND}; {count_text(epochs)}. {UNTRAINED}"
     )
     alt = f"Test accuracy against epoch for {', '.join(dict.fromkeys(drawn))}."
     return CaptionedFigure("accuracy", "Test accuracy", caption, alt, figure)
 
 
 def _panel_title(rows: pd.DataFrame, layer: str) -> str:
-    """The layer's name, its number of units n and the dimension d of the noise."""
+    """Return the layer's name, its number of units n and the dimension d of the noise."""
     sizes = []
     for column in ("n", "d"):
         known = rows.loc[rows["layer"].eq(layer), column].dropna()
@@ -89,7 +89,7 @@ def _panel_title(rows: pd.DataFrame, layer: str) -> str:
 def _layer_figure(
     rows: pd.DataFrame, styles: dict[str, RuleStyle], groups: dict[str, dict[str, str]]
 ) -> tuple[Figure, list[str]]:
-    """A panel per layer for each group; a group (its y label) draws columns, each with its dashes.
+    """Draw a panel per layer for each group; a group (its y label) has columns, each with its dashes.
 
     Returns:
         the figure, without a legend, and the rules it shows.
@@ -117,7 +117,7 @@ def _layer_figure(
 
 @styled
 def alignment_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """Cosine of each layer's learning signal with backprop's, in activity space and in weight space.
+    """Draw the cosine of each layer's learning signal with backprop's, in activity space and in weight space.
 
     Untrained networks have no learning signal and are left out.
 
@@ -131,10 +131,10 @@ def alignment_figure(alignment: pd.DataFrame, network: str, styles: dict[str, Ru
     figure, drawn = _layer_figure(wide, styles, {f"cosine, {space} space": {space: "-"} for space in spaces})
     legend_below(figure, rule_handles(styles, drawn))
     caption = (
-        f"Cosine between the learning signal of each rule and backprop's gradient in {network}, a panel per "
-        "layer (n units, noise of dimension d): in activity space the mean over held-out images, in weight "
-        f"space the cosine of the weight updates. 1: the same direction; 0: orthogonal. {BAND}; "
-        f"{count_text(rows)}."
+        f"Cosine between each rule's learning signal and backprop's gradient in {network}, a panel per layer (n units, "
+        "noise of dimension d). The closer to 1, the better the rule follows the gradient; 0 is orthogonal. Activity "
+        "space: mean over held-out images; weight space: cosine of the weight updates. "
+        f"{BAND}; {count_text(rows)}."
     )
     alt = f"Alignment with backprop in {network} against epoch, per layer, for {', '.join(drawn)}."
     return CaptionedFigure(file_name("alignment", network), f"Alignment with backprop: {network}", caption, alt, figure)
@@ -142,10 +142,10 @@ def alignment_figure(alignment: pd.DataFrame, network: str, styles: dict[str, Ru
 
 @styled
 def alpha_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """alpha - d/n per layer: how far the gradient and the Jacobian lie in the noise's subspace.
+    """Draw alpha - d/n per layer: how far the gradient and the Jacobian lie in the noise's subspace.
 
     Args:
-        alignment: tables/alignment.csv; columns alpha_gradient, alpha_jacobian, d, n beside the keys.
+        alignment: tables/alignment.csv; columns alpha_gradient, alpha_jacobian, d, n and the keys.
         network: the network to show.
     """
     rows = alignment[alignment["network"].eq(network) & alignment["space"].eq("activity")]
@@ -160,9 +160,9 @@ def alpha_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleSt
     ]
     legend_below(figure, rule_handles(styles, drawn) + kinds)
     caption = (
-        f"Share alpha of backprop's gradient (solid; median over held-out images) and of the Jacobian's rows "
-        f"(dashed) of {network} that lies in a d-dimensional subspace of a layer's n units, less d/n, what a "
-        "random subspace holds on average. The subspace is the rule's own where it has one, else that of the "
+        f"Fraction alpha of backprop's gradient (solid; median over held-out images) and of the Jacobian's rows "
+        f"(dashed) of {network} in a d-dimensional subspace of a layer's n units, minus d/n. Above 0 the subspace "
+        "captures more than a random one does on average. The subspace is that of the rule's noise, else of the "
         f"activity's leading d principal components. {BAND}; {count_text(rows)}. {UNTRAINED}"
     )
     alt = f"alpha minus d/n in {network} against epoch, per layer, for {', '.join(drawn)}."
@@ -171,10 +171,10 @@ def alpha_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleSt
 
 @styled
 def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """The margin alpha - (K + d + 1)/(K + n + 1) per layer: above 0 NMNC should align better than VNC.
+    """Draw the margin alpha - (K + d + 1)/(K + n + 1) per layer: above 0 NMNC should align better than VNC.
 
     Args:
-        alignment: tables/alignment.csv; column margin beside the keys.
+        alignment: tables/alignment.csv; column margin and the keys.
         network: the network to show.
     """
     rows = alignment[alignment["network"].eq(network) & alignment["space"].eq("activity")]
@@ -182,9 +182,9 @@ def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleS
     figure, drawn = _layer_figure(rows, styles, {"margin": {"margin": "-"}})
     legend_below(figure, rule_handles(styles, drawn))
     caption = (
-        f"Margin alpha - (K + d + 1)/(K + n + 1) per layer of {network}, K the effective number of samples "
-        "in the running estimate. Above 0, noise in the d-dimensional subspace is expected to align better "
-        f"with the gradient than noise in all n directions; below 0, worse. {BAND}; {count_text(rows)}. {UNTRAINED}"
+        f"Margin alpha - (K + d + 1)/(K + n + 1) per layer of {network}, with K the effective number of samples in the "
+        "running estimate. Above 0, noise in the d-dimensional subspace should align better with the gradient than "
+        f"noise in all n directions; below 0, worse. {BAND}; {count_text(rows)}. {UNTRAINED}"
     )
     alt = f"Margin in {network} against epoch, per layer, for {', '.join(drawn)}."
     return CaptionedFigure(file_name("margin", network), f"Margin: {network}", caption, alt, figure)
@@ -193,11 +193,11 @@ def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleS
 def with_images(
     figure: CaptionedFigure, provenance: Sequence[Mapping[str, Any]], diagnosed: bool = False
 ) -> CaptionedFigure:
-    """The figure with the numbers of images behind it at the end of its caption.
+    """Return the figure with the numbers of images at the end of its caption.
 
     Args:
         figure: of training.
-        provenance: of its runs; without any nothing is said.
+        provenance: of its runs; without any the caption is unchanged.
         diagnosed: made from the first test images alone (diagnostics.images).
     """
     if not provenance:

@@ -35,7 +35,7 @@ from workflow.analysis.report.rows import (
 from workflow.analysis.report.study import Study, read_study
 from workflow.study import REFERENCES
 
-#: On the page; the same for all figures, so that their letters are of one size.
+#: Resolution on the page, the same for all figures, so that their text has one size.
 PIXELS_PER_INCH = 108
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 
@@ -43,12 +43,12 @@ _TEMPLATES = Path(__file__).parent.parent / "templates"
 def write_report(results: Path, config_path: Path, data: Path) -> None:
     """Draw RESULTS/figures and write RESULTS/report.html from the study's tables.
 
-    The HTML holds its style, script and figures, and loads nothing from anywhere. Figures that show
+    The HTML includes its style, script and figures, and loads nothing. Figures that show
     recorded data go to RESULTS/figures/local; the HTML holds them too and says so.
 
     Args:
         results: the study's folder, with tables/, scores/, benchmarks/ and networks/ in it.
-        config_path: the study's YAML file, shown as it stands.
+        config_path: the study's YAML file, shown verbatim.
         data: data folder; the recorded RDMs are read from there.
 
     Raises:
@@ -69,7 +69,7 @@ def write_report(results: Path, config_path: Path, data: Path) -> None:
 
 
 def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[CaptionedFigure, Path]]) -> str:
-    """The report's HTML.
+    """Return the report's HTML.
 
     Args:
         study: everything read from the study's folder.
@@ -110,13 +110,13 @@ def render(study: Study, styles: dict[str, RuleStyle], figures: list[tuple[Capti
 
 
 def _with_note(figure: CaptionedFigure, benchmarks: list[dict[str, Any]]) -> CaptionedFigure:
-    """The figure with what a reader of its benchmark's scores must know at the end of its caption."""
+    """Return the figure with the benchmark's note for readers at the end of its caption."""
     note = next((about.get("note") for about in benchmarks if about["name"] == figure.benchmark), "")
     return replace(figure, caption=f"{figure.caption} {figure.benchmark}: {note}.") if note else figure
 
 
 def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict[str, Any]:
-    """What the template needs of a figure; the image as a data URI."""
+    """Return a figure's values for the template; the image as a data URI."""
     return {
         "group": figure.name.partition("_")[0],
         "benchmark": figure.benchmark,
@@ -131,7 +131,7 @@ def _embedded(figure: CaptionedFigure, path: Path, simulated: list[str]) -> dict
 
 
 def _embedded_claim(figure: ClaimFigure) -> dict[str, Any]:
-    """The same of a figure that is there already."""
+    """Return the same values for a figure that already exists as a file."""
     with Image.open(figure.path) as image:
         width = image.width
     return {
@@ -150,6 +150,6 @@ def _data_uri(path: Path) -> str:
 
 
 def _distinct(provenance: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
-    """The different values of one entry of the runs' provenance, each with its number of runs."""
+    """Return the distinct values of an entry of the runs' provenance, each with its number of runs."""
     texts = [json.dumps(run.get(key), sort_keys=True) for run in provenance]
     return [{"value": json.loads(text), "runs": texts.count(text)} for text in dict.fromkeys(texts)]

@@ -1,4 +1,4 @@
-"""The claims of a study in its report: verdicts and figures, where `workflow.analysis claims` made them."""
+"""The claims in a study's report: verdicts and figures made by `workflow.analysis claims`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ _REMEDY = "run: python -m workflow.analysis claims"
 
 @dataclass(frozen=True)
 class ClaimFigure:
-    """A finished figure: the PNG and its words."""
+    """A finished figure: the PNG with its title, caption and alternative text."""
 
     path: Path
     title: str
@@ -25,7 +25,7 @@ class ClaimFigure:
 
 @dataclass(frozen=True)
 class Claims:
-    """What a study says of the claims.
+    """Verdicts and figures of a study's claims.
 
     Attributes:
         table: claims.csv, every cell as text.
@@ -37,7 +37,7 @@ class Claims:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Predictions of each verdict."""
+        """Number of predictions with each verdict."""
         return {str(verdict): int(n) for verdict, n in self.table["verdict"].value_counts(sort=False).items()}
 
 
@@ -64,4 +64,4 @@ def _figures(folder: Path) -> tuple[ClaimFigure, ...]:
             if (folder / Path(name).name).exists()
         )
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{captions} holds no captions; delete {folder} and {_REMEDY}") from None
+        raise UserError(f"{captions} has no captions; delete {folder} and {_REMEDY}") from None

@@ -1,4 +1,4 @@
-"""The report's tables, as plain rows for the template. Rounding happens here and nowhere else."""
+"""The report's tables as plain rows for the template; the only place where numbers are rounded."""
 
 import re
 from typing import Any
@@ -16,24 +16,24 @@ from workflow.analysis.report.study import Study
 from workflow.analysis.wide_tables import chosen_pages
 from workflow.analysis.wide_tables.page import Cell, count_of
 
-#: Rows of one listing; what is beyond stands in the CSV only, and the report says so.
+#: Maximum number of rows in a listing; the report points to the CSV for the rest.
 MOST_ROWS = 1200
 UNKNOWN = "unknown"
 _DECIMAL = re.compile(r"-?\d*\.\d+([eE][-+]?\d+)?|-?\d+[eE][-+]?\d+")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed decimals; "unknown" where there is none."""
+    """Return a number with fixed decimals; "unknown" if it is missing."""
     return UNKNOWN if value is None or np.isnan(value) else f"{value:.{digits}f}"
 
 
 def count(value: float | None) -> str:
-    """A whole number with separators; "unknown" where there is none."""
+    """Return a whole number with separators; "unknown" if it is missing."""
     return UNKNOWN if value is None or np.isnan(value) else f"{value:,.0f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """ "[low, high]", or "unknown" where there is none."""
+    """Return "[low, high]"; "unknown" if it is missing."""
     ends = number(low), number(high)
     return UNKNOWN if UNKNOWN in ends else f"[{ends[0]}, {ends[1]}]"
 
@@ -68,7 +68,7 @@ def accuracy_rows(study: Study) -> list[dict[str, Any]]:
 
 
 def accuracy_interval(accuracy: pd.DataFrame) -> str:
-    """How the intervals of accuracy.csv were made, in its own words."""
+    """Return how the intervals of accuracy.csv were made, as the table states it."""
     return " / ".join(distinct(accuracy["interval_method"])) or "interval"
 
 
@@ -107,7 +107,7 @@ def _chosen_cell(cell: Cell | None) -> dict[str, str] | None:
 
 
 def claim_rows(claims: Claims | None) -> list[dict[str, Any]]:
-    """A row per prediction: what it says, effect, threshold, n and verdict; empty without verdicts."""
+    """Return a row per prediction: statement, effect, threshold, n and verdict; empty without verdicts."""
     rows = []
     for row in claims.table.to_dict("records") if claims else []:
         effect, low, high = (float(row[key]) if row[key] else None for key in ("effect", "ci_low", "ci_high"))
@@ -125,7 +125,7 @@ def claim_rows(claims: Claims | None) -> list[dict[str, Any]]:
 
 
 def similarity_tables(scores: pd.DataFrame, means: pd.DataFrame) -> list[dict[str, Any]]:
-    """A table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels.
+    """Return a table per benchmark, metric, region and network: a row per rule, a column per layer, and pixels.
 
     Args:
         scores: scores.csv, for ceilings and numbers of stimuli and neuroids.
@@ -170,7 +170,7 @@ def similarity_tables(scores: pd.DataFrame, means: pd.DataFrame) -> list[dict[st
 
 
 def _cell(means: pd.DataFrame) -> dict[str, str] | None:
-    """Score and interval of one row of means.csv, or None where that rule has no such layer."""
+    """Return score and interval of a row of means.csv; None if the rule has no such layer."""
     if means.empty:
         return None
     mean = means.iloc[0]
@@ -178,12 +178,12 @@ def _cell(means: pd.DataFrame) -> dict[str, str] | None:
 
 
 def shown(text: str) -> str:
-    """A cell of a CSV for the page: decimals to four significant digits, all else as it stands."""
+    """Return a cell of a CSV for the page: decimals with four significant digits, everything else unchanged."""
     return f"{float(text):.4g}" if _DECIMAL.fullmatch(text) else text
 
 
 def listing(table: pd.DataFrame, title: str = "") -> dict[str, Any]:
-    """A CSV table for the page: columns that never vary stand once above it.
+    """Return a CSV table for the page; columns with a single value are shown once above it.
 
     Args:
         table: every cell as text, empty where unknown.
@@ -208,12 +208,12 @@ def listing(table: pd.DataFrame, title: str = "") -> dict[str, Any]:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether every non-empty cell of a text column is a number."""
+    """Return whether every non-empty cell of a text column is a number."""
     return bool(pd.to_numeric(column[column.ne("")], errors="coerce").notna().all())
 
 
 def score_listings(scores: pd.DataFrame) -> list[dict[str, Any]]:
-    """scores.csv (cells as text) cut into one listing per benchmark and metric."""
+    """Return scores.csv (cells as text) as one listing per benchmark and metric."""
     return [
         listing(rows, f"{benchmark}, {metric}") | {"simulated": rows["species"].eq("simulated").any()}
         for (benchmark, metric), rows in groups(scores, ["benchmark", "metric"])

@@ -1,4 +1,4 @@
-"""What the report shows of a study."""
+"""Read what the report shows of a study."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +28,10 @@ class Study:
 
     Attributes:
         name: the study's name.
-        config: the text of its YAML file, as it stands.
+        config: the text of its YAML file.
         text_tables: each table with every cell as the CSV's own text, empty where unknown.
         tables: the same with numbers as float64 (seed: int), NaN where unknown.
-        benchmarks: what benchmarks/NAME.json says of each benchmark in the scores.
+        benchmarks: content of benchmarks/NAME.json, for each benchmark in the scores.
         provenance: provenance.json of each run trained here.
         scored: every scored run with its rows of scores.csv, as text, and its draws where they are.
         rdms: each benchmark that has stored model RDMs, with those of every scored rule's first seed.
@@ -89,31 +89,29 @@ def read_study(results: Path, config_path: Path, data: Path) -> Study:
 
 
 def _refuse_unlike(scores: pd.DataFrame, means: pd.DataFrame, results: Path) -> None:
-    """UserError where means.csv has what scores.csv lacks: one of the two is of an earlier run, or edited."""
+    """Raise UserError if means.csv has rows that scores.csv lacks: one of the two is outdated or edited."""
     columns = ["network", "rule", "layer", "benchmark", "session", "animal", "species", "region", "metric"]
     found, scored = (set(table[columns].itertuples(index=False, name=None)) for table in (means, scores))
     if found - scored:
         row = ", ".join(cell for cell in min(found - scored) if cell)
         raise UserError(
-            f"{results / 'tables/means.csv'} has what scores.csv lacks ({row}); make both anew with: "
+            f"{results / 'tables/means.csv'} has a row that scores.csv lacks ({row}); remake both with: "
             f"python -m workflow.analysis tables --results {results}"
         )
 
 
 def _yaml_content(config: str, path: Path) -> dict[str, Any]:
-    """The study's YAML as a dictionary, as far as the report needs it checked."""
+    """Return the study's YAML as a dictionary, checked as far as the report needs it."""
     content = parse_yaml(config, str(path))
     evaluation = (content.get("evaluation") if isinstance(content, dict) else None) or {}
     folders = evaluation.get("benchmark_folders") or {} if isinstance(evaluation, dict) else None
     if not isinstance(folders, dict) or not isinstance(evaluation.get("confidence", 0.95), int | float):
-        raise UserError(
-            f"{path}: evaluation is not what a study has; check it with: python -m nmnc check --config {path}"
-        )
+        raise UserError(f"{path}: the section evaluation is wrong; fix it, see: python -m nmnc check --config {path}")
     return content if isinstance(content, dict) else {}
 
 
 def _scored_run(study: Results, run: Run, scores: pd.DataFrame) -> ScoredRun:
-    """A run with its rows of scores.csv and its draws."""
+    """Return a run with its rows of scores.csv and its draws."""
     network, rule, _, seed = run.cells.values()
     rows_of_run = scores[(scores[list(IDENTITY)] == list(run.cells.values())).all(axis=1)]
     rows = [{str(key): str(value) for key, value in row.items()} for row in rows_of_run.to_dict("records")]
@@ -123,7 +121,7 @@ def _scored_run(study: Results, run: Run, scores: pd.DataFrame) -> ScoredRun:
 def _read_rdms(
     study: Results, runs: list[Run], names: list[str], folders: dict[str, str], data: Path
 ) -> list[tuple[Benchmark, list[ModelRdms]]]:
-    """Model RDMs of every scored rule's first seed, by benchmark, with the benchmark (recorded RDMs, categories)."""
+    """Return each benchmark with the model RDMs of every scored rule's first seed."""
     found: dict[str, list[ModelRdms]] = {}
     scored: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Tables for reading, rule x region and rule x network, as CSV, Markdown and LaTeX: tables/wide/."""
+"""Readable tables of rule x region and rule x network, as CSV, Markdown and LaTeX: tables/wide/."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rule x network: test accuracy after the last epoch."""
+"""Table of rule x network: test accuracy after the last epoch."""
 
 from collections.abc import Mapping, Sequence
 

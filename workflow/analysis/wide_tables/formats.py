@@ -1,4 +1,4 @@
-"""One page of tables as CSV and Markdown, LaTeX beside them; the same page gives the same bytes."""
+"""Write a page of tables as CSV, Markdown and LaTeX; the same page gives the same bytes."""
 
 import csv
 import io
@@ -59,7 +59,7 @@ def _piped(cells: Iterator[str] | list[str]) -> str:
 
 
 def markdown_escaped(text: str) -> str:
-    """Text that Markdown shows as it stands."""
+    """Return text escaped for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>|#~$])", r"\\\1", " ".join(text.split()))
 
 

@@ -1,4 +1,4 @@
-"""Intervals of means over seeds that stimuli and recordings vary too."""
+"""Intervals of means over seeds, jointly with stimuli and recordings."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -89,13 +89,13 @@ def _choice(drawn: Sequence[Drawn | None], shares: Sequence[Mapping[str, float]]
 
 
 def over_seeds(values: Sequence[float], confidence: float) -> tuple[float, float | None, float | None, Code | None]:
-    """Mean of several seeds, the ends of an interval that holds them alone and how it was made; None with one seed."""
+    """Return the mean over seeds, the ends of its interval and how it was made; None with one seed."""
     mean, low, high, _, n = t_interval(values, confidence)
     return mean, low, high, interval_code(STUDENT, confidence, ["seeds"]) if n > 1 else None
 
 
 def by_region(methods: Iterable[tuple[str, str]]) -> str:
-    """One text from (region, how its intervals were made): once where all agree, else each with its regions."""
+    """Join texts on how regions' intervals were made: one text if all agree, else each with its regions."""
     regions: dict[str, list[str]] = {}
     for region, how in methods:
         regions.setdefault(how, []).append(region)

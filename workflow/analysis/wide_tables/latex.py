@@ -10,12 +10,12 @@ _LETTERS = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\texttt{\char34}",
 }  # fmt: skip
-#: Characters of \footnotesize in the 345 points of a page of `article`, and what a column's two gaps take.
+#: Characters of \footnotesize in the 345 points of a page of `article`, and in a column's two gaps.
 LINE, GAP = 83, 1.5
 
 
 def latex_text(page: Page) -> str:
-    """A `table` environment per section; of more columns than a page is wide, several one after the other."""
+    """Return a `table` environment per section; several if the columns exceed the width of a page."""
     lines = [r"% In the preamble: \usepackage{booktabs}"]
     for section in page.sections:
         rows = [([*labels, seeds], cells) for labels, seeds, cells in table_rows(page, section, "±")]
@@ -32,7 +32,7 @@ def latex_text(page: Page) -> str:
 def _parts(
     heads: Sequence[str], columns: Sequence[str], rows: Sequence[tuple[list[str], list[str]]]
 ) -> Iterator[slice]:
-    """Yield the columns that fit a page together, the heads beside each of them."""
+    """Yield slices of the columns that fit on a page together with the heads."""
     labels = [row_labels for row_labels, _ in rows if row_labels[0] != CEILING]
     head_width = sum(_width([head, *(row_labels[i] for row_labels in labels)]) for i, head in enumerate(heads))
     start, width = 0, head_width
@@ -46,18 +46,18 @@ def _parts(
 
 
 def _width(texts: Sequence[str]) -> float:
-    """Characters of the longest line of a column, gaps included."""
+    """Return the characters of the longest line of a column, gaps included."""
     return max(len(line) for text in texts for line in _lines(text)) + GAP
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    """What stands in brackets after a number or a title goes into a second line of its cell."""
+    """Split a cell's text in two lines before its last brackets, e.g. an interval after a number."""
     first, bracket, rest = text.partition(" (")
     return (first, f"({rest}") if bracket and rest.endswith(")") else (text,)
 
 
 def _caption(page: Page, section: Section, number: int, parts: int) -> list[str]:
-    """Caption and label; the note stands in the first part only."""
+    """Return the lines of caption and label; only the first part has the note."""
     title = f"{page.title}, {page.section_head} {section.title}" if section.title else page.title
     label = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{page.name}-{section.title}").strip("-")
     title += f" ({number} of {parts})" if parts > 1 else ""
@@ -82,7 +82,7 @@ def _tabular(heads: list[str], columns: Sequence[str], rows: Sequence[tuple[list
 
 
 def _row(texts: Sequence[str], place: str = "t") -> str:
-    """Cells and the row's end; `place`: which line of two stands beside single ones, t(op) or b(ottom)."""
+    """Return the cells and the row's end; `place` aligns cells of two lines at their t(op) or b(ottom)."""
     return " & ".join(_cell(_lines(text), place) for text in texts) + r" \\"
 
 
@@ -92,7 +92,7 @@ def _cell(lines: Sequence[str], place: str) -> str:
 
 
 def latex_escaped(text: str) -> str:
-    """Text that LaTeX shows as it stands; "±" and the signs of numbers in its own mathematics."""
+    """Return text escaped for LaTeX; "±" and the signs of numbers in math mode."""
     escaped = "".join(_LETTERS.get(letter, letter) for letter in " ".join(text.split()))
     escaped = re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)
     # Two hyphens would be joined to a dash.

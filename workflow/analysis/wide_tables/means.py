@@ -1,4 +1,4 @@
-"""tables/means.csv: every score of a rule and layer, over its seeds, with one interval that holds all that varies."""
+"""tables/means.csv: mean score of every rule and layer over seeds, with one interval over all that varies."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def mean_rows(runs: Sequence[ScoredRun], confidence: float = 0.95) -> Iterator[d
 
 
 def _mean(members: Sequence[tuple[ScoredRun, Mapping[str, str]]], confidence: float) -> tuple[Any, ...]:
-    """Number of seeds, mean, ends of the interval and how it was made; None where there is no such thing."""
+    """Return the number of seeds, mean, ends of the interval and how it was made; None where undefined."""
     if not members:
         return 0, None, None, None, None
     values, (_, row) = [float(row["raw"]) for _, row in members], members[0]

@@ -1,4 +1,4 @@
-"""What a table for reading holds, whatever its format."""
+"""Content of a readable table, independent of the format."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ class Cell:
         low, high: ends of the interval, None where there is none.
         n: seeds behind it.
         method: how the interval was made; None without one.
-        note: what stands beside the number, e.g. a layer.
+        note: text next to the number, e.g. a layer.
     """
 
     mean: float
@@ -28,7 +28,7 @@ class Cell:
 
     @property
     def reach(self) -> float | None:
-        """The larger distance from the mean to an end of its interval: what stands behind the +- sign."""
+        """The larger distance from the mean to an end of its interval: the number after the ± sign."""
         return None if self.low is None or self.high is None else max(self.high - self.mean, self.mean - self.low)
 
 
@@ -43,7 +43,7 @@ class Section:
     """One table of a page.
 
     Attributes:
-        title: what tells it from the others, e.g. a layer; empty where it is alone.
+        title: distinguishes it from other sections, e.g. a layer; empty for a single one.
         rows: per row its labels, as many as the page has heads, and a cell per column (None: no such number).
         ceilings: one per column; empty where the quantity has none.
     """
@@ -86,7 +86,7 @@ def listed(texts: Iterable[str], separator: str = "; ") -> str:
 
 
 def methods_of(cells: Iterable[Cell | None]) -> str:
-    """How the intervals of some cells were made, in words."""
+    """Return how the intervals of some cells were made, as text."""
     return listed(cell.method.meaning for cell in cells if cell and cell.method)
 
 

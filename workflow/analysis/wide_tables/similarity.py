@@ -1,4 +1,4 @@
-"""Rule x region: raw scores layer by layer, and of the layer chosen on held-out images."""
+"""Tables of rule x region: raw scores layer by layer, and of the layer chosen on held-out images."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,13 +85,13 @@ def _layer_page(
 
 
 def _made(regions: Sequence[Region], rows: Sequence[Sequence[Cell | None]]) -> str:
-    """How the intervals were made, region by region where they differ; rows have a cell per region."""
+    """Return how the intervals were made, by region if they differ; rows have a cell per region."""
     columns = zip(regions, zip(*rows, strict=True), strict=True)
     return by_region((region.title, made) for region, column in columns if (made := methods_of(column)))
 
 
 def _mean(row: Mapping[str, Any], codebook: Codebook) -> Cell | None:
-    """The cell of a row of means.csv; None without a score."""
+    """Return the cell of a row of means.csv; None without a score."""
     if row["mean"] in ("", None):
         return None
     low, high = (None if row[end] in ("", None) else float(row[end]) for end in ("ci_low", "ci_high"))
@@ -129,9 +129,8 @@ def chosen_pages(
         made = _made(regions, [cells for _, cells in rows])
         note = (
             f"Mean {metric} over seeds of the layer that scores best on one half of the stimuli, scored on the other "
-            f"half, over many random halves; beside it the layer chosen most often. {metric_note(metric)}"
-            + f"Interval: {made}; layers count as often as they were chosen, and what the choice varies is in it. "
-            * bool(made)
+            f"half, over many random halves, with the layer chosen most often. {metric_note(metric)}"
+            + f"Interval: {made}; it includes the uncertainty of choosing the layer. " * bool(made)
             + f"Ceilings are those of all stimuli. {_about(scored, regions, codebook)}"
         )
         ceilings = tuple(_ceiling(scored, region) for region in regions)
@@ -148,7 +147,7 @@ def _region(row: Mapping[str, Any]) -> Region:
 def _chosen(
     rows: Sequence[Row], runs: Sequence[ScoredRun], region: Region, metric: str, confidence: float
 ) -> Cell | None:
-    """The held-out score of one rule with one region, and the layer chosen most often.
+    """Return the held-out score of a rule with a region, with the layer chosen most often.
 
     Args:
         rows: of layers.csv, of the rule and the metric.
@@ -179,7 +178,7 @@ def _chosen(
 
 
 def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
-    """Mean of the known ceilings of a region's rows (of RDMs all the same); None where unknown."""
+    """Return the mean of the known ceilings of a region's rows (for RDMs all equal); None if unknown."""
     in_region = [row for row in rows if _region(row) == region]
     ends = ({float(row[key]) for row in in_region if row[key] != ""} for key in ("ceiling_lower", "ceiling_upper"))
     lower, upper = (math.fsum(end) / len(end) if end else None for end in ends)
@@ -187,7 +186,7 @@ def _ceiling(rows: Sequence[Row], region: Region) -> Ceiling:
 
 
 def _about(rows: Sequence[Row], regions: Sequence[Region], codebook: Codebook) -> str:
-    """Stimuli and neuroids of every region, those of equal numbers together, and how ceilings are defined."""
+    """Return text on each region's stimuli and neuroids, and on how ceilings are defined."""
     sizes: dict[str, list[str]] = {}
     definitions: list[str] = []
     for region in regions:
@@ -205,7 +204,7 @@ def _about(rows: Sequence[Row], regions: Sequence[Region], codebook: Codebook) -
 
 
 def _notes(regions: Sequence[Region]) -> str:
-    """What a reader of these benchmarks' scores must know, e.g. that the data are very noisy."""
+    """Return the benchmarks' notes for readers of scores, e.g. that the data are very noisy."""
     ours = [name for name in dict.fromkeys(region.benchmark for region in regions) if name in MODULES]
     notes = {name: module_of(name).DESCRIPTION.note for name in ours}
     return "".join(f" {name}: {note}." for name, note in notes.items() if note)
