@@ -14,9 +14,10 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def leaves(annotation: Any) -> set[Any]:
-    """Return the types inside an annotation: {int, NoneType} for `list[int] | None`; nothing for a Literal."""
-    inner = get_args(annotation)
-    return set().union(*map(leaves, inner)) if inner else {annotation} if isinstance(annotation, type) else set()
+    """Return the types inside an annotation, also of a Literal's values: {int, NoneType} for `list[int] | None`."""
+    if inner := get_args(annotation):
+        return set().union(*map(leaves, inner))
+    return {annotation if isinstance(annotation, type) else type(annotation)}
 
 
 def short(value: Any) -> str:

@@ -1,7 +1,6 @@
 """Preprocess the images of a benchmark as in the model's training."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,22 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from brain_eval.activations.settings import ImagePreprocessing
 from nmnc.data.images import Pixels
 from nmnc.errors import UserError
 from nmnc.files.reading import parse_json, read_json
+from nmnc.validation import one_line
 
-#: Pixels a side of the images that a model sees.
-LARGEST = 4096
 #: Weights of red, green and blue in the luma of ITU-R BT.601, section 2.5.1.
 LUMA = (0.299, 0.587, 0.114)
 EXAMPLE = '{"image_size": 32, "channels": 3, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}'
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -46,26 +42,17 @@ class Preprocessing:
 
     @classmethod
     def from_plain(cls, values: Any, where: str) -> "Preprocessing":
-        """Check plain data with exactly the keys image_size, channels, mean and std, as in a network.pt or in JSON.
+        """Check plain data with the keys of `ImagePreprocessing`, as in a network.pt or in JSON.
 
         Raises:
             UserError: a missing or unknown key, or a value out of range; begins with `where`, e.g. "--preprocessing".
         """
-        keys = ("image_size", "channels", "mean", "std")
-        if not isinstance(values, dict) or set(values) != set(keys):
-            raise UserError(f"{where}: preprocessing needs exactly {', '.join(keys)}; e.g. {EXAMPLE}")
-        size, channels = values["image_size"], values["channels"]
-        if type(size) is not int or not 1 <= size <= LARGEST or type(channels) is not int or channels not in (1, 3):
-            raise UserError(
-                f"{where}: image_size must be a whole number from 1 to {LARGEST} and channels 1 or 3; e.g. {EXAMPLE}"
-            )
-        mean, std = values["mean"], values["std"]
-        if not all(isinstance(given, list | tuple) and all(map(_is_number, given)) for given in (mean, std)):
-            raise UserError(f"{where}: mean and std must be lists of numbers; e.g. {EXAMPLE}")
-        mean, std = tuple(map(float, mean)), tuple(map(float, std))
-        if not len(mean) == len(std) == channels or not all(value > 0 for value in std):
-            raise UserError(f"{where}: mean and std need {channels} values each, and std values above 0")
-        return cls(size, int(channels), mean, std)
+        try:
+            checked = ImagePreprocessing.model_validate(values, strict=True)
+        except ValidationError as error:
+            message = one_line(error, ImagePreprocessing)
+            raise UserError(f"{where}: preprocessing: {message}; e.g. {EXAMPLE}") from None
+        return cls(checked.image_size, checked.channels, tuple(checked.mean), tuple(checked.std))
 
     @classmethod
     def from_option(cls, text: str, where: str) -> "Preprocessing":

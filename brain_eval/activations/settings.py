@@ -11,7 +11,7 @@ from nmnc.sections import LIBRARIES, PathText, Section, Seed, UserPath
 class ImagePreprocessing(Section):
     """How a reference model was trained to see images."""
 
-    image_size: int = Field(ge=4, le=4096, description="pixels a side; images are resized, bilinear with antialiasing")
+    image_size: int = Field(ge=1, le=4096, description="pixels a side; images are resized, bilinear with antialiasing")
     channels: Literal[1, 3] = Field(3, description="1: grey, 3: red, green, blue")
     mean: list[float] = Field(description="per channel, subtracted after scaling to 0..1")
     std: list[float] = Field(description="per channel, divided by")
