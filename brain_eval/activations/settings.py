@@ -56,7 +56,7 @@ class ReferenceModel(Section):
         if ":" in self.network and self.preprocessing is None:
             raise ValueError("preprocessing is missing; set image_size, mean and std")
         if self.kind is not None and (":" not in self.kind or ":" in self.network):
-            raise ValueError(f"kind {self.kind!r} is not the MODULE:FUNCTION of a network.pt; fix or remove it")
+            raise ValueError(f"kind {self.kind!r} must be what built a network.pt (MODULE:FUNCTION); fix or remove it")
         if self.weights_key is not None and self.weights is None:
             raise ValueError(f"weights_key {self.weights_key!r} chooses from a file; add weights")
         if self.network == "pixels":

@@ -277,8 +277,8 @@ def test_a_reference_model_is_labelled_by_what_is_loaded(model: dict[str, Any], 
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({"network": "network.pt", "kind": "convnet"}, "kind 'convnet': give the MODULE:FUNCTION that built a network"),
-        ({"network": "a:b", "kind": "a:b", "preprocessing": SEEN}, "kind 'a:b': give the MODULE:FUNCTION that built"),
+        ({"network": "network.pt", "kind": "convnet"}, "kind 'convnet' must be what built a network.pt"),
+        ({"network": "a:b", "kind": "a:b", "preprocessing": SEEN}, "kind 'a:b' must be what built a network.pt"),
         ({"network": "a:b", "weights_key": "ema", "preprocessing": SEEN}, "weights_key 'ema' chooses from a file"),
         ({"network": "pixels"}, "pixels are scored in every study"),
     ],

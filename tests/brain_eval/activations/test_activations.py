@@ -308,7 +308,7 @@ class Odd(nn.Module):
     [
         ("rnn", "layer 'rnn' gives a tuple, not a tensor"),
         ("twice", "layer 'twice' is called 2 times in a pass; choose one of its calls, such as twice@0"),
-        ("never", "layer 'never' is never called on an image"),
+        ("never", "layer 'never' is never called"),
         ("total", r"layer 'total' gives \(\) for 2 images"),
         ("volume", r"layer 'volume' gives \(2, 3, 1, 12, 12\) for 2 images"),
         ("inner", r"layer 'inner' gives \(3, 2, 12, 12\) for 2 images"),

@@ -256,7 +256,7 @@ def test_a_reduced_file_is_kept_and_never_taken_for_another(
 
 
 def test_an_unknown_number_format_is_one_line() -> None:
-    with pytest.raises(UserError, match="--dtype float16: unknown; use float32 or bfloat16"):
+    with pytest.raises(UserError, match="--dtype float16: unknown; choose float32 or bfloat16"):
         Computation(torch.device("cpu"), "float16")
 
 

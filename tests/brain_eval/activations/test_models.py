@@ -125,7 +125,7 @@ def test_a_checkpoint_takes_no_weights_or_arguments(checkpoint: tuple[Any, Path]
     for options in ({"weights": checkpoint[1]}, {"arguments": '{"width": 3}'}):
         with pytest.raises(UserError, match="contains its weights"):
             load_model(str(checkpoint[1]), **options)
-    with pytest.raises(UserError, match="built by convnet, not by mine:net; fix or leave out --network"):
+    with pytest.raises(UserError, match="built by convnet, not by mine:net; fix or remove --network"):
         load_model(str(checkpoint[1]), kind="mine:net")
 
 

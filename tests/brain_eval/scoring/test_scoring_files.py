@@ -126,7 +126,7 @@ def test_missing_broken_and_foreign_files_are_named(study: Any) -> None:
     with pytest.raises(UserError, match=r"fake\.nc is missing; run: python -m brain_eval extract"):
         study.score()
     path.write_bytes(content[: len(content) // 3])
-    with pytest.raises(UserError, match=r"fake\.nc is no readable NetCDF"):
+    with pytest.raises(UserError, match=r"fake\.nc is not a readable NetCDF"):
         study.score()
     middle = len(content) // 2  # among the values, which are not compressed: zeros, or a chunk that is gone
     path.write_bytes(content[:middle])
