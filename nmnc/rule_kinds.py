@@ -104,9 +104,20 @@ def rule_kind(kind: str) -> RuleKind:
     return RULES[kind]
 
 
+def refuse_unsupported(kind: str, noise: Noise) -> None:
+    """Raise ValueError for an option of the noise that a perturbing rule does not support."""
+    rule = rule_kind(kind)
+    for name, option in OPTIONS.items():
+        if rule.perturbs and name not in rule.options and option.given(noise):
+            supporters = [label for label, entry in RULES.items() if name in entry.options]
+            rules = ("rules " if len(supporters) > 1 else "rule ") + ", ".join(supporters)
+            raise ValueError(f"{name} works only with the {rules}; {option.remedy.format(kind=kind)}")
+
+
 def refuse_misfits(kind: str, noise: Noise, batch_size: int) -> None:
-    """Raise ValueError for settings of the noise that a rule does not support, or that exclude each other."""
-    rule, given = rule_kind(kind), {name for name, option in OPTIONS.items() if option.given(noise)}
+    """Raise ValueError for settings of the noise that do not fit one another or the batch."""
+    rule = rule_kind(kind)
+    given = {name for name in rule.options if OPTIONS[name].given(noise)}
     components = noise.dimensions * (2 if noise.adaptive else 1)
     if rule.perturbs and noise.images > batch_size:
         raise ValueError(f"noise.images {noise.images} exceeds batch_size {batch_size}; lower noise.images")
@@ -115,17 +126,12 @@ def refuse_misfits(kind: str, noise: Noise, batch_size: int) -> None:
             f"{components} principal components need the activity of more images than noise.basis_images "
             f"{noise.basis_images}; increase noise.basis_images"
         )
-    for name in OPTIONS:
-        if rule.perturbs and name in given and name not in rule.options:
-            supporters = [label for label, entry in RULES.items() if name in entry.options]
-            rules = ("rules " if len(supporters) > 1 else "rule ") + ", ".join(supporters)
-            raise ValueError(f"{name} works only with the {rules}; {OPTIONS[name].remedy.format(kind=kind)}")
-    if "noise.basis incremental" in given & rule.options.keys() and batch_size == 1:
+    if "noise.basis incremental" in given and batch_size == 1:
         raise ValueError(
             "noise.basis incremental compares the images of a batch; set batch_size to 2 or more, or noise.basis to "
             "window"
         )
-    if "noise.per_image" in given & rule.options.keys() and noise.images != batch_size:
+    if "noise.per_image" in given and noise.images != batch_size:
         raise ValueError(
             f"with noise.per_image all images of a batch need noise; set noise.images to the batch_size {batch_size}"
         )

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from nmnc.errors import UserError
 from nmnc.networks import Network
-from nmnc.rule_kinds import OPTIONS, rule_kind
+from nmnc.rule_kinds import OPTIONS, refuse_unsupported, rule_kind
 from nmnc.rules.base import Rule
 from nmnc.settings import Noise
 
@@ -22,6 +22,10 @@ def make_rule(kind: str, network: Network, sizes: list[int], classes: int, noise
         entry = rule_kind(kind)
     except ValueError as error:
         raise UserError(f"rules: {error}") from None
+    try:
+        refuse_unsupported(kind, noise)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     variants = [reference for name, reference in entry.options.items() if reference and OPTIONS[name].given(noise)]
     module, _, name = next(iter(variants), entry.rule).partition(":")
     rule: Rule = getattr(import_module(module), name)(network, sizes, classes, noise, seed)

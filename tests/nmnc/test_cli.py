@@ -46,7 +46,7 @@ CHECK = ("check", "--config", "study.yaml")
         (
             {"rules": {"nmnc": {"kind": "random_subspace", "noise": {"feedback": "layerwise"}}}},
             [
-                "rules.nmnc: ",
+                "rules.nmnc on networks.net: ",
                 "noise.feedback layerwise works only with the rules vnc, nmnc; set noise.feedback to factored or full "
                 "for random_subspace",
             ],

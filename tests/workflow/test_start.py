@@ -256,7 +256,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a setting of another rule": (
         {"rules": {"mine": {"kind": "vnc", "noise": {"adaptive": True}}}},
-        "rules.mine: noise.adaptive works only with the rule nmnc; remove it for vnc",
+        "rules.mine on networks.small: noise.adaptive works only with the rule nmnc; remove it for vnc",
     ),
 }
 

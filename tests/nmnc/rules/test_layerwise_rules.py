@@ -200,7 +200,7 @@ def refused(kind: str, network: Network, **noise: Any) -> None:
 def test_the_layerwise_form_is_nmncs_and_vncs(kind: str) -> None:
     with pytest.raises(
         UserError,
-        match=rf"layerwise works only with the rules nmnc, vnc; set noise.feedback to factored or full for {kind}",
+        match=rf"layerwise works only with the rules vnc, nmnc; set noise.feedback to factored or full for {kind}",
     ):
         refused(kind, plain(), feedback="layerwise")
     for other in ("backprop", "fa", "weight_mirror"):  # they have no such feedback

@@ -404,5 +404,5 @@ def test_batches_larger_than_the_data_are_refused(dataset: Dataset) -> None:
 def test_a_gpu_that_is_not_there_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == CPU
-    with pytest.raises(UserError, match="torch sees no GPU; use device: auto or cpu"):
+    with pytest.raises(UserError, match="device: cuda, but torch finds no GPU; set it to auto or cpu"):
         choose_device("cuda")
