@@ -66,7 +66,9 @@ def interrupted_after(run: Trainer, steps: int, file: Path) -> None:
         return loss
 
     run._step = spy  # type: ignore[assignment, method-assign]
-    with pytest.raises(Interrupted, match=rf"stopped by SIGTERM at step {steps} of {run.steps}; run the same command") as caught:
+    with pytest.raises(
+        Interrupted, match=rf"stopped by SIGTERM at step {steps} of {run.steps}; run the same"
+    ) as caught:
         run.train(file, interruption)
     assert caught.value.status == 143
     assert run.step == steps  # the step was finished, and none begun
