@@ -104,6 +104,12 @@ def rule_kind(kind: str) -> RuleKind:
     return RULES[kind]
 
 
+def modules_of(kind: str) -> list[str]:
+    """Return the modules that a rule is made of, whatever its options; ValueError for an unknown one."""
+    rule = rule_kind(kind)
+    return sorted({place.partition(":")[0] for place in (rule.rule, *rule.options.values()) if place})
+
+
 def refuse_unsupported(kind: str, noise: Noise) -> None:
     """Raise ValueError for an option of the noise that a perturbing rule does not support."""
     rule = rule_kind(kind)

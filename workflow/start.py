@@ -13,6 +13,7 @@ from nmnc import runs
 from nmnc.command_line import system_error
 from nmnc.errors import UserError, did_you_mean
 from nmnc.files.sources import closure
+from nmnc.rule_kinds import modules_of
 from workflow.inputs import stamps
 from workflow.owners import clear_stale_lock, locks, remember_owner
 from workflow.records import brought_back
@@ -71,7 +72,9 @@ def _check_once(path: Path, study: Study, specs: Sequence[str]) -> None:
     root = Path(__file__).resolve().parent.parent
     evaluation = bool(study.evaluation.models or any("=" in spec for spec in specs))
     digest = hashlib.sha256(path.read_bytes() + os.environ.get("NMNC_DATA", "").encode())
-    for source in closure(root, ["nmnc.training.job", *(["brain_eval.check"] if evaluation else [])]):
+    kinds = {study.run(label).kind for label in study.labels()}
+    training = ["nmnc.training.job", *(module for kind in kinds for module in modules_of(kind))]
+    for source in closure(root, [*training, *(["brain_eval.check"] if evaluation else [])]):
         digest.update((root / source).read_bytes())
     for stamp in stamps(study):
         digest.update(stamp.encode())

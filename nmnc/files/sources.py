@@ -1,15 +1,12 @@
-"""Find the source files that a command depends on, by following imports and the registries' MODULE:NAME."""
+"""Find the source files that a command depends on, by following imports."""
 
 import ast
 import hashlib
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 PACKAGES = ("nmnc", "brain_eval", "workflow")
-#: Form of lazily imported entries of a registry.
-ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 #: The folder that holds the packages.
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,13 +53,11 @@ def _path(root: Path, module: str) -> Path | None:
 
 
 def _imports(path: Path) -> list[str]:
-    """Return the module names that a file may import: a and a.b for `from a import b`, and modules of MODULE:NAME."""
+    """Return the module names that a file may import: a and a.b for `from a import b`."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and ENTRY.fullmatch(node.value):
-            names.append(node.value.partition(":")[0])
     return names

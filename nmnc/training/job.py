@@ -21,6 +21,7 @@ from nmnc.interruption import interruptible
 from nmnc.measure import diagnostics
 from nmnc.modules import code_sha256
 from nmnc.networks import Size, build_network, layer_sizes, size_of
+from nmnc.rule_kinds import modules_of
 from nmnc.rules import Rule, make_rule
 from nmnc.runs import Identity, data_folder, results_folder
 from nmnc.training.checkpoint import run_key, save_network, weights_sha256
@@ -120,7 +121,7 @@ def train_job(study: Study, network: str, label: str, seed: int, out: Path | Non
         "threads": study.threads,
         "device": device.type,
         "torch": torch.__version__,
-        "source": code_digest(__name__),  # changed code may train other weights
+        "source": code_digest(__name__, *modules_of(run.kind)),  # changed code may train other weights
         "network_source": _network_sha256(study.networks[network], dataset),
     }
     folder = results_folder(study)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nmnc.files.sources import closure
+from nmnc.rule_kinds import modules_of
 from tests.places import ROOT
 
 
@@ -57,7 +58,8 @@ def test_a_lazy_import_of_ours_is_found() -> None:
 
 
 def test_training_is_not_made_of_the_evaluation() -> None:
-    training = closure(ROOT, ["nmnc.training.job"])
+    training = closure(ROOT, ["nmnc.training.job", *modules_of("vnc")])
+    assert "nmnc/rules/direct.py" not in training  # another rule
     assert {"nmnc/rules/noise_correlation.py", "nmnc/noise/perturbation.py", "nmnc/networks/convnet.py"} <= set(
         training
     )

@@ -250,7 +250,8 @@ def test_more_draws_score_again_but_train_nothing(project: Path, copy: Path) -> 
     [
         ("brain_eval/inference/intervals.py", {"score": 4, "tables": 1, "report": 1}),
         ("workflow/analysis/report/rows.py", {"report": 1}),
-        ("nmnc/rules/noise_correlation.py", {"train": 3, "extract": 3, "score": 3, "tables": 1, "report": 1}),
+        ("nmnc/rules/noise_correlation.py", {"train": 1, "extract": 1, "score": 1, "tables": 1, "report": 1}),
+        ("nmnc/rules/base.py", {"train": 3, "extract": 3, "score": 3, "tables": 1, "report": 1}),
     ],
 )
 def test_edited_sources_rerun_what_is_made_of_them(

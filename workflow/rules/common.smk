@@ -9,6 +9,7 @@ sys.path.insert(0, workflow.basedir)
 from brain_eval.activations.reductions import REDUCTIONS
 from brain_eval.metrics import METRICS, RDMS
 from nmnc import runs
+from nmnc.rule_kinds import modules_of
 from workflow import inputs, records, study
 from workflow.owners import remember_owner
 from workflow.start import begin, gpu_present, prepare_environment, shortest

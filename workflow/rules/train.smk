@@ -4,7 +4,7 @@
 rule train:
     input:
         f"{RESULTS}/dataset.json",
-        sources("nmnc.training.job"),
+        lambda wildcards: sources("nmnc.training.job", *modules_of(STUDY.run(wildcards.label).kind)),
         lambda wildcards: files(inputs.network_files(STUDY, wildcards.network)),
     output:
         [f"{RESULTS}/networks/{{network}}/{{label}}/seed{{seed}}/{name}" for name in RUN_FILES],

@@ -215,7 +215,7 @@ def test_too_little_disk_is_refused_for_what_is_written(
         extract(small(), [benchmark_of(300)], tmp_path, settings=kept(reduction), device="cpu")
         assert (tmp_path / "toy.nc").stat().st_size < 1_400_000
     else:
-        refused(tmp_path, kept(reduction), r"activations need 0\.005\d+ GB and 0\.0014 GB are available; make")
+        refused(tmp_path, kept(reduction), r"activations need 0\.005\d+ GB and 0\.0014 GB are available; free disk")
 
 
 def test_principal_components_need_disk_for_all_values_for_a_while(
