@@ -171,7 +171,7 @@ def alpha_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleSt
 
 @styled
 def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleStyle]) -> CaptionedFigure:
-    """Draw the margin alpha - (K + d + 1)/(K + n + 1) per layer: above 0 NMNC should align better than VNC.
+    """Draw the margin (see `nmnc.measure.diagnostics.margin`) per layer: above 0 NMNC should align better than VNC.
 
     Args:
         alignment: tables/alignment.csv; column margin and the keys.
@@ -182,8 +182,8 @@ def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleS
     figure, drawn = _layer_figure(rows, styles, {"margin": {"margin": "-"}})
     legend_below(figure, rule_handles(styles, drawn))
     caption = (
-        f"Margin alpha - (K + d + 1)/(K + n + 1) per layer of {network}, with K the effective number of samples in the "
-        "running estimate. Above 0, noise in the d-dimensional subspace should align better with the gradient than "
+        f"Margin alpha - (1 + e_d)/(1 + e_n) per layer of {network}; e_d and e_n are the predicted errors of feedback "
+        "learned from noise along d and along all n directions. Above 0, noise in the d-dimensional subspace should align better with the gradient than "
         f"noise in all n directions; below 0, worse. {BAND}; {count_text(rows)}. {UNTRAINED}"
     )
     alt = f"Margin in {network} against epoch, per layer, for {', '.join(drawn)}."
