@@ -183,8 +183,9 @@ def margin_figure(alignment: pd.DataFrame, network: str, styles: dict[str, RuleS
     legend_below(figure, rule_handles(styles, drawn))
     caption = (
         f"Margin alpha - (1 + e_d)/(1 + e_n) per layer of {network}; e_d and e_n are the predicted errors of feedback "
-        "learned from noise along d and along all n directions. Above 0, noise in the d-dimensional subspace should align better with the gradient than "
-        f"noise in all n directions; below 0, worse. {BAND}; {count_text(rows)}. {UNTRAINED}"
+        "learned from noise along d and along all n directions. Above 0, noise in the d-dimensional subspace should "
+        "align better with the gradient than noise in all n directions; below 0, worse. "
+        f"{BAND}; {count_text(rows)}. {UNTRAINED}"
     )
     alt = f"Margin in {network} against epoch, per layer, for {', '.join(drawn)}."
     return CaptionedFigure(file_name("margin", network), f"Margin: {network}", caption, alt, figure)
