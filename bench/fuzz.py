@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+os.environ.pop("NMNC_DATA", None)  # the inputs bring their own data folder
 
 #: Limits on one input: seconds of processor time and of waiting, bytes of resident memory.
 SECONDS, PATIENCE, BYTES = 10, 60, 2 * 1024**3
