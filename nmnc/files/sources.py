@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGES = ("nmnc", "brain_eval", "workflow")
-#: The folder that holds the packages.
+#: Root folder of the project, the parent of the packages.
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -2,6 +2,7 @@
 import json
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
@@ -50,6 +51,8 @@ onstart:
     remember_owner(runs.results_folder(STUDY))
 
 
+# Cached: the rule train asks once per run, and the answer is the same for all runs of a kind.
+@cache
 def sources(*modules):
     """Return the source files of these modules and of all that they import from this project."""
     from nmnc.files.sources import closure

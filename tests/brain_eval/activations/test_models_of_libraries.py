@@ -120,7 +120,7 @@ def test_timm_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("name", "layers"), [("test_resnet", "layer1,fc"), ("test_vit", "blocks,head")])
 def test_a_network_of_timm_is_recorded(name: str, layers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """timm's own small test networks, weights from seed 0: the last layer holds what the network says."""
+    """timm's own small test networks, weights from seed 0: the last layer's activations equal the network's output."""
     images = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     stimuli = stimuli_in_memory("three", ["a", "b", "c"], images)
     about = Description("three", 1, ("macaque",), ("IT",), "Nobody (2026)", "CC0")
